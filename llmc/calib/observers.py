@@ -1,0 +1,65 @@
+"""What is measured of a tensor while calls go by. Each observer says how ranks combine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llmc import distributed
+
+
+class Observer(Protocol):
+    """Fed the input of a group of linears, call after call, in the basis of the float model."""
+
+    def update(self, x: Tensor) -> None: ...
+    def reduce(self) -> None: ...
+    def result(self) -> Tensor: ...
+
+
+class AbsMax:
+    """The largest magnitude of each channel."""
+
+    def __init__(self, calls: int, max_rows: int) -> None:
+        self.value: Tensor | None = None
+
+    def update(self, x: Tensor) -> None:
+        now = x.reshape(-1, x.shape[-1]).abs().amax(0).float()
+        self.value = now if self.value is None else torch.maximum(self.value, now)
+
+    def reduce(self) -> None:
+        distributed.reduce(self.result(), "max")
+
+    def result(self) -> Tensor:
+        assert self.value is not None
+        return self.value
+
+
+class Rows:
+    """A bounded sample of rows (tokens), evenly spaced within each call and over all calls."""
+
+    def __init__(self, calls: int, max_rows: int) -> None:
+        self.per_call = max(1, max_rows // max(1, calls))
+        self.every = max(1, calls // max_rows)
+        self.seen = 0
+        self.kept: list[Tensor] = []
+
+    def update(self, x: Tensor) -> None:
+        self.seen += 1
+        if (self.seen - 1) % self.every:
+            return
+        x = x.reshape(-1, x.shape[-1])
+        # the offset moves from call to call, so that all positions are seen and not only the first of each stride
+        stride = max(1, x.shape[0] // self.per_call)
+        start = (self.seen * 7919) % stride
+        self.kept.append(x[start::stride][: self.per_call].cpu())  # on the host: this is what grows
+
+    def reduce(self) -> None:
+        self.kept = [part for parts in distributed.gather(self.kept) for part in parts]
+
+    def result(self) -> Tensor:
+        return torch.cat(self.kept)
+
+
+OBSERVERS: dict[str, type[AbsMax] | type[Rows]] = {"absmax": AbsMax, "rows": Rows}

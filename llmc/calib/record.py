@@ -1,0 +1,75 @@
+"""Run the pipeline once in float and note every call of its networks: sample, step, timestep, branch, tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmc.calib.store import Call, CallStore
+from llmc.errors import CalibrationError
+from llmc.models.base import ModelAdapter, Part, Sample, Sampling, Video
+
+
+@dataclass
+class Clock:
+    """Where the pipeline is: set by the recorder, read when a network is called."""
+
+    sample: int = 0
+    step: int = 0
+    calls_in_step: int = 0
+
+    def tick(self, step: int) -> None:
+        self.step, self.calls_in_step = step, 0
+
+
+@torch.no_grad()
+def record_calls(
+    adapter: ModelAdapter,
+    pipeline: Any,
+    parts: Sequence[Part],
+    samples: Sequence[tuple[int, Sample, Sampling]],
+    stores: dict[str, CallStore],
+    keep_outputs: bool = False,
+    on_video: Callable[[], None] = lambda: None,
+) -> list[Video]:
+    """Generate a video of each sample; calls of the parts that have a store go into it."""
+    clock = Clock()
+    videos = []
+    with ExitStack() as hooks:
+        for part in parts:
+            hooks.enter_context(_noting(part, clock, adapter.branches, stores.get(part.name), keep_outputs))
+        for index, sample, sampling in samples:
+            clock.sample = index
+            clock.tick(0)
+            videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
+    for name, store in stores.items():
+        if len(store) == 0:
+            raise CalibrationError(f"the pipeline ran, but never called {name}: nothing was recorded; check the adapter's parts")
+    return videos
+
+
+@contextmanager
+def _noting(part: Part, clock: Clock, branches: tuple[str, ...], store: CallStore | None, keep_output: bool) -> Iterator[None]:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        branch = branches[clock.calls_in_step % len(branches)]
+        clock.calls_in_step += 1
+        if store is not None:
+            timestep = _timestep(kwargs)
+            kept = output if keep_output else None
+            store.add(Call(clock.sample, clock.step, timestep, branch, args, kwargs, kept))
+
+    hook = part.module.register_forward_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _timestep(kwargs: dict[str, Any]) -> float:
+    timestep = kwargs.get("timestep")
+    return float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float("nan")

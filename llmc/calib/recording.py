@@ -1,0 +1,63 @@
+"""A float run kept on disk: its videos, and every call of its networks. The next run with the same inputs reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from llmc.calib.store import CallStore
+from llmc.models.base import Video
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a float run gave."""
+
+    videos: list[Video]
+    calls: dict[str, CallStore]  # part -> its calls, with outputs
+
+
+def cached_recording(
+    folder: Path, parts: Sequence[str], record: Callable[[dict[str, CallStore]], list[Video]]
+) -> tuple[Recording, bool]:
+    """Open the recording in `folder`, or make it there; also says whether it was there already."""
+    if folder.is_dir():
+        return Recording(_load_videos(folder), {part: CallStore.open(folder / part) for part in parts}), True
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    stores = {}
+    for part in parts:
+        (partial / part).mkdir(parents=True)
+        stores[part] = CallStore(partial / part)
+    videos = record(stores)
+    for store in stores.values():
+        store.save_index()
+    save_file({f"{kind}.{i}": tensor.contiguous() for i, video in enumerate(videos)
+               for kind, tensor in (("frames", video.frames), ("latents", video.latents))}, partial / "videos.safetensors")  # fmt: skip
+    partial.rename(folder)
+    return Recording(videos, {part: CallStore.open(folder / part) for part in parts}), False
+
+
+def fingerprint(*things: object) -> str:
+    """A short name of everything that a result depends on; folders stand for their files' names, sizes and times."""
+    text = json.dumps([_describe(thing) for thing in things], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _describe(thing: object) -> object:
+    if isinstance(thing, Path):
+        files = sorted(thing.rglob("*")) if thing.is_dir() else [thing]
+        stats = [(str(file.relative_to(thing)), file.stat()) for file in files if file.is_file()]
+        return [str(thing.resolve()), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]]
+    return thing
+
+
+def _load_videos(folder: Path) -> list[Video]:
+    tensors = load_file(folder / "videos.safetensors")
+    return [Video(tensors[f"frames.{i}"], tensors[f"latents.{i}"]) for i in range(len(tensors) // 2)]

@@ -1,0 +1,71 @@
+"""Errors on the float trajectory: every call is fed what the float run fed it, so that errors do not pile up over steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmc.calib.store import Call, CallStore
+from llmc.layers.linear import QuantLinear, in_mode
+from llmc.models.base import Part
+
+StepErrors = dict[int, dict[int, list[float]]]  # sample -> step -> error of each call
+
+
+@torch.no_grad()
+def teacher_forced_errors(
+    part: Part, store: CallStore, device: torch.device, on_call: Callable[[], None] = lambda: None
+) -> StepErrors:
+    """Relative error of the network's output on each recorded call, in the mode that its layers are in now."""
+    errors: StepErrors = defaultdict(lambda: defaultdict(list))
+    for call in store.calls(device):
+        output = first_tensor(part.module(*call.args, **call.kwargs))
+        errors[call.sample][call.step].append(relative_error(output, first_tensor(call.output)))
+        on_call()
+    return errors
+
+
+@torch.no_grad()
+def block_errors(
+    part: Part, layers: Iterable[QuantLinear], store: CallStore, device: torch.device, limit: int = 8
+) -> list[tuple[str, float]]:
+    """Relative error of each block's output, errors of earlier blocks included, over a few calls spread over the run."""
+    layers = list(layers)
+    every = max(1, len(store) // limit)
+    totals = [0.0] * len(part.blocks)
+    count = 0
+    for call in store.calls(device, every):
+        with in_mode(layers, "float"):
+            reference = _block_outputs(part, call)
+        for index, (output, wanted) in enumerate(zip(_block_outputs(part, call), reference, strict=True)):
+            totals[index] += relative_error(output, wanted)
+        count += 1
+    return [(name, total / max(1, count)) for (name, _), total in zip(part.blocks, totals, strict=True)]
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """|value - reference| / |reference|, in float32."""
+    difference, reference = value.float() - reference.float(), reference.float()
+    return (difference.norm() / reference.norm().clamp(min=1e-30)).item()
+
+
+def first_tensor(output: Any) -> Tensor:
+    """A network's or block's main output, whatever it is wrapped in."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output
+
+
+def _block_outputs(part: Part, call: Call) -> list[Tensor]:
+    outputs: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda *io: outputs.append(first_tensor(io[-1]))) for _, block in part.blocks]
+    try:
+        part.module(*call.args, **call.kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs

@@ -1,0 +1,31 @@
+"""Which device a run uses: chosen, never assumed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from llmc.distributed import local_rank
+from llmc.errors import ConfigError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes the first kind of accelerator that is there; a kind alone means this rank's own device."""
+    if importlib.util.find_spec("torch_npu") is not None:
+        import torch_npu  # noqa: F401 - registers the npu device
+    present = [kind for kind in ("cuda", "npu") if _present(kind)]
+    if wanted == "auto":
+        wanted = present[0] if present else "cpu"
+    kind = wanted.partition(":")[0]
+    if kind != "cpu" and kind not in present:
+        raise ConfigError(f"base.device is {wanted}, but here are only: cpu{''.join(', ' + k for k in present)}.")
+    device = torch.device(wanted if kind == "cpu" or ":" in wanted else f"{kind}:{local_rank()}")
+    if kind != "cpu":
+        getattr(torch, kind).set_device(device)
+    return device
+
+
+def _present(kind: str) -> bool:
+    backend = getattr(torch, kind, None)
+    return backend is not None and backend.is_available()

@@ -1,0 +1,150 @@
+"""A linear that is being quantized: algorithms change its basis, split off a low-rank branch, and round its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from llmc.layers.transforms import Transform
+from llmc.numerics.quantize import Quantized, fake_quantize, quantize
+from llmc.numerics.spec import LayerSpec, TensorSpec
+
+Mode = Literal["float", "transformed", "quantized"]
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """All that a recipe decided about one layer; the float master weight is never touched."""
+
+    transforms: tuple[Transform, ...] = ()
+    out_multiplier: Tensor | None = None  # (out_features,): a later layer's Scale that is folded into this one's rows
+    lowrank: tuple[Tensor, Tensor] | None = None  # up (out, rank), down (rank, in), in the transformed basis
+    act_scale: Tensor | None = None  # static activation scale (1, 1)
+    rounded: Quantized | None = None
+
+
+class QuantLinear(nn.Module):
+    """In `float` mode the layer that it replaced, to the bit; in `quantized` mode what the runtime will compute."""
+
+    def __init__(self, layer: nn.Linear, spec: LayerSpec):
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.spec = spec
+        self.state = LayerState()
+        self.mode: Mode = "float"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "float":
+            return linear(x, self.weight, self.bias)
+        x = self.prepare(x)
+        y = self._matmul(x)
+        if self.state.lowrank is not None:
+            up, down = self.state.lowrank
+            y = y + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
+        bias = self.float_bias()
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The input in the basis that the weight is rounded in; what an earlier layer multiplies already is left alone."""
+        for transform in self.state.transforms:
+            if not transform.upstream:
+                x = transform.input(x)
+        return x
+
+    def float_weight(self) -> Tensor:
+        """The float32 weight in its new basis, less the low-rank branch: what is rounded."""
+        weight = self.weight.float()
+        if self.state.out_multiplier is not None:
+            weight = weight * self.state.out_multiplier[:, None]
+        for transform in self.state.transforms:
+            weight = transform.weight(weight)
+        if self.state.lowrank is not None:
+            up, down = self.state.lowrank
+            weight = weight - up.float() @ down.float()
+        return weight
+
+    def float_bias(self) -> Tensor | None:
+        """The bias, with what is folded into this layer's outputs."""
+        if self.bias is None or self.state.out_multiplier is None:
+            return self.bias
+        return self.bias.float() * self.state.out_multiplier
+
+    def restored_weight(self) -> Tensor:
+        """The rounded weight in the original basis: a stock float linear with it computes what this layer's weight does."""
+        state = self.state
+        weight = state.rounded.dequantize() if state.rounded is not None else self.float_weight()
+        if state.lowrank is not None:
+            weight = weight + state.lowrank[0].float() @ state.lowrank[1].float()
+        for transform in reversed(state.transforms):
+            weight = transform.restore(weight)
+        return weight if state.out_multiplier is None else weight / state.out_multiplier[:, None]
+
+    def transform(self, transform: Transform) -> None:
+        """Change the basis of the input."""
+        self._must_not_be_rounded()
+        state = self.state
+        lowrank = state.lowrank and (state.lowrank[0], transform.weight(state.lowrank[1]))
+        self.state = replace(state, transforms=(*state.transforms, transform), lowrank=lowrank)
+
+    def multiply_output(self, multiplier: Tensor) -> None:
+        """Fold a later layer's Scale into this layer's rows and bias."""
+        self._must_not_be_rounded()
+        before = self.state.out_multiplier
+        self.state = replace(self.state, out_multiplier=multiplier if before is None else before * multiplier)
+
+    def split_lowrank(self, up: Tensor, down: Tensor) -> None:
+        """Keep `up @ down` in high precision, and round only the rest."""
+        self._must_not_be_rounded()
+        self.state = replace(self.state, lowrank=(up, down))
+
+    def round(self, rounded: Quantized | None = None) -> None:
+        """Fix the codes: those given, or the nearest ones."""
+        if self.spec.weight is not None:
+            self.state = replace(self.state, rounded=rounded or quantize(self.float_weight(), self.spec.weight))
+
+    def _must_not_be_rounded(self) -> None:
+        if self.state.rounded is not None:
+            raise RuntimeError("a layer's basis cannot change after its weight is rounded: a rounding method comes last in a recipe")
+
+    def _matmul(self, x: Tensor) -> Tensor:
+        state, rounded = self.state, self.state.rounded
+        if self.mode == "transformed" or (rounded is None and self.spec.act is None):
+            weight = self.float_weight()
+            return linear(x, weight.to(x.dtype))
+        if rounded is not None and _one_scale_per_row(self.spec.act) and _one_scale_per_row(rounded.spec):
+            return self._matmul_codes(x, rounded)
+        weight = self.float_weight() if rounded is None else rounded.dequantize()
+        return linear(fake_quantize(x, self.spec.act, state.act_scale), weight).to(x.dtype)
+
+    def _matmul_codes(self, x: Tensor, rounded: Quantized) -> Tensor:
+        """As a kernel does it: multiply codes (exact in bf16, 16 bits suffice), and scale the sums in float32."""
+        assert self.spec.act is not None
+        act = quantize(x, self.spec.act, self.state.act_scale)
+        dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
+        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype))
+        scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
+        return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
+
+
+def _one_scale_per_row(spec: TensorSpec | None) -> bool:
+    return spec is not None and spec.symmetric and spec.granularity in ("per_tensor", "per_channel", "per_token")
+
+
+@contextmanager
+def in_mode(layers: Iterable[QuantLinear], mode: Mode) -> Iterator[None]:
+    """Run some layers in another mode for a while."""
+    before = [(layer, layer.mode) for layer in layers]
+    for layer, _ in before:
+        layer.mode = mode
+    try:
+        yield
+    finally:
+        for layer, old in before:
+            layer.mode = old

@@ -1,0 +1,67 @@
+"""Changes of a linear's input basis. Each keeps the product: input(x) @ weight(w).T == x @ w.T"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Transform(Protocol):
+    """A change of basis; `restore` takes a weight back to the original basis."""
+
+    kind: str
+
+    def input(self, x: Tensor) -> Tensor: ...
+    def weight(self, w: Tensor) -> Tensor: ...
+    def restore(self, w: Tensor) -> Tensor: ...
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply each input channel by `multiplier` (1/s in the papers).
+
+    `fold` names the norm that can absorb it; `upstream` says that earlier linears have absorbed it, so that the input
+    arrives scaled. With neither, the target must multiply at run time.
+    """
+
+    multiplier: Tensor  # (in_features,) float32
+    fold: str | None = None
+    upstream: bool = False
+    kind: str = "scale"
+
+    def input(self, x: Tensor) -> Tensor:
+        return x * self.multiplier.to(x.dtype)
+
+    def weight(self, w: Tensor) -> Tensor:
+        return w / self.multiplier
+
+    def restore(self, w: Tensor) -> Tensor:
+        return w * self.multiplier
+
+    def __str__(self) -> str:
+        where = "folded into the linear before" if self.upstream else f"folded into {self.fold}" if self.fold else "at run time"
+        return f"scale, {where}"
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Multiply the input by an orthogonal matrix."""
+
+    matrix: Tensor  # (in_features, in_features) float32
+    kind: str = "rotate"
+    upstream: bool = False
+
+    def input(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.to(x.dtype)
+
+    def weight(self, w: Tensor) -> Tensor:
+        return w @ self.matrix
+
+    def restore(self, w: Tensor) -> Tensor:
+        return w @ self.matrix.T
+
+    def __str__(self) -> str:
+        return "rotate"

@@ -1,0 +1,101 @@
+"""Wan2.1 in diffusers layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from llmc.models.base import (
+    Layout,
+    LinearGroup,
+    ModelAdapter,
+    OnStep,
+    Part,
+    Renames,
+    Sample,
+    Sampling,
+    Video,
+    named_blocks,
+    stored_dtype,
+)
+
+LIGHTX2V: Renames = (
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+)
+
+
+# Who can absorb a scale of each input: a norm that is modulated (norm1, norm3) or affine (norm2), or the linears whose
+# outputs attention averages into it (v -> o). Nobody: the text and image context is shared by all blocks, and a GELU
+# stands before ffn.net.2.
+LAYOUT: Layout = {
+    "WanTransformerBlock": (
+        LinearGroup(("attn1.to_q", "attn1.to_k", "attn1.to_v"), fold=("norm1",)),
+        LinearGroup(("attn1.to_out.0",), fold=("attn1.to_v",)),
+        LinearGroup(("attn2.to_q",), fold=("norm2",)),
+        LinearGroup(("attn2.to_k", "attn2.to_v")),
+        LinearGroup(("attn2.add_k_proj", "attn2.add_v_proj")),
+        LinearGroup(("attn2.to_out.0",), fold=("attn2.to_v", "attn2.add_v_proj")),
+        LinearGroup(("ffn.net.0.proj",), fold=("norm3",)),
+        LinearGroup(("ffn.net.2",)),
+    )
+}
+
+
+class WanI2V(ModelAdapter):
+    """Wan2.1 image-to-video, in diffusers layout."""
+
+    name: Literal["WanI2V"] = "WanI2V"
+    pipeline: ClassVar[str] = "WanImageToVideoPipeline"
+    renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V}
+    needs_image: ClassVar[bool] = True
+
+    @classmethod
+    def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
+        problems = [
+            f"{name} is {size}; it must be a multiple of 16, such as {max(16, round(size / 16) * 16)}"
+            for name, size in (("target_height", height), ("target_width", width)) if size % 16
+        ]  # fmt: skip
+        if num_frames % 4 != 1:
+            problems.append(f"num_frames is {num_frames}; Wan makes 4k + 1 frames, such as {num_frames // 4 * 4 + 1}")
+        return problems
+
+    def load(self, path: Path, torch_dtype: str, device: str) -> Any:
+        from diffusers import WanImageToVideoPipeline
+
+        dtype = stored_dtype(path / "transformer") if torch_dtype == "auto" else getattr(torch, torch_dtype)
+        # the autoencoder and the image encoder are small, and their rounding errors would be seen in every frame
+        dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
+        pipeline = WanImageToVideoPipeline.from_pretrained(path, dtype=dtypes, local_files_only=True)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
+
+    def parts(self, pipeline: Any) -> list[Part]:
+        return [Part("transformer", pipeline.transformer, named_blocks(pipeline.transformer, "blocks"), LAYOUT)]
+
+    def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
+        from PIL import Image, ImageOps
+
+        assert sample.image is not None
+        latents: list[torch.Tensor] = []
+
+        def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            latents[:] = [values["latents"]]
+            if on_step is not None:
+                on_step(index + 1)
+            return {}
+
+        with Image.open(sample.image) as image:
+            first_frame = ImageOps.fit(image.convert("RGB"), (sampling.width, sampling.height))
+        frames = pipeline(
+            image=first_frame, prompt=sample.prompt, negative_prompt=sample.negative_prompt,
+            height=sampling.height, width=sampling.width, num_frames=sampling.num_frames,
+            num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(sampling.seed),
+            max_sequence_length=512,  # diffusers' attention splits text from image tokens at 512, whatever is asked for
+            output_type="np", callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"],
+        ).frames[0]  # fmt: skip
+        return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())

@@ -1,0 +1,50 @@
+"""Which grid a tensor is rounded to, and how many of its elements share one scale."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from llmc.numerics.formats.base import Format, Rounding
+from llmc.plugin import Strict, by_name
+
+Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
+ScaleDtype = Literal["float32", "bfloat16", "float16"]
+AnyFormat = by_name("llmc.numerics.formats", Format)
+
+
+class TensorSpec(Strict):
+    """How one tensor is quantized."""
+
+    format: AnyFormat
+    granularity: Granularity
+    group_size: int | None = None  # per_group: elements of a row that share a scale; per_block: the side of a square
+    symmetric: bool = True
+    dynamic: bool = True  # an activation's scale is measured at run time; False: calibrated
+    rounding: Rounding = "nearest_even"
+    scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TensorSpec:
+        if (self.granularity in ("per_group", "per_block")) != (self.group_size is not None):
+            raise ValueError("group_size is required with per_group and per_block, and allowed only there")
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"group_size is {self.group_size}; it must be at least 1")
+        if not self.symmetric and not self.format.integer:
+            raise ValueError(f"{self.format.name} is a float format: its grid is symmetric, so `symmetric: False` cannot apply")
+        return self
+
+    def __str__(self) -> str:
+        size = f" {self.group_size}" if self.group_size else ""
+        return f"{self.format.name} {self.granularity}{size}{'' if self.symmetric else ' asymmetric'}"
+
+
+class LayerSpec(Strict):
+    """How one linear is quantized; None leaves that side float."""
+
+    weight: TensorSpec | None = None
+    act: TensorSpec | None = None
+
+    def __str__(self) -> str:
+        return f"weight {self.weight or 'float'}, act {self.act or 'float'}"

@@ -1,0 +1,70 @@
+"""Which layer gets which grid: ordered glob rules, the first that matches wins."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from llmc.errors import ConfigError
+from llmc.numerics.spec import LayerSpec
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Layers whose full name fits the glob get the spec."""
+
+    match: str
+    spec: LayerSpec
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The whole answer: rules in order, blocks and layers left float, and the spec of the rest."""
+
+    default: LayerSpec
+    rules: tuple[Rule, ...] = ()
+    ignored_blocks: frozenset[int] = frozenset()
+    ignored_layers: tuple[str, ...] = ()
+
+    def spec_of(self, name: str) -> LayerSpec:
+        """How the layer of that full name is quantized."""
+        number = block_number(name)
+        if number in self.ignored_blocks or any(fnmatchcase(name, glob) for glob in self.ignored_layers):
+            return LayerSpec()
+        return next((rule.spec for rule in self.rules if fnmatchcase(name, rule.match)), self.default)
+
+    def check(self, names: Iterable[str]) -> Counter[str]:
+        """How many layers each glob matches; one that matches none is an error with suggestions."""
+        names = list(names)
+        globs = [rule.match for rule in self.rules] + list(self.ignored_layers)
+        counts = Counter({glob: sum(fnmatchcase(name, glob) for name in names) for glob in globs})
+        for glob, count in counts.items():
+            if count == 0:
+                near = get_close_matches(glob, names, n=3, cutoff=0.3) or list(names)[:3]
+                raise ConfigError(f"the pattern {glob!r} matches no layer.\n  Layers are named like {', '.join(near)}")
+        missing = self.ignored_blocks - {n for n in map(block_number, names) if n is not None}
+        if missing:
+            raise ConfigError(f"ignored_layers.block_ids names the blocks {sorted(missing)}, which the model does not have")
+        return counts
+
+
+def block_number(name: str) -> int | None:
+    """The number of the block that a layer belongs to: the first number in its name."""
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found.group(1)) if found else None
+
+
+def parse_block_ids(ids: str | Sequence[int | str]) -> frozenset[int]:
+    """`"0,15-23"`, `[0, "15-23"]` and mixtures, as numbers."""
+    parts = ids.split(",") if isinstance(ids, str) else [str(part) for part in ids]
+    numbers: set[int] = set()
+    for part in parts:
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ValueError(f"{part!r} is neither a block number nor a range such as 15-23")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return frozenset(numbers)

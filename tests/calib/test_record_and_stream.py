@@ -1,0 +1,175 @@
+"""Recording a real pipeline, and running its network block by block over what was recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmc.calib.block import Observation
+from llmc.calib.record import record_calls
+from llmc.calib.recording import cached_recording
+from llmc.calib.samples import read_samples
+from llmc.calib.store import CallStore
+from llmc.calib.stream import stream_blocks
+from llmc.calib.teacher import block_errors, first_tensor, teacher_forced_errors
+from llmc.errors import AdapterError
+from llmc.layers.linear import in_mode
+from llmc.models.base import Sample, Sampling, Video
+from llmc.models.wan import WanI2V
+from llmc.network import Network, prepare
+from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.policy.rules import Policy
+from tests.tiny_pipelines import save_samples, save_wan_i2v
+
+CPU = torch.device("cpu")
+W8A8 = LayerSpec(
+    weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
+)
+SAMPLING = Sampling(height=32, width=48, num_frames=5, steps=3, guidance_scale=4.0, seed=3)
+STATISTICS = frozenset({"absmax", "rows"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wan")
+    save_wan_i2v(folder / "model")
+    save_samples(folder / "samples")
+    return folder
+
+
+@pytest.fixture
+def pipeline(folder: Path) -> Any:
+    return WanI2V().load(folder / "model", "auto", "cpu")
+
+
+@pytest.fixture
+def network(pipeline: Any) -> Network:
+    return prepare(WanI2V().parts(pipeline)[0], Policy(W8A8), ())
+
+
+def planned(folder: Path) -> list[tuple[int, Sample, Sampling]]:
+    samples = read_samples(folder / "samples", needs_image=True)
+    return [(i, sample, SAMPLING) for i, sample in enumerate(samples)]
+
+
+def record(pipeline: Any, network: Network, folder: Path, store: CallStore) -> list[Video]:
+    return record_calls(WanI2V(), pipeline, [network.part], planned(folder), {"transformer": store}, keep_outputs=True)
+
+
+def test_every_call_knows_its_sample_step_timestep_and_branch(pipeline: Any, network: Network, folder: Path) -> None:
+    store = CallStore()
+    videos = record(pipeline, network, folder, store)
+    calls = store.headers()
+    assert [(c.sample, c.step, c.branch) for c in calls] == [
+        (sample, step, branch) for sample in (0, 1) for step in (0, 1, 2) for branch in ("cond", "uncond")
+    ]
+    assert all(first.timestep > later.timestep for first, later in zip(calls[:6:2], calls[2:6:2], strict=False))
+    assert videos[0].frames.shape == (5, 32, 48, 3)
+    assert not torch.equal(videos[0].latents, videos[1].latents)
+
+
+def test_a_tensor_that_calls_share_is_kept_once(pipeline: Any, network: Network, folder: Path) -> None:
+    store = CallStore()
+    record(pipeline, network, folder, store)
+    # of each sample: two prompts, one image, and per call a latent, a timestep shared by both branches, and an output
+    calls = list(store.calls("cpu"))
+    prompts = {call.kwargs["encoder_hidden_states"].data_ptr() for call in calls}
+    assert len(prompts) == 4
+    assert store.nbytes() < 0.7 * sum(t.numel() * t.element_size() for c in calls for t in (*c.kwargs.values(), *c.output)
+                                      if isinstance(t, torch.Tensor))  # fmt: skip
+
+
+@torch.no_grad()
+def test_streamed_blocks_equal_the_full_forward_bit_for_bit(pipeline: Any, network: Network, folder: Path) -> None:
+    store = CallStore()
+    with Observation(network.groups, STATISTICS, 12, 64) as observation:
+        record(pipeline, network, folder, store)
+    observation.attach()
+    at_once = {group.name: group.stats for group in network.groups}
+    seen: dict[str, list[torch.Tensor]] = {}
+    for block in stream_blocks(network.part, network.blocks, store, STATISTICS, 64, CPU):
+        for group in block.groups:
+            for name, value in group.stats.items():
+                assert torch.equal(value, at_once[group.name][name]), (group.name, name)
+        seen[block.name] = []
+    assert list(seen) == ["blocks.0", "blocks.1"]
+    for call in store.calls("cpu"):
+        assert torch.equal(first_tensor(network.part.module(*call.args, **call.kwargs)), first_tensor(call.output))
+
+
+def test_a_wrong_block_order_is_refused(pipeline: Any, network: Network, folder: Path) -> None:
+    store = CallStore()
+    record(pipeline, network, folder, store)
+    turned = replace(network.part, blocks=tuple(reversed(network.part.blocks)))
+    with pytest.raises(AdapterError, match=r"blocks\.1"):
+        list(stream_blocks(turned, network.blocks[::-1], store, STATISTICS, 8, CPU))
+
+
+def test_a_value_error_in_the_pipeline_ends_the_recording_with_that_error(
+    pipeline: Any, network: Network, folder: Path
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("the scheduler is broken")
+
+    pipeline.scheduler.step = fail
+    with pytest.raises(ValueError, match="the scheduler is broken"):
+        record(pipeline, network, folder, CallStore())
+
+
+@torch.no_grad()
+def test_later_blocks_see_the_errors_of_earlier_ones_when_quantized_outputs_are_propagated(
+    pipeline: Any, network: Network, folder: Path
+) -> None:
+    store = CallStore()
+    record(pipeline, network, folder, store)
+    rows: dict[str, list[torch.Tensor]] = {}
+    for propagate in ("float", "quantized"):
+        for block in stream_blocks(network.part, network.blocks, store, STATISTICS, 64, CPU, propagate):  # type: ignore[arg-type]
+            rows.setdefault(block.name, []).append(block.groups[0].stats["rows"])
+            for layer in block.linears.values():
+                layer.round()
+    assert torch.equal(*rows["blocks.0"])
+    assert not torch.equal(*rows["blocks.1"])
+
+
+def test_a_recording_on_disk_is_read_by_the_next_run(pipeline: Any, network: Network, folder: Path, tmp_path: Path) -> None:
+    def make(stores: dict[str, CallStore]) -> list[Video]:
+        return record(pipeline, network, folder, stores["transformer"])
+
+    fresh, was_there = cached_recording(tmp_path / "float", ["transformer"], make)
+    again, is_there = cached_recording(tmp_path / "float", ["transformer"], lambda stores: pytest.fail("recorded twice"))
+    assert (was_there, is_there) == (False, True)
+    assert torch.equal(fresh.videos[1].frames, again.videos[1].frames)
+    for before, after in zip(fresh.calls["transformer"].calls("cpu"), again.calls["transformer"].calls("cpu"), strict=True):
+        assert (before.step, before.branch, before.kwargs.keys()) == (after.step, after.branch, after.kwargs.keys())
+        assert torch.equal(before.kwargs["hidden_states"], after.kwargs["hidden_states"])
+
+
+def test_a_recording_that_broke_off_is_made_again(tmp_path: Path) -> None:
+    def breaks(stores: dict[str, CallStore]) -> list[Video]:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        cached_recording(tmp_path / "float", ["transformer"], breaks)
+    assert not (tmp_path / "float").exists()
+
+
+def test_teacher_forced_and_block_errors_are_zero_in_float_and_small_when_quantized(
+    pipeline: Any, network: Network, folder: Path
+) -> None:
+    store = CallStore()
+    record(pipeline, network, folder, store)
+    for layer in network.layers.values():
+        layer.round()
+    layers = list(network.layers.values())
+    assert {e for steps in teacher_forced_errors(network.part, store, CPU).values() for s in steps.values() for e in s} == {0.0}
+    with in_mode(layers, "quantized"):
+        errors = teacher_forced_errors(network.part, store, CPU)
+        blocks = block_errors(network.part, layers, store, CPU)
+    assert all(0 < error < 0.05 for steps in errors.values() for step in steps.values() for error in step)
+    assert sorted(errors) == [0, 1] and sorted(errors[0]) == [0, 1, 2]
+    assert [name for name, _ in blocks] == ["blocks.0", "blocks.1"] and all(0 < error < 0.05 for _, error in blocks)
