@@ -12,11 +12,13 @@ from torch.nn.functional import linear
 
 from llmc.calib.block import BlockStep, Group, block_steps
 from llmc.calib.teacher import relative_error
+from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.swap import swap_linears
 from llmc.models.base import Part
 from llmc.numerics.quantize import fake_quantize, quantize
+from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
 
 
@@ -38,9 +40,20 @@ def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Networ
     """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
     names = {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
     matched = policy.check(f"{block}.{linear}" for block, linears in names.items() for linear in linears)
-    layers = swap_linears(part.blocks, names, policy.spec_of)
+    layers = swap_linears(part.blocks, names, lambda name: with_exact_scales(policy.spec_of(name), exporters))
     online = all(exporter.online_scale for exporter in exporters)
     return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
+
+
+def with_exact_scales(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
+    """The spec with weight scales exact in what the targets keep of them."""
+    if spec.weight is None:
+        return spec
+    narrow = {exporter.scale_dtype for exporter in exporters} - {"float32"}
+    if len(narrow) > 1:
+        raise UnsupportedSpec(f"the targets keep scales in {' and '.join(sorted(narrow))}; no scale is exact in both: export one at a time")
+    dtype = narrow.pop() if narrow else "float32"
+    return LayerSpec(weight=spec.weight.model_copy(update={"scale_dtype": dtype}), act=spec.act)
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def record_calls(
             clock.sample = index
             clock.tick(0)
             videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
+            on_video()
     for name, store in stores.items():
         if len(store) == 0:
             raise CalibrationError(f"the pipeline ran, but never called {name}: nothing was recorded; check the adapter's parts")

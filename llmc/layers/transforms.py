@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
 
 
 class Transform(Protocol):
@@ -13,9 +13,9 @@ class Transform(Protocol):
 
     kind: str
 
-    def input(self, x: Tensor) -> Tensor: ...
-    def weight(self, w: Tensor) -> Tensor: ...
-    def restore(self, w: Tensor) -> Tensor: ...
+    def input(self, x: torch.Tensor) -> torch.Tensor: ...
+    def weight(self, w: torch.Tensor) -> torch.Tensor: ...
+    def restore(self, w: torch.Tensor) -> torch.Tensor: ...
     def __str__(self) -> str: ...
 
 
@@ -27,18 +27,18 @@ class Scale:
     arrives scaled. With neither, the target must multiply at run time.
     """
 
-    multiplier: Tensor  # (in_features,) float32
+    multiplier: torch.Tensor  # (in_features,) float32
     fold: str | None = None
     upstream: bool = False
     kind: str = "scale"
 
-    def input(self, x: Tensor) -> Tensor:
+    def input(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.multiplier.to(x.dtype)
 
-    def weight(self, w: Tensor) -> Tensor:
+    def weight(self, w: torch.Tensor) -> torch.Tensor:
         return w / self.multiplier
 
-    def restore(self, w: Tensor) -> Tensor:
+    def restore(self, w: torch.Tensor) -> torch.Tensor:
         return w * self.multiplier
 
     def __str__(self) -> str:
@@ -50,17 +50,17 @@ class Scale:
 class Rotate:
     """Multiply the input by an orthogonal matrix."""
 
-    matrix: Tensor  # (in_features, in_features) float32
+    matrix: torch.Tensor  # (in_features, in_features) float32
     kind: str = "rotate"
     upstream: bool = False
 
-    def input(self, x: Tensor) -> Tensor:
+    def input(self, x: torch.Tensor) -> torch.Tensor:
         return x @ self.matrix.to(x.dtype)
 
-    def weight(self, w: Tensor) -> Tensor:
+    def weight(self, w: torch.Tensor) -> torch.Tensor:
         return w @ self.matrix
 
-    def restore(self, w: Tensor) -> Tensor:
+    def restore(self, w: torch.Tensor) -> torch.Tensor:
         return w @ self.matrix.T
 
     def __str__(self) -> str:

@@ -1,0 +1,127 @@
+"""The command line: run, check, list, schema. Nothing heavy is imported before a run begins."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmc.errors import LlmcError
+from llmc.later import import_later
+
+import_later("torch")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for something that the user can mend, or 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(["run", *given] if "--config" in given[:1] else given)
+    try:
+        options.command(options)
+    except LlmcError as error:
+        if options.debug:
+            raise
+        if _speaks():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if options.debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Do all that a configuration asks for."""
+    from llmc import log
+    from llmc.config.checks import check_config
+    from llmc.config.load import load_config
+
+    config = load_config(options.config, options.set)
+    check_config(config)
+    with log.start(verbose=options.debug):
+        from llmc.run import run
+
+        results = run(config)
+    if _speaks():
+        print(f"report: {results.report}")
+    if options.json and _speaks():
+        import json
+
+        from llmc.eval.results import summary
+
+        print(json.dumps(summary(results)))
+
+
+def check_command(options: argparse.Namespace) -> None:
+    """Say what a configuration would do, or all that is wrong with it, without loading a model."""
+    from llmc.config.checks import check_config
+    from llmc.config.load import load_config
+    from llmc.config.plan import plan
+
+    config = load_config(options.config, options.set)
+    check_config(config)
+    print(plan(config))
+
+
+def list_command(options: argparse.Namespace) -> None:
+    """Name every plug-in."""
+    from llmc.config.reference import plugin_kinds
+
+    for kind, plugins in plugin_kinds().items():
+        print(kind)
+        for name, plugin in plugins.items():
+            print(f"  {name:<16}{plugin.summary()}")
+
+
+def schema_command(options: argparse.Namespace) -> None:
+    """Print the JSON schema of a configuration, for editors."""
+    import json
+
+    from llmc.config.schema import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=1))
+
+
+def _parser() -> argparse.ArgumentParser:
+    from llmc import __doc__ as purpose
+    from llmc import __version__
+
+    parser = argparse.ArgumentParser("llmc", description=purpose, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"llmc {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks, and log more")
+    overrides = argparse.ArgumentParser(add_help=False)
+    overrides.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a.b=c, over what the file says"
+    )
+
+    def add(name: str, command: object, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").rstrip(".")
+        added = commands.add_parser(
+            name, help=text[0].lower() + text[1:], description=text, parents=[*parents, common], allow_abbrev=False
+        )
+        added.set_defaults(command=command)
+        return added
+
+    run = add("run", run_command, overrides)
+    run.add_argument("--config", required=True, type=Path, help="the YAML file")
+    run.add_argument("--json", action="store_true", help="end with one line of JSON that sums the run up")
+    add("check", check_command, overrides).add_argument("config", type=Path, help="the YAML file")
+    add("list", list_command)
+    add("schema", schema_command)
+    return parser
+
+
+def _speaks() -> bool:
+    """Under torchrun only the first rank does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What can be known to fail before a model is loaded: inputs that are not there, sizes, outputs in the way, targets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmc.calib.samples import read_samples
+from llmc.config.document import KeyPath
+from llmc.config.explain import Problem, problems_error
+from llmc.config.paths import input_candidates
+from llmc.config.schema import Config, SamplesConfig
+from llmc.config.targets import targets
+from llmc.errors import LlmcError
+from llmc.models.base import check_adapter
+
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
+
+
+def check_config(config: Config) -> None:
+    """Refuse what could not succeed, all of it at once, each with the line of its key."""
+    problems = config_problems(config)
+    if problems:
+        raise problems_error(problems, config.source)
+
+
+def config_problems(config: Config) -> list[Problem]:
+    """Everything that is wrong outside of the file itself, in the order of its sections."""
+    checks = (model_problems, samples_problems, sampling_problems, target_problems, output_problems)
+    return [problem for check in checks for problem in check(config)]
+
+
+def model_problems(config: Config) -> Iterator[Problem]:
+    """Whether the folder holds a pipeline of the adapter's family, and the LoRAs are there."""
+    yield from _missing(config, ("model", "path"), config.model.path)
+    if config.model.path.exists():
+        try:
+            check_adapter(type(config.model.adapter()), config.model.path)
+        except LlmcError as error:
+            yield Problem(("model", "path"), str(error))
+    for index, lora in enumerate(config.model.lora):
+        yield from _missing(config, ("model", "lora", index, "path"), lora.path)
+
+
+def samples_problems(config: Config) -> Iterator[Problem]:
+    """Whether samples.json can be read, and every image it names is there."""
+    needs_image = config.model.adapter().needs_image
+    for key, samples in _sample_sections(config):
+        if (samples.name == "i2v") != needs_image:
+            wanted = "i2v: each sample needs a first frame" if needs_image else "t2v: it takes a prompt alone"
+            yield Problem((key, "name"), f"it is {samples.name}; {config.model.type} is of the kind {wanted}")
+        yield from _missing(config, (key, "path"), samples.path)
+        if samples.path.exists():
+            try:
+                read_samples(samples.path, needs_image, samples.n_samples)
+            except LlmcError as error:
+                yield Problem((key, "path"), str(error))
+
+
+def sampling_problems(config: Config) -> Iterator[Problem]:
+    """Whether the model family can make videos of these sizes."""
+    adapter = type(config.model.adapter())
+    for key, samples in _sample_sections(config):
+        for sentence in adapter.check_sampling(samples.target_height, samples.target_width, samples.num_frames):
+            name = sentence.split()[0]
+            keys = (key, name) if name in type(samples).model_fields else (key,)
+            yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+
+
+def target_problems(config: Config) -> Iterator[Problem]:
+    """Whether each target can store what the methods and grids leave."""
+    quant = config.quant.video_gen
+    left = frozenset[str]().union(*(method.leaves for method in config.recipe()))
+    specs = [(("quant", "video_gen"), quant.default_spec())]
+    specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+    for exporter, _ in targets(config.save):
+        for keys, spec in specs:
+            for sentence in exporter.problems(spec, left):
+                yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+
+
+def output_problems(config: Config) -> Iterator[Problem]:
+    """Whether something else lies where the export is to be written."""
+    keys: KeyPath = ("save", "save_path")
+    path = config.save.save_path
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        yield Problem(keys, f"{path} is a file; name a folder")
+    elif path.resolve() == config.model.path.resolve():
+        yield Problem(keys, f"{path} is the folder of the float model; name another one")
+    elif not config.save.overwrite:
+        for _, folder in targets(config.save):
+            inside = _found_in(folder, {other.name for _, other in targets(config.save) if other.parent == folder})
+            if inside and _written_for(folder) != config.fingerprint():
+                yield Problem(
+                    keys, f"{folder} holds {inside}, which this configuration did not write; "
+                    "name another folder, or add `overwrite: True`"
+                )  # fmt: skip
+
+
+def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:
+    return [("calib", config.calib), *([("eval", config.eval)] if config.eval else [])]
+
+
+def _missing(config: Config, keys: KeyPath, path: Path) -> Iterator[Problem]:
+    if not path.exists():
+        folder = config.source.path.parent if config.source else None
+        looked = ", ".join(str(place) for place in input_candidates(path, folder) if place != path)
+        yield Problem(
+            keys, f"{path} does not exist{f' (looked for {looked})' if looked else ''}; put in a path that does"
+        )
+
+
+def _found_in(folder: Path, expected: set[str]) -> str:
+    """The first few names in a folder."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name not in expected) if folder.is_dir() else []
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _written_for(folder: Path) -> str | None:
+    """The fingerprint in the metadata of a checkpoint; None if there is no checkpoint of ours."""
+    for file in sorted(folder.glob("*.safetensors"))[:1]:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            try:
+                header = json.loads(stream.read(size)) if size <= MAX_HEADER_BYTES else {}
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                return None
+        found: str | None = header.get("__metadata__", {}).get("fingerprint")
+        return found
+    return None

@@ -1,0 +1,59 @@
+"""`--set a.b=c`: one value of a configuration replaced from the command line, with the types that YAML gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from llmc.config.document import Document, KeyPath, parse
+from llmc.config.words import shown
+from llmc.errors import ConfigError
+
+
+def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
+    """Apply each `a.b=c` in order; a list's items go by number, sections that are missing are made."""
+    for override in overrides:
+        _apply(document, override)
+
+
+def _apply(document: Document, override: str) -> None:
+    place = f"--set {override}"
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(
+            f"{place}: this is not of the form key.key=value; write for example --set calib.sample_steps=4"
+        )
+    inner: dict[KeyPath, str] = {}
+    value = parse(text, place, inner)
+    section: Any = document.values
+    path: KeyPath = ()
+    for key in keys[:-1]:
+        step = _step(section, key, path, place)
+        if isinstance(section, dict) and section.get(key) is None:
+            section[key] = {}
+        section = section[step]
+        path = (*path, step)
+        document.places.setdefault(path, place)
+    last = _step(section, keys[-1], path, place)
+    section[last] = value
+    path = (*path, last)
+    for old in [keys for keys in document.places if keys[: len(path)] == path]:
+        del document.places[old]
+    document.places[path] = place
+    document.places.update({(*path, *keys): place for keys in inner})
+
+
+def _step(section: Any, key: str, path: KeyPath, place: str) -> str | int:
+    """The key as this section or list takes it."""
+    name = ".".join(map(str, path))
+    if isinstance(section, dict):
+        return key
+    if not isinstance(section, list):
+        raise ConfigError(
+            f"{place}: {name} is {shown(section)}, not a section; set all of it: --set '{name}={{{key}: ...}}'"
+        )
+    if not key.isdigit() or int(key) >= len(section):
+        there = f"items 0 to {len(section) - 1}" if section else "no items"
+        raise ConfigError(f"{place}: {name} is a list with {there}, and {key} is none of them; set the list as a whole")
+    return int(key)

@@ -1,0 +1,119 @@
+"""Writes docs/config.md from the fields themselves: `python -m llmc.config.reference > docs/config.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from llmc.algorithms.base import Algorithm
+from llmc.config.explain import section_classes
+from llmc.config.schema import Config
+from llmc.eval.metrics.base import Metric
+from llmc.export.base import Exporter
+from llmc.models.base import ModelAdapter
+from llmc.numerics.formats.base import Format
+from llmc.plugin import Plugin, Strict, discover
+
+HEAD = """# Configuration reference
+
+Generated from the fields by `python -m llmc.config.reference > docs/config.md`; a test asserts that it is current.
+
+A configuration is one YAML file. Unknown keys are refused. A value can be replaced on the command line with
+`--set key.key=value`. Input paths are looked for in the current folder, then from the repository's `scripts/` (where
+LLMC is run from), then beside the file; output paths are relative to the current folder.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    pages = [HEAD, *_sections("", Config)]
+    for kind, plugins in plugin_kinds().items():
+        pages.append(f"## {kind.capitalize()}\n\n{''.join(_plugin(name, cls) for name, cls in plugins.items())}")
+    return "\n".join(pages)
+
+
+def plugin_kinds() -> dict[str, Mapping[str, type[Plugin]]]:
+    """Every plug-in of every kind, by name."""
+    return {
+        "algorithms": discover("llmc.algorithms", Algorithm),
+        "formats": discover("llmc.numerics.formats", Format),
+        "models": discover("llmc.models", ModelAdapter),
+        "exporters": discover("llmc.export", Exporter),
+        "metrics": discover("llmc.eval.metrics", Metric),
+    }
+
+
+def _sections(path: str, cls: type[Strict]) -> Iterator[str]:
+    inner = {name: _own_sections(field) for name, field in cls.model_fields.items()}
+    rows = [_row(name, field) for name, field in cls.model_fields.items() if path or not inner[name]]
+    if rows:
+        yield f"## `{path}`\n\n{_summary(cls)}\n\n{_table(rows)}"
+    for name, classes in inner.items():
+        for section in classes:
+            yield from _sections(f"{path}.{name}" if path else name, section)
+
+
+def _own_sections(field: FieldInfo) -> list[type[Strict]]:
+    return [cls for cls in section_classes(field.annotation) if not issubclass(cls, Plugin)]
+
+
+def _plugin(name: str, cls: type[Plugin]) -> str:
+    rows = [_row(key, field) for key, field in cls.model_fields.items() if key != "name"]
+    return f"- `{name}`: {cls.summary()}\n" + (f"\n{_table(rows)}\n" if rows else "")
+
+
+def _table(rows: list[str]) -> str:
+    return "\n".join(["| key | values | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"`{_value(field.default)}`"
+    cells = [f"`{name}`", _values(field.annotation) + _range(field), default, field.description or ""]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _values(annotation: Any) -> str:
+    """The type in a reader's words."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"list of {_values(get_args(annotation)[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, Plugin):
+        return "plug-in"
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        return "section"
+    inner = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if hasattr(annotation, "__metadata__"):
+        return _values(inner[0])
+    if inner and get_origin(annotation) is not dict:
+        return " or ".join(dict.fromkeys(_values(argument) for argument in inner))
+    return _WORDS.get(getattr(annotation, "__name__", ""), "section")
+
+
+_WORDS = {"int": "integer", "float": "number", "bool": "True or False", "str": "text", "Path": "path"}
+
+
+def _range(field: FieldInfo) -> str:
+    limits = {"ge": "at least", "gt": "above", "le": "at most"}
+    said = [
+        f"{text} {getattr(rule, key)}" for rule in field.metadata for key, text in limits.items() if hasattr(rule, key)
+    ]
+    return f", {', '.join(said)}" if said else ""
+
+
+def _value(default: Any) -> str:
+    if default is None:
+        return "null"
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(_value, default))}]"
+    return "{}" if isinstance(default, Strict | dict) else str(default)
+
+
+def _summary(cls: type[Strict]) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,254 @@
+"""The whole configuration, typed. The YAML is validated straight into `Config`; unknown keys are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
+
+from llmc.algorithms.base import Algorithm
+from llmc.config.document import Source
+from llmc.config.paths import InputPath, OutputPath
+from llmc.config.quant import QuantConfig
+from llmc.config.words import choice
+from llmc.eval.metrics.base import Metric
+from llmc.models.base import ModelAdapter, Sampling
+from llmc.plugin import Strict, by_name, discover
+from llmc.policy.rules import Policy, Rule, parse_block_ids
+
+if TYPE_CHECKING:
+    AnyMetric = Metric
+else:
+    AnyMetric = by_name("llmc.eval.metrics", Metric)
+
+
+def _not_a_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"it is {value}; a number is needed")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_not_a_switch), Field(allow_inf_nan=False)]
+OUTPUTS = {"base": {"run_dir"}, "eval": {"output_video_path"}, "save": {"save_path", "overwrite"}}
+
+
+class BaseConfig(Strict):
+    """What holds for the whole run."""
+
+    seed: StrictInt = Field(42, ge=0, lt=2**63, description="seed of everything that is drawn at random")
+    run_dir: OutputPath | None = Field(
+        None, description="folder of the run: log, report, cache; default: runs/<config>-<fingerprint>"
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$",
+        description="auto, cpu, cuda, npu, or one of several such as cuda:1",
+    )
+
+
+class LoraConfig(Strict):
+    """One LoRA that is merged into the model before anything else."""
+
+    path: InputPath = Field(description="the LoRA's safetensors file, or a folder with one")
+    strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
+
+
+class ModelConfig(Strict):
+    """The model to quantize."""
+
+    type: str = Field(description="the model family's adapter, such as WanI2V; `llmc list` names them")
+    path: InputPath = Field(description="folder of the float pipeline in diffusers layout (with model_index.json)")
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: as the weights are stored"
+    )
+    lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
+
+    @field_validator("type")
+    @classmethod
+    def _has_an_adapter(cls, name: str) -> str:
+        adapters = discover("llmc.models", ModelAdapter)
+        if name not in adapters:
+            raise ValueError(f"no model adapter is called {name}; {choice(name, adapters)}")
+        return name
+
+    def adapter(self) -> ModelAdapter:
+        """The adapter that `type` names."""
+        return discover("llmc.models", ModelAdapter)[self.type]()
+
+
+class SamplesConfig(Strict):
+    """Samples, and the size of what is generated from them."""
+
+    name: Literal["i2v", "t2v"] = Field(
+        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone"
+    )
+    download: StrictBool = Field(False, description="False: nothing is ever downloaded")
+    path: InputPath = Field(description="folder with samples.json and the images it names")
+    bs: StrictInt = Field(1, description="videos at a time: 1")
+    n_samples: StrictInt | None = Field(
+        None, ge=1, description="use only the first samples of the folder; default: all"
+    )
+    target_height: StrictInt = Field(ge=1, description="height of the video in pixels")
+    target_width: StrictInt = Field(ge=1, description="width of the video in pixels")
+    num_frames: StrictInt = Field(ge=1, description="frames of the video")
+    guidance_scale: Number = Field(ge=0, description="weight of classifier-free guidance; up to 1 switches it off")
+
+    @field_validator("download")
+    @classmethod
+    def _nothing_is_downloaded(cls, download: bool) -> bool:
+        if download:
+            raise ValueError(
+                "download is True; llmc downloads nothing: put the samples into `path`, and write `download: False`"
+            )
+        return download
+
+    @field_validator("bs")
+    @classmethod
+    def _one_at_a_time(cls, bs: int) -> int:
+        if bs != 1:
+            raise ValueError(f"bs is {bs}; videos are generated one at a time: write `bs: 1`")
+        return bs
+
+
+class CalibConfig(SamplesConfig):
+    """What the network is observed on."""
+
+    sample_steps: StrictInt = Field(ge=1, description="denoising steps of the float run; all of them are observed")
+    seed: StrictInt | None = Field(None, ge=0, lt=2**63, description="seed of the initial noise; default: base.seed")
+    prompts: tuple[str, ...] = Field((), description="prompts that replace those of samples.json, in order and in turn")
+    max_rows: StrictInt = Field(
+        2048, ge=16, description="act rows kept of each group of linears, to search and to check on"
+    )
+    streamed: StrictBool = Field(
+        False, description="True: record the calls, then observe one block at a time; slower, and in far less memory"
+    )
+
+
+class EvalConfig(SamplesConfig):
+    """Which videos are generated in the end, and how they are judged."""
+
+    eval_pos: tuple[Literal["pretrain", "transformed", "fake_quant"], ...] = Field(
+        ("fake_quant",),
+        description="what makes videos: pretrain, the float model; transformed, after the methods, before rounding; "
+        "fake_quant, rounded",
+    )
+    type: Literal["video_gen"] = Field("video_gen", description="the kind of evaluation")
+    output_video_path: OutputPath | None = Field(
+        None, description="folder of the videos; default: `videos` in the run folder"
+    )
+    steps: StrictInt | None = Field(None, ge=1, description="denoising steps; default: calib.sample_steps")
+    seeds: tuple[StrictInt, ...] | None = Field(
+        None, min_length=1, description="a video of each sample for each; default: [base.seed]"
+    )
+    metrics: tuple[AnyMetric, ...] = Field(
+        ("psnr", "ssim", "vmaf", "temporal_error"),
+        validate_default=True,
+        description="how videos are compared with the float model's",
+    )
+    baseline: Literal["RTN"] | None = Field(
+        "RTN", description="also judge plain rounding, to see what the methods gain; null: do not"
+    )
+    fps: StrictInt = Field(16, ge=1, description="frames per second of the files written")
+
+
+class IgnoredLayersConfig(Strict):
+    """Layers that stay float."""
+
+    block_ids: str | tuple[StrictInt | str, ...] = Field(
+        (), description='block numbers and ranges: "0,15-23" or [0, "15-23"]'
+    )
+    layer_names: tuple[str, ...] = Field((), description="globs over full layer names")
+
+    @field_validator("block_ids")
+    @classmethod
+    def _are_numbers(cls, ids: str | tuple[int | str, ...]) -> str | tuple[int | str, ...]:
+        parse_block_ids(ids)
+        return ids
+
+
+class SaveConfig(Strict):
+    """What is written for a runtime."""
+
+    save_path: OutputPath | None = Field(None, description="folder of the exported model")
+    save_lightx2v: StrictBool = Field(False, description="write the quantized model as LightX2V reads it")
+    native_names: StrictBool = Field(
+        False, description="use the names of Wan's own release, so that no converter is needed"
+    )
+    layout: Literal["single", "blocks"] = Field(
+        "single", description="with native_names: one file, or one file per block"
+    )
+    save_fake: StrictBool = Field(False, description="write the float model with its weights rounded, for any runtime")
+    save_trans: StrictBool = Field(False, description="write the float model after the methods, before rounding")
+    overwrite: StrictBool = Field(False, description="True: replace what another run left in save_path")
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> SaveConfig:
+        wanted = [name for name in ("save_lightx2v", "save_fake", "save_trans") if getattr(self, name)]
+        if wanted and self.save_path is None:
+            raise ValueError(f"{wanted[0]} is True, but there is no save_path; name the folder to write to")
+        return self
+
+
+class Config(Strict):
+    """One run."""
+
+    base: BaseConfig = Field(BaseConfig(), description="what holds for the whole run")
+    model: ModelConfig = Field(description="the model to quantize")
+    calib: CalibConfig = Field(description="what the network is observed on")
+    eval: EvalConfig | None = Field(None, description="which videos are generated in the end; left out: none")
+    quant: QuantConfig = Field(description="the methods, and each layer's grid")
+    ignored_layers: IgnoredLayersConfig = Field(IgnoredLayersConfig(), description="layers that stay float")
+    save: SaveConfig = Field(SaveConfig(), description="what is written for a runtime")
+    _source: Source | None = PrivateAttr(None)
+
+    def model_post_init(self, context: Any) -> None:
+        self._source = (context or {}).get("source")
+
+    @property
+    def source(self) -> Source | None:
+        """The file it was read from, with the line of each key; None if it was built in code."""
+        return self._source
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run."""
+        stem = self._source.path.stem if self._source else "run"
+        return self.base.run_dir or Path("runs") / f"{stem}-{self.fingerprint()[:8]}"
+
+    def recipe(self) -> tuple[Algorithm, ...]:
+        """The methods in order."""
+        return self.quant.video_gen.method
+
+    def policy(self) -> Policy:
+        """Which layer gets which grid."""
+        quant, ignored = self.quant.video_gen, self.ignored_layers
+        rules = tuple(Rule(rule.match, quant.rule_spec(rule)) for rule in quant.rules)
+        return Policy(quant.default_spec(), rules, parse_block_ids(ignored.block_ids), ignored.layer_names)
+
+    def calib_sampling(self) -> Sampling:
+        """How the float run is made that the network is observed in."""
+        return _sampling(
+            self.calib, self.calib.sample_steps, self.base.seed if self.calib.seed is None else self.calib.seed
+        )
+
+    def eval_samplings(self) -> tuple[Sampling, ...]:
+        """How the videos are generated: one for each seed; none without `eval`."""
+        if self.eval is None:
+            return ()
+        steps = self.eval.steps or self.calib.sample_steps
+        return tuple(_sampling(self.eval, steps, seed) for seed in self.eval.seeds or (self.base.seed,))
+
+    def fingerprint(self) -> str:
+        """The same for the same work, wherever its output goes: sha256 over everything else."""
+        work = self.model_dump(mode="json", exclude=OUTPUTS)  # type: ignore[arg-type]
+        return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+
+
+def _sampling(samples: SamplesConfig, steps: int, seed: int) -> Sampling:
+    return Sampling(
+        height=samples.target_height, width=samples.target_width, num_frames=samples.num_frames,
+        steps=steps, guidance_scale=samples.guidance_scale, seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,135 @@
+"""A checkpoint as it is found: a file, shards with or without an index, a pipeline folder, the folder of a run.
+
+To open one reads only headers, and a tensor is read when it is made: a model of any size can be listed and converted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmc.convert.safetensors_file import LazyTensor, read_header
+from llmc.errors import ExportError
+
+PICKLED = (".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of one network, unread, the metadata of its files (of equal keys the first), and its config.json."""
+
+    folder: Path
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str]
+    config: Mapping[str, Any] | None
+
+    def read(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The tensors one after the other, each read when its turn comes."""
+        for name in self.tensors if names is None else names:
+            yield name, self.tensors[name].make()
+
+
+@dataclass(frozen=True)
+class PickledTensor:
+    """A tensor of a .pth file; its values stay in the mapped file until they are touched."""
+
+    tensor: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def make(self) -> Tensor:
+        return self.tensor
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the headers of the one checkpoint that `path` means."""
+    files = checkpoint_files(path)
+    tensors: dict[str, LazyTensor] = {}
+    metadata: dict[str, str] = {}
+    owner: dict[str, Path] = {}
+    for file in files:
+        found, about = _read_pickle(file) if file.suffix in PICKLED else read_header(file)
+        for name in found:
+            if owner.setdefault(name, file) != file:
+                raise ExportError(
+                    f"{name} is in {owner[name].name} and in {file.name} of {file.parent}; a checkpoint holds each "
+                    "tensor once; give one file, or take the other checkpoint out of the folder"
+                )
+        tensors |= found
+        metadata = about | metadata
+    folder = files[0].parent
+    config = folder / "config.json"
+    return Checkpoint(folder, tensors, metadata, json.loads(config.read_text("utf-8")) if config.is_file() else None)
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files of the one checkpoint at `path`, or of the one below it."""
+    if not path.exists():
+        raise ExportError(f"{path} does not exist; a checkpoint is a file or a folder; check the path")
+    if path.is_file():
+        if path.suffix not in (".safetensors", *PICKLED):
+            allowed = ", ".join((".safetensors", *PICKLED))
+            raise ExportError(f"{path} is no checkpoint; it must end in {allowed}; give such a file, or its folder")
+        return [path]
+    if files := _files_in(path):
+        return files
+    below = sorted({file.parent for file in path.rglob("*.safetensors") if _is_network(path, file.parent)})
+    if len(below) == 1:
+        return _files_in(below[0])
+    found = "no checkpoint" if not below else f"{len(below)} checkpoints: {', '.join(map(str, below))}"
+    raise ExportError(f"{path} holds {found}; exactly one can be read; give the folder or the file of the one you mean")
+
+
+def _is_network(root: Path, folder: Path) -> bool:
+    """Whether a folder below `root` counts: of a pipeline only its transformers, and nothing hidden."""
+    if any(part.startswith(".") for part in folder.relative_to(root).parts):
+        return False
+    return folder.name.startswith("transformer") or not (folder.parent / "model_index.json").exists()
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files that lie directly in a folder; an index says which they are."""
+    indexes = sorted(folder.glob("*.index.json"))
+    if len(indexes) > 1:
+        names = ", ".join(index.name for index in indexes)
+        raise ExportError(
+            f"{folder} holds several indexes: {names}; a checkpoint has one; keep only that in the folder"
+        )
+    if indexes:
+        weight_map: dict[str, str] = json.loads(indexes[0].read_text("utf-8"))["weight_map"]
+        files = sorted({folder / name for name in weight_map.values()})
+        if missing := [file.name for file in files if not file.exists()]:
+            raise ExportError(
+                f"{indexes[0]} names {', '.join(missing)}, not there; every file of an index must lie beside it; "
+                "copy or download them"
+            )
+        return files
+    return sorted(folder.glob("*.safetensors")) or sorted(file for file in folder.iterdir() if file.suffix in PICKLED)
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Only a flat mapping of tensors; nothing else in the file is run or read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError) as error:
+        raise ExportError(f"{path}: {error}; only tensors are read from a .pth; save the state dict in it") from error
+    values = content if isinstance(content, dict) else {"all of it": content}
+    other = [f"{name} ({type(value).__name__})" for name, value in values.items() if not isinstance(value, Tensor)]
+    if other:
+        raise ExportError(
+            f"{path} holds {', '.join(other[:5])}; only names with tensors are read; save the state dict alone"
+        )
+    return {name: PickledTensor(tensor) for name, tensor in values.items()}, {}

@@ -1,0 +1,152 @@
+"""One safetensors file, read by its header and written tensor by tensor.
+
+The library writes only what is in memory all at once. What is written here is, byte for byte, what it would write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import torch
+from torch import Tensor
+
+from llmc.convert.atomic import atomic_file
+from llmc.errors import ExportError
+
+# in the order in which safetensors lays them out: wide types first keeps every tensor aligned
+DTYPES: Mapping[str, torch.dtype] = {
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+RANKS = {dtype: rank for rank, dtype in enumerate(CODES)}
+
+
+class LazyTensor(Protocol):
+    """A tensor that is known by its header, and made when it is written."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def make(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file: its dtype and shape at once, its values when asked for."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int  # byte in the file
+    file: Path
+
+    def make(self) -> Tensor:
+        with self.file.open("rb") as file:
+            file.seek(self.start)
+            content = bytearray(byte_count(self))
+            file.readinto(content)
+        # an empty buffer cannot become a tensor
+        flat = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        return flat.view(self.dtype).reshape(self.shape)
+
+
+def byte_count(tensor: LazyTensor) -> int:
+    """What a tensor takes in a file."""
+    return prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """The tensors of a file, in the order in which they lie there, and its metadata; no value is read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = _parse(path, file.read(length) if 8 + length <= size else b"")
+    metadata: dict[str, str] = header.pop("__metadata__", {})
+    start = 8 + length
+    end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if end != size:
+        raise ExportError(f"{path} has {size} bytes; its header asks for {end}; copy or download it again")
+    entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
+    return {name: _stored(path, start, name, entry) for name, entry in entries}, metadata
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, mode: int | None = None
+) -> None:
+    """Write one file, holding one tensor at a time; on an error nothing of it stays."""
+    order = sorted(tensors, key=lambda name: (RANKS[_known(name, tensors[name].dtype)], name))
+    with atomic_file(path, mode) as file:
+        file.write(_header({name: tensors[name] for name in order}, metadata or {}))
+        for name in order:
+            _write_bytes(file, made(name, tensors[name]))
+
+
+def made(name: str, lazy: LazyTensor) -> Tensor:
+    """The tensor itself, which must be what its header says."""
+    tensor = lazy.make()
+    if (tensor.dtype, tuple(tensor.shape)) != (lazy.dtype, tuple(lazy.shape)):
+        found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{lazy.dtype} {tuple(lazy.shape)}"
+        raise ExportError(f"{name} was made as {found}; its header says {expected}; make both from the same layer")
+    return tensor
+
+
+def _header(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> bytes:
+    ends = list(accumulate((byte_count(tensor) for tensor in tensors.values()), initial=0))
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    for (name, tensor), (start, end) in zip(tensors.items(), pairwise(ends), strict=True):
+        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the first tensor begins aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    file.write(flat.view(torch.uint8).numpy().data)
+
+
+def _known(name: str, dtype: torch.dtype) -> torch.dtype:
+    if dtype not in CODES:
+        raise ExportError(f"{name} is {dtype}; safetensors stores {', '.join(DTYPES)}; store it as one of these")
+    return dtype
+
+
+def _stored(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> StoredTensor:
+    if entry["dtype"] not in DTYPES:
+        raise ExportError(
+            f"{name} in {path} is stored as {entry['dtype']}; {', '.join(DTYPES)} can be read; store it as one of these"
+        )
+    return StoredTensor(DTYPES[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0], path)
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise ExportError(f"{path} has no whole header; a safetensors file begins with one; copy or download it again")
+    return header

@@ -1,0 +1,71 @@
+"""Smoothing as files keep it: in the rows of the linear before, in an affine norm, or beside a norm that has no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmc.export.base import FinishedPart, LazyTensor, kept, unquantized_tensors
+from llmc.layers.transforms import Scale
+
+if TYPE_CHECKING:
+    from llmc.layers.linear import QuantLinear
+
+MODULATED_NORMS = ("norm1", "norm3")  # scaled and shifted by time, so that a multiplier must stand on both
+
+
+def multipliers(part: FinishedPart) -> dict[str, torch.Tensor]:
+    """The product of all Scales that each norm must absorb, by the norm's name."""
+    found: dict[str, torch.Tensor] = {}
+    for layer in _first_of_each_norm(part.layers.values()):
+        for scale in _folded_scales(layer):
+            assert scale.fold is not None
+            before = found.get(scale.fold)
+            found[scale.fold] = scale.multiplier if before is None else before * scale.multiplier
+    return found
+
+
+def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
+    """Every tensor that no quantized layer owns, with smoothing folded into affine norms, and `affine_norm1/3` where
+    smoothing of a modulated norm is left to the runtime: then all blocks have them, with ones where nothing is smoothed."""
+    tensors = unquantized_tensors(part)
+    found = multipliers(part)
+    folded = {name: kept(tensor) for name, tensor in tensors.items()}
+    for norm, multiplier in found.items():
+        for leaf in ("weight", "bias"):
+            if (tensor := tensors.get(f"{norm}.{leaf}")) is not None:
+                folded[f"{norm}.{leaf}"] = kept((tensor.float() * multiplier).to(tensor.dtype))
+    if any(f"{norm}.weight" not in tensors for norm in found):
+        folded |= _affine_norms(part, found)
+    return folded
+
+
+def is_smoothed_at_run_time(tensors: Iterable[str]) -> bool:
+    """Whether the runtime has to be told of `affine_norm` tensors."""
+    return any(".affine_norm" in name for name in tensors)
+
+
+def _affine_norms(part: FinishedPart, found: dict[str, torch.Tensor]) -> dict[str, LazyTensor]:
+    tensors = {}
+    for block in sorted({".".join(name.split(".")[:2]) for name in part.layers}):
+        for norm in MODULATED_NORMS:
+            width = next(layer.in_features for name, layer in part.layers.items() if name.startswith(f"{block}."))
+            multiplier = found.get(f"{block}.{norm}", torch.ones(width))
+            for leaf in ("weight", "bias"):  # one multiplies (1 + scale), the other the shift
+                tensors[f"{block}.affine_{norm}.{leaf}"] = kept(multiplier)
+    return tensors
+
+
+def _first_of_each_norm(layers: Iterable[QuantLinear]) -> list[QuantLinear]:
+    """Linears that read one norm share its Scales: one of them speaks for all."""
+    first: dict[tuple[str | None, ...], QuantLinear] = {}
+    for layer in layers:
+        if scales := _folded_scales(layer):
+            first.setdefault(tuple(scale.fold for scale in scales), layer)
+    return list(first.values())
+
+
+def _folded_scales(layer: QuantLinear) -> list[Scale]:
+    return [t for t in layer.state.transforms if isinstance(t, Scale) and t.fold is not None]

@@ -1,0 +1,130 @@
+"""Judge a quantized network: generate from the same seeds, compare with float, and replay the float trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmc import distributed
+from llmc.calib.record import record_calls
+from llmc.calib.recording import Recording, cached_recording, fingerprint
+from llmc.calib.samples import read_samples
+from llmc.calib.store import CallStore
+from llmc.calib.teacher import StepErrors, block_errors, teacher_forced_errors
+from llmc.config.schema import Config
+from llmc.layers.linear import in_mode
+from llmc.log import log, progress
+from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+from llmc.network import Network, rounded_to_nearest
+
+Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
+MODES = {"pretrain": "float", "transformed": "transformed", "fake_quant": "quantized", "baseline": "quantized"}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one position gave: a video of each sample, its teacher-forced error step by step, and each block's error."""
+
+    videos: list[Video]
+    steps: list[list[float]]
+    blocks: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Every position that was judged, `float` first, over all samples of all ranks in order."""
+
+    samples: list[tuple[Sample, Sampling]]
+    positions: dict[str, Judged]
+
+
+def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], cache: Path) -> Judgement:
+    """Float, the baseline and every position of `eval.eval_pos`, from the same seeds."""
+    assert config.eval is not None
+    samples = read_samples(config.eval.path, adapter.needs_image, config.eval.n_samples)
+    everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
+    planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
+    recording = judge_float(adapter, pipeline, networks, planned, cache, config.model.path)
+    positions = {"float": Judged(recording.videos, [], [])}
+    wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
+    for position in dict.fromkeys(wanted):
+        if position != "pretrain":  # that is float, which is there already
+            positions[position] = judge_position(position, adapter, pipeline, networks, planned, recording)
+    return Judgement(everything, {name: gathered(judged, len(everything)) for name, judged in positions.items()})
+
+
+def gathered(judged: Judged, count: int) -> Judged:
+    """One position over all ranks: samples back in order, block errors averaged."""
+    ranks = [each for each in distributed.gather(judged) if each.videos]
+    places = [(i % distributed.world(), i // distributed.world()) for i in range(count)]
+    blocks = [(name, sum(each.blocks[i][1] for each in ranks) / len(ranks)) for i, (name, _) in enumerate(ranks[0].blocks)]
+    return Judged(
+        [ranks[rank].videos[i] for rank, i in places],
+        [ranks[rank].steps[i] for rank, i in places] if ranks[0].steps else [],
+        blocks,
+    )
+
+
+def judge_float(
+    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, cache: Path, source: Path
+) -> Recording:
+    """The float videos and every call behind them; from the cache if the very same were made before."""
+    parts = [network.part for network in networks]
+    weight = next(parts[0].module.parameters())
+    samples = [(sample.model_dump(mode="json"), sampling.model_dump()) for _, sample, sampling in planned]
+    images = [sample.image for _, sample, _ in planned if sample.image]
+    key = fingerprint(adapter.name, source, samples, *images, str(weight.dtype), str(weight.device), torch.__version__)
+
+    def record(stores: dict[str, CallStore]) -> list[Video]:
+        with progress("float videos", len(planned)) as advance:
+            return record_calls(adapter, pipeline, parts, planned, stores, keep_outputs=True, on_video=advance)
+
+    recording, was_there = cached_recording(cache / f"float-{key}", [part.name for part in parts], record)
+    if was_there:
+        log.info("the float videos are there already: read from %s", cache / f"float-{key}")
+    return recording
+
+
+def judge_position(
+    position: str, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, reference: Recording
+) -> Judged:
+    """Generate, and replay the float trajectory, with the layers as the position asks."""
+    steps, blocks = [], []
+    with in_position(networks, position):
+        with progress(f"{position} videos", len(planned)) as advance:
+            parts = [network.part for network in networks]
+            videos = record_calls(adapter, pipeline, parts, planned, {}, on_video=advance)
+        for network in networks:
+            store = reference.calls[network.part.name]
+            device = next(network.part.module.parameters()).device
+            with progress(f"{position} on the float trajectory", len(store)) as advance:
+                steps.append(teacher_forced_errors(network.part, store, device, advance))
+            blocks += block_errors(network.part, network.layers.values(), store, device)
+    return Judged(videos, per_step(steps, [index for index, _, _ in planned]), blocks)
+
+
+@contextmanager
+def in_position(networks: Sequence[Network], position: str) -> Iterator[None]:
+    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), or rounded to nearest (baseline)."""
+    with ExitStack() as stack:
+        for network in networks:
+            if position == "baseline":
+                stack.enter_context(rounded_to_nearest(network))
+            stack.enter_context(in_mode(network.layers.values(), MODES[position]))  # type: ignore[arg-type]
+        yield
+
+
+def per_step(parts: Sequence[StepErrors], samples: Sequence[int]) -> list[list[float]]:
+    """The mean error of the calls of each step, whichever part ran them, sample by sample."""
+    table = []
+    for sample in samples:
+        steps = sorted({step for errors in parts for step in errors.get(sample, {})})
+        calls = [[error for errors in parts for error in errors.get(sample, {}).get(step, [])] for step in steps]
+        table.append([sum(errors) / len(errors) for errors in calls])
+    return table
+

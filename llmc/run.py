@@ -1,0 +1,74 @@
+"""One run, as a straight line: read, load, calibrate, export, judge, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmc import distributed
+from llmc.calib.samples import read_samples
+from llmc.calibrate import calibrate
+from llmc.config.schema import Config
+from llmc.device import choose_device
+from llmc.eval.results import Results
+from llmc.export.base import Exporter, FinishedPart
+from llmc.config.targets import targets
+from llmc.folder import RunFolder, open_run_folder, versions
+from llmc.judge import judge
+from llmc.log import attach_file
+from llmc.models.base import check_adapter
+from llmc.network import Network, layer_errors, prepare
+from llmc.summary import collect, describe
+from llmc.summary import collect
+
+
+def run(config: Config) -> Results:
+    """Everything that a configuration asks for; results and report are in the run folder when it returns."""
+    device = choose_device(config.base.device)
+    distributed.start(device)
+    adapter = config.model.adapter()
+    check_adapter(type(adapter), config.model.path)
+    folder = open_run_folder(config.run_dir, writes=distributed.rank() == 0)
+    if folder.writes:
+        attach_file(folder.path / "run.log")
+        folder.write_json("config.json", config.model_dump(mode="json"))
+        folder.write_json("versions.json", versions())
+    exporters = targets(config.save)
+    with folder.phase("load"):
+        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
+        policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
+        networks = [prepare(part, policy, outputs) for part in adapter.parts(pipeline)]
+    with folder.phase("calibrate"):
+        samples = read_samples(config.calib.path, adapter.needs_image, config.calib.n_samples, config.calib.prompts)
+        sampling = config.calib_sampling()
+        # another noise for each sample: more of what the network can meet
+        planned = [(i, sample, sampling.model_copy(update={"seed": sampling.seed + i})) for i, sample in distributed.share(samples)]
+        calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
+        errors = {name: error for network in networks for name, error in layer_errors(network).items()}
+    with folder.phase("export"):
+        checkpoint = export(config, networks, exporters, folder)
+    judgement = None
+    if config.eval is not None:
+        with folder.phase("judge"):
+            judgement = judge(config, adapter, pipeline, networks, folder.path)
+    results = collect(config, networks, errors, judgement, checkpoint, folder)
+    distributed.wait()
+    return results
+
+
+def export(
+    config: Config, networks: Sequence[Network], exporters: Sequence[tuple[Exporter, Path]], folder: RunFolder
+) -> Path | None:
+    """Write every target that was asked for; returns the first one's folder."""
+    written = []
+    provenance = {"producer": f"llmc {versions()['llmc']}", "recipe": describe(config), "fingerprint": config.fingerprint()}
+    samplings = config.eval_samplings() or (config.calib_sampling(),)
+    for exporter, path in exporters if folder.writes else []:
+        for network in networks:
+            part = FinishedPart(
+                network.part.name, network.part.module, network.layers, config.model.adapter().renames, config.model.path,
+                provenance, samplings[0].model_dump(),
+            )  # fmt: skip
+            written.append(exporter.write(part, path))
+    distributed.wait()
+    return written[0] if written else None

@@ -1,0 +1,149 @@
+"""Turn what a run measured into `results.json`, videos, the layer table and the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from llmc.config.schema import Config
+from llmc.eval.compare import Comparison, compare_videos, mean_of
+from llmc.eval.report import write_report
+from llmc.eval.results import Results
+from llmc.eval.video import write_preview, write_video
+from llmc.folder import RunFolder, versions
+from llmc.judge import Judgement
+from llmc.log import progress
+from llmc.network import LayerError, Network
+
+LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error")
+
+
+def collect(
+    config: Config, networks: Sequence[Network], errors: Mapping[str, LayerError], judgement: Judgement | None,
+    checkpoint: Path | None, folder: RunFolder,
+) -> Results:  # fmt: skip
+    """Everything that is known of a run; rank 0 also writes it."""
+    layers = layer_table(networks, errors, describe(config))
+    judged = {} if judgement is None else judged_fields(config, judgement, folder)
+    device = str(next(networks[0].part.module.parameters()).device)
+    results = Results(
+        run=str(folder.path), name=folder.path.name, created=datetime.now(UTC).isoformat(timespec="seconds"),
+        checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
+        device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
+        seconds=folder.seconds, layers=layers, rejected=rejections(networks), **judged,
+    )  # fmt: skip
+    if folder.writes:
+        folder.write_json("results.json", results.model_dump(mode="json"))
+        folder.write_table("layers.csv", LAYER_COLUMNS, [[layer[column] for column in LAYER_COLUMNS] for layer in layers])
+        write_report(folder.path / "report.html", results)
+    return results
+
+
+def describe(config: Config) -> str:
+    """The recipe in one line."""
+    quant = config.quant.video_gen
+    methods = " + ".join(
+        method.name + (f" ({settings})" if (settings := _settings(method)) else "") for method in config.recipe()
+    )
+    return f"{methods}: {quant.default_spec()}"
+
+
+def layer_table(networks: Sequence[Network], errors: Mapping[str, LayerError], method: str) -> list[dict[str, Any]]:
+    """What became of every linear."""
+    table = []
+    for network in networks:
+        for name, layer in network.layers.items():
+            error = errors.get(name)
+            quantized = layer.state.rounded is not None or layer.spec.act is not None
+            table.append({
+                "name": name, "spec": str(layer.spec), "transforms": "; ".join(str(t) for t in layer.state.transforms),
+                "method": method.partition(":")[0] if quantized else "float", "error": error and error.recipe,
+                "baseline_error": error and error.baseline, "weight_error": error and error.weight,
+            })  # fmt: skip
+    return table
+
+
+def rejections(networks: Sequence[Network]) -> dict[str, int]:
+    """How many groups each method left alone because its transform did not pay."""
+    return dict(sum((block.rejected for network in networks for block in network.blocks), Counter()))
+
+
+def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, Any]:
+    """The parts of Results that videos decide; rank 0 writes those videos."""
+    assert config.eval is not None
+    if not folder.writes:
+        return {}
+    reference = judgement.positions["float"].videos
+    compared: dict[str, list[Comparison]] = {}
+    with progress("comparing videos", len(judgement.positions)) as advance:
+        for position, judged in judgement.positions.items():
+            compared[position] = compare_videos(reference, judged.videos, config.eval.metrics)
+            advance()
+    metrics = {
+        position: mean_of(found) | {"teacher_forced_error": _mean_of_steps(judgement, position)}
+        for position, found in compared.items()
+    }
+    videos = write_videos(config, judgement, folder)
+    samples = [
+        {
+            "name": f"{index}", "prompt": sample.prompt, "image": sample.image and str(sample.image), "seed": how.seed,
+            "steps": {p: judged.steps[index] for p, judged in judgement.positions.items() if judged.steps},
+            "metrics": {position: found[index].metrics for position, found in compared.items()},
+            "per_frame": {position: found[index].per_frame for position, found in compared.items()},
+            "videos": {position: paths[index] for position, paths in videos.items()},
+        }
+        for index, (sample, how) in enumerate(judgement.samples)
+    ]  # fmt: skip
+    blocks = {
+        position: [{"name": name, "error": error} for name, error in judged.blocks]
+        for position, judged in judgement.positions.items() if judged.blocks
+    }  # fmt: skip
+    missing = sorted({why for found in compared.values() for one in found for why in one.missing.values()})
+    return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks, "warnings": missing}
+
+
+def ratios(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The recipe against plain rounding at the same bits."""
+    ours, plain = metrics.get("fake_quant"), metrics.get("baseline")
+    if ours is None or plain is None:
+        return {}
+    found: dict[str, float | None] = {}
+    for name in ("teacher_forced_error", "latent_error"):
+        a, b = ours.get(name), plain.get(name)
+        found[name] = a / b if a is not None and b else None
+    a, b = ours.get("psnr"), plain.get("psnr")
+    found["psnr_gain_db"] = a - b if a is not None and b is not None else None
+    return found
+
+
+def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:
+    """Every video of every position, and one picture of each sample: float | quantized | difference."""
+    assert config.eval is not None
+    root = config.eval.output_video_path or folder.path / "videos"
+    written: dict[str, list[str]] = {}
+    for position, judged in judgement.positions.items():
+        names = [f"{index}_seed{how.seed}" for index, (_, how) in enumerate(judgement.samples)]
+        paths = [write_video(root / position / f"{name}.mp4", video.frames, config.eval.fps)
+                 for name, video in zip(names, judged.videos, strict=True)]  # fmt: skip
+        written[position] = [str(path) for path in paths]
+    if "fake_quant" in judgement.positions:
+        pairs = zip(judgement.positions["float"].videos, judgement.positions["fake_quant"].videos, strict=True)
+        for index, (ours, theirs) in enumerate(pairs):
+            write_preview(folder.path / "previews" / f"{index}.png", ours.frames, theirs.frames)
+    return written
+
+
+def _mean_of_steps(judgement: Judgement, position: str) -> float | None:
+    steps = judgement.positions[position].steps
+    if position == "float":
+        return 0.0
+    return fmean(error for sample in steps for error in sample) if steps else None
+
+
+def _settings(method: Any) -> str:
+    changed = method.model_dump(exclude={"name"}, exclude_defaults=True)
+    return ", ".join(f"{key} {value}" for key, value in changed.items())
