@@ -7,9 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc.errors import LlmcError
 from llmc.later import import_later
+
+if TYPE_CHECKING:
+    from llmc.config.schema import Config
 
 import_later("torch")
 
@@ -17,7 +21,7 @@ import_later("torch")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for something that the user can mend, or 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(["run", *given] if "--config" in given[:1] else given)
+    options = command_parser().parse_args(["run", *given] if "--config" in given[:1] else given)
     try:
         options.command(options)
     except LlmcError as error:
@@ -37,33 +41,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_command(options: argparse.Namespace) -> None:
     """Do all that a configuration asks for."""
     from llmc import log
-    from llmc.config.checks import check_config
-    from llmc.config.load import load_config
 
-    config = load_config(options.config, options.set)
-    check_config(config)
+    config = _checked_config(options)
     with log.start(verbose=options.debug):
         from llmc.run import run
 
         results = run(config)
-    if _speaks():
-        print(f"report: {results.report}")
-    if options.json and _speaks():
-        import json
+    if not _speaks():
+        return
+    from rich.console import Console
 
-        from llmc.eval.results import summary
+    from llmc.eval.results import summary, summary_table
+
+    if results.metrics:
+        Console().print(summary_table(results))
+    print(f"report: {results.report}")
+    if options.json:
+        import json
 
         print(json.dumps(summary(results)))
 
 
 def check_command(options: argparse.Namespace) -> None:
     """Say what a configuration would do, or all that is wrong with it, without loading a model."""
-    from llmc.config.checks import check_config
-    from llmc.config.load import load_config
+    config = _checked_config(options)
     from llmc.config.plan import plan
 
-    config = load_config(options.config, options.set)
-    check_config(config)
     print(plan(config))
 
 
@@ -86,7 +89,17 @@ def schema_command(options: argparse.Namespace) -> None:
     print(json.dumps(Config.model_json_schema(), indent=1))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _checked_config(options: argparse.Namespace) -> Config:
+    from llmc.config.load import load_config
+
+    config = load_config(options.config, options.set)
+    from llmc.config.checks import check_config  # with the exporters, which a file that is wrong need not wait for
+
+    check_config(config)
+    return config
+
+
+def command_parser() -> argparse.ArgumentParser:
     from llmc import __doc__ as purpose
     from llmc import __version__
 

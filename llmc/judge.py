@@ -62,7 +62,9 @@ def gathered(judged: Judged, count: int) -> Judged:
     """One position over all ranks: samples back in order, block errors averaged."""
     ranks = [each for each in distributed.gather(judged) if each.videos]
     places = [(i % distributed.world(), i // distributed.world()) for i in range(count)]
-    blocks = [(name, sum(each.blocks[i][1] for each in ranks) / len(ranks)) for i, (name, _) in enumerate(ranks[0].blocks)]
+    blocks = [
+        (name, sum(each.blocks[i][1] for each in ranks) / len(ranks)) for i, (name, _) in enumerate(ranks[0].blocks)
+    ]
     return Judged(
         [ranks[rank].videos[i] for rank, i in places],
         [ranks[rank].steps[i] for rank, i in places] if ranks[0].steps else [],
@@ -91,7 +93,12 @@ def judge_float(
 
 
 def judge_position(
-    position: str, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, reference: Recording
+    position: str,
+    adapter: ModelAdapter,
+    pipeline: Any,
+    networks: Sequence[Network],
+    planned: Planned,
+    reference: Recording,
 ) -> Judged:
     """Generate, and replay the float trajectory, with the layers as the position asks."""
     steps, blocks = [], []
@@ -110,7 +117,7 @@ def judge_position(
 
 @contextmanager
 def in_position(networks: Sequence[Network], position: str) -> Iterator[None]:
-    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), or rounded to nearest (baseline)."""
+    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), or just rounded (baseline)."""
     with ExitStack() as stack:
         for network in networks:
             if position == "baseline":
@@ -127,4 +134,3 @@ def per_step(parts: Sequence[StepErrors], samples: Sequence[int]) -> list[list[f
         calls = [[error for errors in parts for error in errors.get(sample, {}).get(step, [])] for step in steps]
         table.append([sum(errors) / len(errors) for errors in calls])
     return table
-

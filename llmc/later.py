@@ -1,6 +1,7 @@
 """Import a heavy module on its first use: settings classes name torch freely, and `llmc list` still answers at once."""
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -20,4 +21,7 @@ class _Later(ModuleType):
 def import_later(*names: str) -> None:
     """Make `import name` free until the module is really used; a module that is already there stays as it is."""
     for name in names:
-        sys.modules.setdefault(name, _Later(name))
+        if name not in sys.modules:
+            later = _Later(name)
+            later.__spec__ = importlib.util.find_spec(name)  # libraries ask it whether the module is installed
+            sys.modules[name] = later

@@ -1,4 +1,4 @@
-"""A part of a pipeline made ready for quantization: every linear of its blocks swapped, its blocks and groups at hand."""
+"""A part of a pipeline made ready for quantization: linears of its blocks swapped, blocks and groups at hand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.functional import linear
 
+from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, block_steps
 from llmc.calib.teacher import relative_error
 from llmc.errors import UnsupportedSpec
@@ -45,13 +46,26 @@ def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Networ
     return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
 
 
+def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
+    """All methods of the recipe in order; what none of them rounded is rounded to nearest."""
+    for method in recipe:
+        method.apply(block)
+    for group in block.groups:
+        group.fix_act_scales()
+    for layer in block.linears.values():
+        if layer.state.rounded is None:
+            layer.round()
+
+
 def with_exact_scales(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
     """The spec with weight scales exact in what the targets keep of them."""
     if spec.weight is None:
         return spec
     narrow = {exporter.scale_dtype for exporter in exporters} - {"float32"}
     if len(narrow) > 1:
-        raise UnsupportedSpec(f"the targets keep scales in {' and '.join(sorted(narrow))}; no scale is exact in both: export one at a time")
+        raise UnsupportedSpec(
+            f"the targets keep scales in {' and '.join(sorted(narrow))}; none is exact in both: export one at a time"
+        )
     dtype = narrow.pop() if narrow else "float32"
     return LayerSpec(weight=spec.weight.model_copy(update={"scale_dtype": dtype}), act=spec.act)
 
@@ -62,7 +76,8 @@ def rounded_to_nearest(network: Network) -> Iterator[None]:
     states = {name: layer.state for name, layer in network.layers.items()}
     for layer in network.layers.values():
         layer.state = LayerState()
-        layer.round()
+    for block in network.blocks:
+        quantize_block(block, ())
     try:
         yield
     finally:
@@ -99,7 +114,7 @@ def _layer_error(layer: QuantLinear, rows: torch.Tensor) -> LayerError:
     for transform in state.transforms:
         x = transform.input(x)
     rounded = layer.float_weight() if state.rounded is None else state.rounded.dequantize()
-    output = linear(fake_quantize(x, layer.spec.act, state.act_scale), rounded)
+    output = linear(fake_quantize(x, layer.spec.act, *(state.static or ())), rounded)
     if state.lowrank is not None:
         output = output + linear(linear(x, state.lowrank[1]), state.lowrank[0])
     if state.out_multiplier is not None:

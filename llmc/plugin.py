@@ -17,6 +17,8 @@ class Strict(BaseModel):
 class Plugin(Strict):
     """Base of every algorithm, format, model adapter, exporter and metric; each declares `name: Literal[...]`."""
 
+    name: str
+
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring: what `llmc list` and the documentation print."""

@@ -9,17 +9,16 @@ from llmc import distributed
 from llmc.calib.samples import read_samples
 from llmc.calibrate import calibrate
 from llmc.config.schema import Config
+from llmc.config.targets import targets
 from llmc.device import choose_device
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
-from llmc.config.targets import targets
 from llmc.folder import RunFolder, open_run_folder, versions
 from llmc.judge import judge
 from llmc.log import attach_file
 from llmc.models.base import check_adapter
 from llmc.network import Network, layer_errors, prepare
 from llmc.summary import collect, describe
-from llmc.summary import collect
 
 
 def run(config: Config) -> Results:
@@ -42,7 +41,10 @@ def run(config: Config) -> Results:
         samples = read_samples(config.calib.path, adapter.needs_image, config.calib.n_samples, config.calib.prompts)
         sampling = config.calib_sampling()
         # another noise for each sample: more of what the network can meet
-        planned = [(i, sample, sampling.model_copy(update={"seed": sampling.seed + i})) for i, sample in distributed.share(samples)]
+        planned = [
+            (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
+            for i, sample in distributed.share(samples)
+        ]
         calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
         errors = {name: error for network in networks for name, error in layer_errors(network).items()}
     with folder.phase("export"):
@@ -61,14 +63,23 @@ def export(
 ) -> Path | None:
     """Write every target that was asked for; returns the first one's folder."""
     written = []
-    provenance = {"producer": f"llmc {versions()['llmc']}", "recipe": describe(config), "fingerprint": config.fingerprint()}
+    provenance = {
+        "producer": f"llmc {versions()['llmc']}",
+        "recipe": describe(config),
+        "fingerprint": config.fingerprint(),
+    }
     samplings = config.eval_samplings() or (config.calib_sampling(),)
     for exporter, path in exporters if folder.writes else []:
         for network in networks:
             part = FinishedPart(
-                network.part.name, network.part.module, network.layers, config.model.adapter().renames, config.model.path,
-                provenance, samplings[0].model_dump(),
-            )  # fmt: skip
+                name=network.part.name,
+                module=network.part.module,
+                layers=network.layers,
+                renames=config.model.adapter().renames,
+                source=config.model.path,
+                provenance=provenance,
+                sampling=samplings[0].model_dump(),
+            )
             written.append(exporter.write(part, path))
     distributed.wait()
     return written[0] if written else None

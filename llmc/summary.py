@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 from llmc.config.schema import Config
 from llmc.eval.compare import Comparison, compare_videos, mean_of
 from llmc.eval.report import write_report
-from llmc.eval.results import Results
+from llmc.eval.results import BlockResult, LayerResult, Results, SampleResult, ratios, write_results
 from llmc.eval.video import write_preview, write_video
 from llmc.folder import RunFolder, versions
 from llmc.judge import Judgement
@@ -37,9 +38,11 @@ def collect(
         seconds=folder.seconds, layers=layers, rejected=rejections(networks), **judged,
     )  # fmt: skip
     if folder.writes:
-        folder.write_json("results.json", results.model_dump(mode="json"))
-        folder.write_table("layers.csv", LAYER_COLUMNS, [[layer[column] for column in LAYER_COLUMNS] for layer in layers])
-        write_report(folder.path / "report.html", results)
+        write_results(folder.path / "results.json", results)
+        folder.write_table(
+            "layers.csv", LAYER_COLUMNS, [[getattr(layer, column) for column in LAYER_COLUMNS] for layer in layers]
+        )
+        write_report(folder.path / "report.html", results, media=folder.path)
     return results
 
 
@@ -52,18 +55,23 @@ def describe(config: Config) -> str:
     return f"{methods}: {quant.default_spec()}"
 
 
-def layer_table(networks: Sequence[Network], errors: Mapping[str, LayerError], method: str) -> list[dict[str, Any]]:
+def layer_table(networks: Sequence[Network], errors: Mapping[str, LayerError], recipe: str) -> list[LayerResult]:
     """What became of every linear."""
     table = []
     for network in networks:
         for name, layer in network.layers.items():
             error = errors.get(name)
-            quantized = layer.state.rounded is not None or layer.spec.act is not None
-            table.append({
-                "name": name, "spec": str(layer.spec), "transforms": "; ".join(str(t) for t in layer.state.transforms),
-                "method": method.partition(":")[0] if quantized else "float", "error": error and error.recipe,
-                "baseline_error": error and error.baseline, "weight_error": error and error.weight,
-            })  # fmt: skip
+            table.append(
+                LayerResult(
+                    name=name,
+                    spec=str(layer.spec),
+                    transforms="; ".join(str(transform) for transform in layer.state.transforms),
+                    method=recipe.partition(":")[0] if layer.state.rounded is not None else "float weight",
+                    error=error and error.recipe,
+                    baseline_error=error and error.baseline,
+                    weight_error=error and error.weight,
+                )
+            )
     return table
 
 
@@ -88,36 +96,26 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
         for position, found in compared.items()
     }
     videos = write_videos(config, judgement, folder)
+    replayed = {position: judged for position, judged in judgement.positions.items() if judged.steps}
     samples = [
-        {
-            "name": f"{index}", "prompt": sample.prompt, "image": sample.image and str(sample.image), "seed": how.seed,
-            "steps": {p: judged.steps[index] for p, judged in judgement.positions.items() if judged.steps},
-            "metrics": {position: found[index].metrics for position, found in compared.items()},
-            "per_frame": {position: found[index].per_frame for position, found in compared.items()},
-            "videos": {position: paths[index] for position, paths in videos.items()},
-        }
+        SampleResult(
+            name=str(index),
+            prompt=sample.prompt,
+            image=sample.image and str(sample.image),
+            seed=how.seed,
+            steps={position: judged.steps[index] for position, judged in replayed.items()},
+            metrics={position: found[index].metrics for position, found in compared.items()},
+            per_frame={position: found[index].per_frame for position, found in compared.items()},
+            videos={position: paths[index] for position, paths in videos.items()},
+        )
         for index, (sample, how) in enumerate(judgement.samples)
-    ]  # fmt: skip
+    ]
     blocks = {
-        position: [{"name": name, "error": error} for name, error in judged.blocks]
-        for position, judged in judgement.positions.items() if judged.blocks
-    }  # fmt: skip
+        position: [BlockResult(name=name, error=error) for name, error in judged.blocks]
+        for position, judged in replayed.items()
+    }
     missing = sorted({why for found in compared.values() for one in found for why in one.missing.values()})
     return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks, "warnings": missing}
-
-
-def ratios(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
-    """The recipe against plain rounding at the same bits."""
-    ours, plain = metrics.get("fake_quant"), metrics.get("baseline")
-    if ours is None or plain is None:
-        return {}
-    found: dict[str, float | None] = {}
-    for name in ("teacher_forced_error", "latent_error"):
-        a, b = ours.get(name), plain.get(name)
-        found[name] = a / b if a is not None and b else None
-    a, b = ours.get("psnr"), plain.get("psnr")
-    found["psnr_gain_db"] = a - b if a is not None and b is not None else None
-    return found
 
 
 def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:
@@ -129,7 +127,7 @@ def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dic
         names = [f"{index}_seed{how.seed}" for index, (_, how) in enumerate(judgement.samples)]
         paths = [write_video(root / position / f"{name}.mp4", video.frames, config.eval.fps)
                  for name, video in zip(names, judged.videos, strict=True)]  # fmt: skip
-        written[position] = [str(path) for path in paths]
+        written[position] = [os.path.relpath(path, folder.path) for path in paths]
     if "fake_quant" in judgement.positions:
         pairs = zip(judgement.positions["float"].videos, judgement.positions["fake_quant"].videos, strict=True)
         for index, (ours, theirs) in enumerate(pairs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-SENTENCES = ["a red circle moving left", "a green square moving right", "a blue triangle moving up", "blurry, low quality"] * 4
+from llmc.models.base import Sampling
+
+SENTENCES = [
+    "a red circle moving left",
+    "a green square moving right",
+    "a blue triangle moving up",
+    "blurry, low quality",
+] * 4
 
 
 def save_wan_i2v(folder: Path, image_encoder: bool = True, layers: int = 2) -> None:
@@ -25,7 +33,9 @@ def save_wan_i2v(folder: Path, image_encoder: bool = True, layers: int = 2) -> N
         freq_dim=32, ffn_dim=128, num_layers=layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=64,
         **image,
     )  # fmt: skip
-    vae = AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True])
+    vae = AutoencoderKLWan(
+        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
     tokenizer, text_encoder = umt5(32)
     vision = CLIPVisionConfig(hidden_size=32, projection_dim=32, num_hidden_layers=3, num_attention_heads=4, image_size=32,
                               intermediate_size=64, patch_size=8)  # fmt: skip
@@ -65,3 +75,9 @@ def save_samples(folder: Path, count: int = 2) -> None:
         Image.fromarray(noise).save(folder / f"{i}.png")
         entries.append({"image": f"{i}.png", "prompt": SENTENCES[i], "negative_prompt": "blurry"})
     (folder / "samples.json").write_text(json.dumps(entries), encoding="utf-8")
+
+
+# adapter name -> how to save a tiny pipeline of it, and how that is run; a new adapter brings its own row
+TINY: dict[str, tuple[Callable[[Path], None], Sampling]] = {
+    "WanI2V": (save_wan_i2v, Sampling(height=32, width=48, num_frames=5, steps=2, guidance_scale=2.0, seed=1)),
+}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from llmc.plugin import Plugin
 
 if TYPE_CHECKING:
-    from llmc.calib.stream import BlockStep
+    from llmc.calib.block import BlockStep
 
 
 class Algorithm(Plugin):
-    """A method; `needs` are the statistics it reads (names of `llmc.calib.observers`), `leaves` what it puts on layers."""
+    """A method; `needs` are the statistics it reads (see `llmc.calib.observers`), `leaves` what it puts on layers."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     leaves: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "rounded"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from llmc.algorithms.base import Algorithm
 
 if TYPE_CHECKING:
-    from llmc.calib.stream import BlockStep
+    from llmc.calib.block import BlockStep
 
 
 class RTN(Algorithm):

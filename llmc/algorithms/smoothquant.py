@@ -21,7 +21,8 @@ class SmoothQuant(Algorithm):
 
     name: Literal["SmoothQuant"] = "SmoothQuant"
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = Field(
-        0.5, description="how much of the difficulty moves to the weights; `search` tries a grid on output error, group by group"
+        0.5,
+        description="how much of the difficulty moves to the weights; `search` finds the best for each group",
     )
     gate: bool = Field(True, description="keep a group as it is where smoothing does not lower its output error")
     needs: ClassVar[frozenset[str]] = frozenset({"absmax", "rows"})
@@ -34,7 +35,11 @@ class SmoothQuant(Algorithm):
             rows = group.rows()
             alphas = ALPHAS if self.alpha == "search" else (self.alpha,)
             candidates = [smoothing(group, alpha) for alpha in alphas]
-            best = min(candidates, key=lambda scale: group.error_with(scale, rows[::2])) if len(candidates) > 1 else candidates[0]
+            best = (
+                min(candidates, key=lambda scale: group.error_with(scale, rows[::2]))
+                if len(candidates) > 1
+                else candidates[0]
+            )
             if self.gate:
                 block.transform_if_better(group, best, rows[1::2], self.name)  # rows that the search did not see
             else:

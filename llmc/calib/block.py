@@ -1,4 +1,4 @@
-"""One block in its turn: its layers, its groups of layers that read one tensor, and what was measured of that tensor."""
+"""One block in its turn: its layers, its groups of layers that read one tensor, and what was measured of it."""
 
 from __future__ import annotations
 
@@ -45,19 +45,33 @@ class Group:
         """The sampled input rows in the present basis, float32."""
         return self._in_basis(self.stats["rows"].to(self.device, torch.float32))
 
+    def fix_act_scales(self) -> None:
+        """Static activation scales in the present basis, from every call of the calibration."""
+        if "range" not in self.stats:
+            return
+        if all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms):
+            low, high = self._in_basis(self.stats["range"].to(self.device))
+        else:  # a rotation mixes channels: their ranges say nothing any more, the sampled rows do
+            rows = self.rows()
+            low, high = rows.amin(0), rows.amax(0)
+        for layer in self.linears:
+            layer.fix_act_scale(low, high)
+
     def transform(self, transform: Transform) -> None:
         """Change the basis of the shared input; a Scale that linears before can absorb goes into their rows at once."""
         if isinstance(transform, Scale) and self.fold:
             producers = [module for _, module in self.fold if isinstance(module, QuantLinear)]
             for producer in producers:
                 producer.multiply_output(transform.multiplier)
-            transform = Scale(transform.multiplier, fold=None if producers else self.fold[0][0], upstream=bool(producers))
+            transform = Scale(
+                transform.multiplier, fold=None if producers else self.fold[0][0], upstream=bool(producers)
+            )
         for layer in self.linears:
             layer.transform(transform)
 
     def error_with(self, transform: Transform | None, rows: Tensor) -> float:
-        """Output error on `rows` (in the present basis) of plain rounding after `transform`, summed over the linears, each
-        relative to its float output."""
+        """Squared output error on `rows` (in the present basis) of plain rounding after `transform`: each linear's,
+        relative to its float output, summed."""
         x = rows if transform is None else transform.input(rows)
         total = 0.0
         for layer in self.linears:

@@ -36,6 +36,30 @@ class AbsMax:
         return self.value
 
 
+class Range:
+    """The smallest and the largest value of each channel, (2, channels)."""
+
+    def __init__(self, calls: int, max_rows: int) -> None:
+        self.value: Tensor | None = None
+
+    def update(self, x: Tensor) -> None:
+        x = x.reshape(-1, x.shape[-1])
+        now = torch.stack([x.amin(0), x.amax(0)]).float()
+        if self.value is not None:
+            now = torch.stack([torch.minimum(self.value[0], now[0]), torch.maximum(self.value[1], now[1])])
+        self.value = now
+
+    def reduce(self) -> None:
+        low, high = self.result()
+        self.value = torch.stack(
+            [distributed.reduce(low.contiguous(), "min"), distributed.reduce(high.contiguous(), "max")]
+        )
+
+    def result(self) -> Tensor:
+        assert self.value is not None
+        return self.value
+
+
 class Rows:
     """A bounded sample of rows (tokens), evenly spaced within each call and over all calls."""
 
@@ -62,4 +86,4 @@ class Rows:
         return torch.cat(self.kept)
 
 
-OBSERVERS: dict[str, type[AbsMax] | type[Rows]] = {"absmax": AbsMax, "rows": Rows}
+OBSERVERS: dict[str, type[AbsMax] | type[Range] | type[Rows]] = {"absmax": AbsMax, "range": Range, "rows": Rows}

@@ -50,12 +50,16 @@ def record_calls(
             on_video()
     for name, store in stores.items():
         if len(store) == 0:
-            raise CalibrationError(f"the pipeline ran, but never called {name}: nothing was recorded; check the adapter's parts")
+            raise CalibrationError(
+                f"the pipeline ran, but never called {name}: nothing was recorded; check the adapter's parts"
+            )
     return videos
 
 
 @contextmanager
-def _noting(part: Part, clock: Clock, branches: tuple[str, ...], store: CallStore | None, keep_output: bool) -> Iterator[None]:
+def _noting(
+    part: Part, clock: Clock, branches: tuple[str, ...], store: CallStore | None, keep_output: bool
+) -> Iterator[None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         branch = branches[clock.calls_in_step % len(branches)]
         clock.calls_in_step += 1

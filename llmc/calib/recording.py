@@ -31,15 +31,13 @@ def cached_recording(
         return Recording(_load_videos(folder), {part: CallStore.open(folder / part) for part in parts}), True
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    stores = {}
-    for part in parts:
-        (partial / part).mkdir(parents=True)
-        stores[part] = CallStore(partial / part)
+    stores = {part: CallStore(partial / part) for part in parts}
     videos = record(stores)
     for store in stores.values():
         store.save_index()
-    save_file({f"{kind}.{i}": tensor.contiguous() for i, video in enumerate(videos)
-               for kind, tensor in (("frames", video.frames), ("latents", video.latents))}, partial / "videos.safetensors")  # fmt: skip
+    tensors = {f"frames.{i}": video.frames.contiguous() for i, video in enumerate(videos)}
+    tensors |= {f"latents.{i}": video.latents.contiguous() for i, video in enumerate(videos)}
+    save_file(tensors, partial / "videos.safetensors")
     partial.rename(folder)
     return Recording(videos, {part: CallStore.open(folder / part) for part in parts}), False
 

@@ -40,6 +40,8 @@ class CallStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         self._calls: list[Call] = []
         self._tensors: list[Tensor | None] = []  # None: on disk
         self._number_of: dict[tuple[Any, ...], tuple[weakref.ref[Tensor], int]] = {}
@@ -62,8 +64,10 @@ class CallStore:
     def save_index(self) -> None:
         """Write down which tensor files make up which call; with it the folder can be opened again."""
         assert self.folder is not None
-        calls = [asdict(replace(call, args=_encode(call.args), kwargs=_encode(call.kwargs), output=_encode(call.output)))
-                 for call in self._calls]  # fmt: skip
+        calls = []
+        for call in self._calls:
+            tensors = {key: _encode(getattr(call, key)) for key in ("args", "kwargs", "output")}
+            calls.append(asdict(replace(call, args=(), kwargs={}, output=None)) | tensors)
         text = json.dumps({"tensors": len(self._tensors), "calls": calls})
         (self.folder / "calls.json").write_text(text, encoding="utf-8")
 

@@ -27,7 +27,7 @@ class _Halt(BaseException):
 
 @contextmanager
 def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
@@ -76,20 +76,23 @@ def stream_blocks(
     device: torch.device,
     propagate: Literal["float", "quantized"] = "float",
 ) -> Iterator[BlockStep]:
-    """Yield each block with its statistics. One pass both observes a block and, for `float`, makes the next one's inputs;
-    for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones."""
+    """Yield each block with its statistics. One pass both observes a block and, for `float`, makes the next one's
+    inputs; for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones."""
     streams: list[Outputs] = [{} for _ in range(len(store))]
+
+    def run(index: int) -> list[Any]:
+        calls = zip(store.calls(device), streams, strict=True)
+        return [_to_host(run_to_block(part, index, call, _on(device, stream))) for call, stream in calls]
+
     for index, block in enumerate(blocks):
         with Observation(block.groups, needs, len(store), max_rows) as observation:
-            fresh = [_to_host(run_to_block(part, index, call, _on(device, stream)))
-                     for call, stream in zip(store.calls(device), streams, strict=True)]  # fmt: skip
+            outputs = run(index)
         observation.attach()
         yield block
         if propagate == "quantized":
             with in_mode(block.linears.values(), "quantized"):
-                fresh = [_to_host(run_to_block(part, index, call, _on(device, stream)))
-                         for call, stream in zip(store.calls(device), streams, strict=True)]  # fmt: skip
-        for stream, output in zip(streams, fresh, strict=True):
+                outputs = run(index)
+        for stream, output in zip(streams, outputs, strict=True):
             stream[type(block.module)] = output
 
 
@@ -98,4 +101,6 @@ def _to_host(output: Any) -> Any:
 
 
 def _on(device: torch.device, outputs: Outputs) -> Outputs:
-    return {block: map_tree(output, lambda tensor: tensor.to(device), torch.Tensor) for block, output in outputs.items()}
+    return {
+        block: map_tree(output, lambda tensor: tensor.to(device), torch.Tensor) for block, output in outputs.items()
+    }

@@ -1,4 +1,4 @@
-"""Errors on the float trajectory: every call is fed what the float run fed it, so that errors do not pile up over steps."""
+"""Errors on the float trajectory: each call is fed what the float run fed it, so that errors do not pile up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def teacher_forced_errors(
 def block_errors(
     part: Part, layers: Iterable[QuantLinear], store: CallStore, device: torch.device, limit: int = 8
 ) -> list[tuple[str, float]]:
-    """Relative error of each block's output, errors of earlier blocks included, over a few calls spread over the run."""
+    """Relative error of each block's output, errors of earlier blocks included, over a few calls of the run."""
     layers = list(layers)
     every = max(1, len(store) // limit)
     totals = [0.0] * len(part.blocks)
@@ -50,7 +50,7 @@ def block_errors(
 def relative_error(value: Tensor, reference: Tensor) -> float:
     """|value - reference| / |reference|, in float32."""
     difference, reference = value.float() - reference.float(), reference.float()
-    return (difference.norm() / reference.norm().clamp(min=1e-30)).item()
+    return float(difference.norm() / reference.norm().clamp(min=1e-30))
 
 
 def first_tensor(output: Any) -> Tensor:

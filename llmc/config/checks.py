@@ -14,6 +14,7 @@ from llmc.config.schema import Config, SamplesConfig
 from llmc.config.targets import targets
 from llmc.errors import LlmcError
 from llmc.models.base import check_adapter
+from llmc.numerics.spec import LayerSpec
 
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
 
@@ -72,7 +73,7 @@ def target_problems(config: Config) -> Iterator[Problem]:
     """Whether each target can store what the methods and grids leave."""
     quant = config.quant.video_gen
     left = frozenset[str]().union(*(method.leaves for method in config.recipe()))
-    specs = [(("quant", "video_gen"), quant.default_spec())]
+    specs: list[tuple[KeyPath, LayerSpec]] = [(("quant", "video_gen"), quant.default_spec())]
     specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
     for exporter, _ in targets(config.save):
         for keys, spec in specs:

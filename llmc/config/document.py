@@ -110,7 +110,7 @@ def _check_depth(text: str, name: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 1
             raise ConfigError(
                 f"{name}:{line}: values are nested deeper than {MAX_DEPTH} levels; a configuration needs about 6"
             )
@@ -194,13 +194,14 @@ class _Values:
 
 
 def _explain_syntax(error: yaml.MarkedYAMLError, name: str) -> str:
-    mark = error.problem_mark or error.context_mark
+    problem, context = error.problem or "it is not YAML", error.context or ""
+    # an unclosed bracket is noticed lines below the one where it stands
+    mark = error.context_mark if "flow" in context else error.problem_mark or error.context_mark
     place = f"{name}:{mark.line + 1}" if mark else name
-    problem = error.problem or "it is not YAML"
     if "\\t" in problem:
         return f"{place}: there is a tab; YAML is indented with spaces: replace the tab"
-    context = f" {error.context}" if error.context and error.context.startswith("while") else ""
-    return f"{place}: {problem}{context}; check the indentation, colons and brackets of that line and the one above"
+    found = f"{context}: {problem}" if context else problem
+    return f"{place}: {found}; check the indentation, colons and brackets of that line and the one above"
 
 
 def _kind(value: Any) -> str:

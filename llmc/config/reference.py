@@ -45,14 +45,18 @@ def plugin_kinds() -> dict[str, Mapping[str, type[Plugin]]]:
     }
 
 
-def _sections(path: str, cls: type[Strict]) -> Iterator[str]:
+def _sections(path: str, cls: type[Strict], seen: set[type[Strict]] | None = None) -> Iterator[str]:
+    seen = set() if seen is None else seen
+    if cls in seen:  # the grids of a rule are those of the section above
+        return
+    seen.add(cls)
     inner = {name: _own_sections(field) for name, field in cls.model_fields.items()}
     rows = [_row(name, field) for name, field in cls.model_fields.items() if path or not inner[name]]
     if rows:
         yield f"## `{path}`\n\n{_summary(cls)}\n\n{_table(rows)}"
     for name, classes in inner.items():
         for section in classes:
-            yield from _sections(f"{path}.{name}" if path else name, section)
+            yield from _sections(f"{path}.{name}" if path else name, section, seen)
 
 
 def _own_sections(field: FieldInfo) -> list[type[Strict]]:

@@ -76,7 +76,8 @@ class ModelConfig(Strict):
 
     def adapter(self) -> ModelAdapter:
         """The adapter that `type` names."""
-        return discover("llmc.models", ModelAdapter)[self.type]()
+        adapter: ModelAdapter = discover("llmc.models", ModelAdapter)[self.type]()
+        return adapter
 
 
 class SamplesConfig(Strict):
@@ -162,6 +163,11 @@ class IgnoredLayersConfig(Strict):
     )
     layer_names: tuple[str, ...] = Field((), description="globs over full layer names")
 
+    @field_validator("block_ids", mode="before")
+    @classmethod
+    def _one_number_is_a_list(cls, ids: Any) -> Any:
+        return [ids] if isinstance(ids, int) else ids
+
     @field_validator("block_ids")
     @classmethod
     def _are_numbers(cls, ids: str | tuple[int | str, ...]) -> str | tuple[int | str, ...]:
@@ -243,7 +249,7 @@ class Config(Strict):
 
     def fingerprint(self) -> str:
         """The same for the same work, wherever its output goes: sha256 over everything else."""
-        work = self.model_dump(mode="json", exclude=OUTPUTS)  # type: ignore[arg-type]
+        work = self.model_dump(mode="json", exclude=OUTPUTS)
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 

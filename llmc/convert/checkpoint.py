@@ -6,7 +6,7 @@ To open one reads only headers, and a tensor is read when it is made: a model of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +19,7 @@ from llmc.convert.safetensors_file import LazyTensor, read_header
 from llmc.errors import ExportError
 
 PICKLED = (".pth", ".pt")
+CHECKPOINTS = (".safetensors", *PICKLED)
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Checkpoint:
     metadata: Mapping[str, str]
     config: Mapping[str, Any] | None
 
-    def read(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    def read(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors one after the other, each read when its turn comes."""
-        for name in self.tensors if names is None else names:
-            yield name, self.tensors[name].make()
+        for name, tensor in self.tensors.items():
+            yield name, tensor.make()
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def checkpoint_files(path: Path) -> list[Path]:
     if not path.exists():
         raise ExportError(f"{path} does not exist; a checkpoint is a file or a folder; check the path")
     if path.is_file():
-        if path.suffix not in (".safetensors", *PICKLED):
-            allowed = ", ".join((".safetensors", *PICKLED))
+        if path.suffix not in CHECKPOINTS:
+            allowed = ", ".join(CHECKPOINTS)
             raise ExportError(f"{path} is no checkpoint; it must end in {allowed}; give such a file, or its folder")
         return [path]
     if files := _files_in(path):

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from llmc.convert.checkpoint import Checkpoint, open_checkpoint
+from llmc.convert.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
 from llmc.convert.config_keys import to_diffusers, to_original
 from llmc.convert.rename import Renamer
 from llmc.convert.safetensors_file import LazyTensor
-from llmc.convert.writer import STEM, Layout, Suffix, plan_files, write_checkpoint
+from llmc.convert.writer import STEM, Layout, Suffix, is_replaced, plan_files, write_checkpoint
 from llmc.errors import ExportError
 from llmc.models.base import Renames
 from llmc.models.wan import LIGHTX2V
@@ -81,12 +81,18 @@ def write_conversion(
         raise ExportError(f"{output} is the folder of the source; the output needs its own; give another with -o")
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file; the output is a folder; give a folder with -o")
-    found = visible_names(output)
+    found = sorted(path.name for path in output.glob("[!.]*"))
     if found and not force and not _holds_same(output, found, files, tensors):
         names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise ExportError(
             f"{output} is not empty: {names}; only an empty folder, or one with the files of this same conversion, is "
             "written to; give another with -o, or replace the checkpoint that is there with --force"
+        )
+    beside = [name for name in found if name.endswith(CHECKPOINTS) and not is_replaced(name, stem, suffix)]
+    if beside:
+        raise ExportError(
+            f"{output} holds {', '.join(beside)}, which would stay; a runtime reads every checkpoint file of a folder; "
+            "move it away, or give another folder with -o"
         )
     return write_checkpoint(
         output,
@@ -98,11 +104,6 @@ def write_conversion(
         max_shard_tensors=max_shard_tensors,
         config=conversion.config,
     )
-
-
-def visible_names(folder: Path) -> list[str]:
-    """What lies in a folder, if it exists, without hidden files."""
-    return sorted(path.name for path in folder.glob("[!.]*"))
 
 
 def _holds_same(folder: Path, found: list[str], files: Iterable[str], tensors: Mapping[str, LazyTensor]) -> bool:

@@ -67,7 +67,8 @@ class StoredTensor:
         with self.file.open("rb") as file:
             file.seek(self.start)
             content = bytearray(byte_count(self))
-            file.readinto(content)
+            if file.readinto(content) < len(content):
+                raise ExportError(f"{self.file} has become shorter; it must not change while it is read; run it again")
         # an empty buffer cannot become a tensor
         flat = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
         return flat.view(self.dtype).reshape(self.shape)

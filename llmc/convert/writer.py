@@ -56,7 +56,7 @@ def write_checkpoint(
             write_json(stage / "config.json", config, mode)
         written = sorted(file.name for file in stage.iterdir())
     for stale in folder.iterdir():
-        if _is_of(stale.name, stem, suffix) and stale.name not in written:
+        if is_replaced(stale.name, stem, suffix) and stale.name not in written:
             stale.unlink()  # a reader that takes every file of the folder would mix the two checkpoints
     return [folder / name for name in written]
 
@@ -108,6 +108,12 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+def is_replaced(file: str, stem: str, suffix: Suffix) -> bool:
+    """Whether a file has a name that some layout of such a checkpoint would give it."""
+    names = rf"(block_\d+|non_block|{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?){re.escape(suffix)}"
+    return file == index_name(stem, suffix) or re.fullmatch(names, file) is not None
+
+
 def _by_block(tensors: Mapping[str, LazyTensor], suffix: Suffix) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
     for name in tensors:
@@ -127,12 +133,6 @@ def _shards(tensors: Mapping[str, LazyTensor], max_size: int, max_count: int | N
             size = byte_count(tensor)
         shards[-1].append(name)
     return shards
-
-
-def _is_of(file: str, stem: str, suffix: Suffix) -> bool:
-    """Whether a file has a name that some layout of this checkpoint would give."""
-    names = rf"(block_\d+|non_block|{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?){re.escape(suffix)}"
-    return file == index_name(stem, suffix) or re.fullmatch(names, file) is not None
 
 
 def _write_pickle(path: Path, tensors: Mapping[str, LazyTensor], mode: int | None) -> None:

@@ -70,4 +70,5 @@ def unquantized_tensors(part: FinishedPart) -> dict[str, torch.Tensor]:
 def network_config(part: FinishedPart) -> dict[str, Any]:
     """The network's config.json, without where it was loaded from."""
     config: Mapping[str, Any] = part.module.config  # type: ignore[assignment]
-    return {key: value for key, value in config.items() if key not in ("_name_or_path", "_use_default_values")}
+    own = {key: value for key, value in config.items() if key not in ("_name_or_path", "_use_default_values")}
+    return {"_class_name": type(part.module).__name__, **own}

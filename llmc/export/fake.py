@@ -38,12 +38,14 @@ class FakeQuant(Exporter):
 
 def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     """Weight and bias of one layer in the original basis; float32, since a rounded weight is not exact in less."""
-    tensors = {f"{name}.weight": LazyTensor(torch.float32, tuple(layer.weight.shape), lambda: layer.restored_weight().cpu())}
+    tensors = {
+        f"{name}.weight": LazyTensor(torch.float32, tuple(layer.weight.shape), lambda: layer.restored_weight().cpu())
+    }
     return tensors if layer.bias is None else tensors | {f"{name}.bias": kept(layer.bias)}
 
 
 def link_pipeline(source: Path, folder: Path, without: str) -> None:
-    """Everything of a pipeline folder but one component; a hard link where the file system can, since nothing changes."""
+    """Everything of a pipeline folder but one component; hard links where the file system can: nothing changes."""
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
         if not file.is_file() or inside.parts[0] == without or inside.parts[0].startswith("."):

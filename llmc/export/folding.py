@@ -1,4 +1,4 @@
-"""Smoothing as files keep it: in the rows of the linear before, in an affine norm, or beside a norm that has no weight."""
+"""Smoothing as files keep it: in rows of the linear before, in an affine norm, or beside a norm without weight."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def multipliers(part: FinishedPart) -> dict[str, torch.Tensor]:
 
 
 def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
-    """Every tensor that no quantized layer owns, with smoothing folded into affine norms, and `affine_norm1/3` where
-    smoothing of a modulated norm is left to the runtime: then all blocks have them, with ones where nothing is smoothed."""
+    """Every tensor that no quantized layer owns, with smoothing folded into affine norms. Where a modulated norm is
+    smoothed, that is left to the runtime: then all blocks have `affine_norm1/3`, of ones where nothing is smoothed."""
     tensors = unquantized_tensors(part)
     found = multipliers(part)
     folded = {name: kept(tensor) for name, tensor in tensors.items()}

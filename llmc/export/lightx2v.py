@@ -1,7 +1,7 @@
 """LightX2V: int8 or fp8 weights with one scale per output channel; activations are quantized per token at run time.
 
 The names are diffusers' own, as LLMC writes them and `scripts/converter.py -d backward` reads them, or LightX2V's. With
-smoothing, LightX2V multiplies `affine_norm1/3` onto (1 + scale) and shift, if the config says `quant_method: advanced_ptq`.
+smoothing it multiplies `affine_norm1/3` onto (1 + scale) and shift, if the config says `quant_method: advanced_ptq`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,17 @@ class LightX2V(Exporter):
         problems = super().problems(spec, left)
         weight, act = spec.weight, spec.act
         if weight is None or act is None:
-            return [*problems, f"its scheme is one for all linears of all blocks, weight and act both quantized; found {spec}"]
+            return [
+                *problems,
+                f"its scheme is one for all linears of all blocks, weight and act both quantized; found {spec}",
+            ]
         if weight.format.name not in SCHEMES or weight.granularity != "per_channel" or not weight.symmetric:
             problems.append(f"it stores int8 or fp8_e4m3 weights, symmetric, per_channel; found {weight}")
-        if act.format.name != weight.format.name or act.granularity != "per_token" or not (act.symmetric and act.dynamic):
+        if (
+            act.format.name != weight.format.name
+            or act.granularity != "per_token"
+            or not (act.symmetric and act.dynamic)
+        ):
             problems.append(f"it quantizes act in the format of the weight, symmetric, per_token, dynamic; found {act}")
         return problems
 

@@ -1,4 +1,4 @@
-"""The transformed float model: smoothing applied, nothing rounded; for looking at what the methods did to the weights."""
+"""The transformed float model: smoothing applied, nothing rounded; to look at what the methods did to the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Transformed(Exporter):
-    """The float model after smoothing, in diffusers' names, with `affine_norm1/3` where a norm cannot absorb a scale."""
+    """The float model after smoothing, with `affine_norm1/3` where a norm cannot absorb a scale."""
 
     name: Literal["transformed"] = "transformed"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from llmc.layers.transforms import Transform
-from llmc.numerics.quantize import Quantized, fake_quantize, quantize
+from llmc.numerics.quantize import Quantized, fake_quantize, quantize, scales
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
 Mode = Literal["float", "transformed", "quantized"]
@@ -25,7 +25,9 @@ class LayerState:
     transforms: tuple[Transform, ...] = ()
     out_multiplier: Tensor | None = None  # (out_features,): a later layer's Scale that is folded into this one's rows
     lowrank: tuple[Tensor, Tensor] | None = None  # up (out, rank), down (rank, in), in the transformed basis
-    act_scale: Tensor | None = None  # static activation scale (1, 1)
+    static: tuple[Tensor, Tensor | None] | None = (
+        None  # calibrated act scale (1, 1), and zero point on an asymmetric grid
+    )
     rounded: Quantized | None = None
 
 
@@ -52,7 +54,7 @@ class QuantLinear(nn.Module):
         return y if bias is None else y + bias.to(y.dtype)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The input in the basis that the weight is rounded in; what an earlier layer multiplies already is left alone."""
+        """The input in the basis that the weight is rounded in, but for what an earlier layer multiplies already."""
         for transform in self.state.transforms:
             if not transform.upstream:
                 x = transform.input(x)
@@ -77,7 +79,7 @@ class QuantLinear(nn.Module):
         return self.bias.float() * self.state.out_multiplier
 
     def restored_weight(self) -> Tensor:
-        """The rounded weight in the original basis: a stock float linear with it computes what this layer's weight does."""
+        """The rounded weight in the original basis: what a stock float linear needs to compute the same."""
         state = self.state
         weight = state.rounded.dequantize() if state.rounded is not None else self.float_weight()
         if state.lowrank is not None:
@@ -109,9 +111,17 @@ class QuantLinear(nn.Module):
         if self.spec.weight is not None:
             self.state = replace(self.state, rounded=rounded or quantize(self.float_weight(), self.spec.weight))
 
+    def fix_act_scale(self, low: Tensor, high: Tensor) -> None:
+        """Give a static activation the scale that just fits the range found in calibration."""
+        if self.spec.act is not None and not self.spec.act.dynamic:
+            ends = torch.stack([low.min(), high.max()]).reshape(1, 2)
+            self.state = replace(self.state, static=scales(ends, self.spec.act))
+
     def _must_not_be_rounded(self) -> None:
         if self.state.rounded is not None:
-            raise RuntimeError("a layer's basis cannot change after its weight is rounded: a rounding method comes last in a recipe")
+            raise RuntimeError(
+                "a layer's basis cannot change after its weight is rounded: a rounding method comes last in a recipe"
+            )
 
     def _matmul(self, x: Tensor) -> Tensor:
         state, rounded = self.state, self.state.rounded
@@ -121,12 +131,12 @@ class QuantLinear(nn.Module):
         if rounded is not None and _one_scale_per_row(self.spec.act) and _one_scale_per_row(rounded.spec):
             return self._matmul_codes(x, rounded)
         weight = self.float_weight() if rounded is None else rounded.dequantize()
-        return linear(fake_quantize(x, self.spec.act, state.act_scale), weight).to(x.dtype)
+        return linear(fake_quantize(x, self.spec.act, *(state.static or ())), weight).to(x.dtype)
 
     def _matmul_codes(self, x: Tensor, rounded: Quantized) -> Tensor:
         """As a kernel does it: multiply codes (exact in bf16, 16 bits suffice), and scale the sums in float32."""
         assert self.spec.act is not None
-        act = quantize(x, self.spec.act, self.state.act_scale)
+        act = quantize(x, self.spec.act, *(self.state.static or ()))
         dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
         sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale

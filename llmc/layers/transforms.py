@@ -9,9 +9,10 @@ import torch
 
 
 class Transform(Protocol):
-    """A change of basis; `restore` takes a weight back to the original basis."""
+    """A change of basis; `restore` takes a weight back, and with `upstream` the input arrives changed already."""
 
-    kind: str
+    @property
+    def upstream(self) -> bool: ...
 
     def input(self, x: torch.Tensor) -> torch.Tensor: ...
     def weight(self, w: torch.Tensor) -> torch.Tensor: ...
@@ -30,7 +31,6 @@ class Scale:
     multiplier: torch.Tensor  # (in_features,) float32
     fold: str | None = None
     upstream: bool = False
-    kind: str = "scale"
 
     def input(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.multiplier.to(x.dtype)
@@ -42,7 +42,13 @@ class Scale:
         return w * self.multiplier
 
     def __str__(self) -> str:
-        where = "folded into the linear before" if self.upstream else f"folded into {self.fold}" if self.fold else "at run time"
+        where = (
+            "folded into the linear before"
+            if self.upstream
+            else f"folded into {self.fold}"
+            if self.fold
+            else "at run time"
+        )
         return f"scale, {where}"
 
 
@@ -51,7 +57,6 @@ class Rotate:
     """Multiply the input by an orthogonal matrix."""
 
     matrix: torch.Tensor  # (in_features, in_features) float32
-    kind: str = "rotate"
     upstream: bool = False
 
     def input(self, x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ Renames = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class LinearGroup:
-    """Linears of one block that read the same tensor, and the modules of that block that could absorb a scale of it.
+    """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
 
     `fold` names an affine norm, a modulated norm, or the linears whose outputs are (linearly) that tensor; empty: nobody.
     """
@@ -111,7 +111,11 @@ class ModelAdapter(Plugin):
 
 def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:
     """The blocks of `module` in running order, each with its full name."""
-    return [(f"{name}.{index}", block) for name in lists for index, block in enumerate(module.get_submodule(name).children())]
+    return [
+        (f"{name}.{index}", block)
+        for name in lists
+        for index, block in enumerate(module.get_submodule(name).children())
+    ]
 
 
 def pipeline_class(folder: Path) -> str:
@@ -136,13 +140,27 @@ def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:
     if found == adapter.pipeline:
         return
     fitting = [name for name, other in adapters().items() if other.pipeline == found]
-    advice = f"write `model.type: {fitting[0]}`" if fitting else f"no adapter reads it; there are {', '.join(adapters())}"
-    raise AdapterError(f"{folder} holds a {found}, but {adapter.model_fields['name'].default} reads a {adapter.pipeline}: {advice}")
+    advice = (
+        f"write `model.type: {fitting[0]}`" if fitting else f"no adapter reads it; there are {', '.join(adapters())}"
+    )
+    raise AdapterError(
+        f"{folder} holds a {found}, but {adapter.model_fields['name'].default} reads a {adapter.pipeline}: {advice}"
+    )
 
 
 def adapters() -> dict[str, type[ModelAdapter]]:
     """Every model adapter by name."""
     return discover("llmc.models", ModelAdapter)
+
+
+def quiet_libraries() -> None:
+    """Keep the loading chatter of diffusers and transformers out of a run's own words."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -157,5 +175,5 @@ def stored_dtype(folder: Path) -> torch.dtype:
                 sizes[header.get_dtype()] += prod(header.get_shape())
     if not sizes:
         raise AdapterError(f"{folder} holds no *.safetensors file: save the model with safe_serialization")
-    names: dict[str, Any] = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+    names = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
     return names.get(sizes.most_common(1)[0][0], torch.float32)

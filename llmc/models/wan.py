@@ -19,12 +19,54 @@ from llmc.models.base import (
     Sampling,
     Video,
     named_blocks,
+    quiet_libraries,
     stored_dtype,
 )
 
 LIGHTX2V: Renames = (
+    ("patch_embedding", "patch_embedding"),
+    ("vace_patch_embedding", "vace_patch_embedding"),
     ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
     ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos"),
+    ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
+    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+    ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
+    ("scale_shift_table", "head.modulation"),
+    ("proj_out", "head.head"),
+    ("vace_blocks.{}.proj_in", "vace_blocks.{}.before_proj"),
+    ("vace_blocks.{}.proj_out", "vace_blocks.{}.after_proj"),
+    *(
+        (f"{blocks}.{{}}.{ours}", f"{blocks}.{{}}.{theirs}")
+        for blocks in ("blocks", "vace_blocks")
+        for ours, theirs in (
+            ("scale_shift_table", "modulation"),
+            ("affine_norm1", "affine_norm1"),
+            ("attn1.to_q", "self_attn.q"),
+            ("attn1.to_k", "self_attn.k"),
+            ("attn1.to_v", "self_attn.v"),
+            ("attn1.to_out.0", "self_attn.o"),
+            ("attn1.norm_q", "self_attn.norm_q"),
+            ("attn1.norm_k", "self_attn.norm_k"),
+            ("norm2", "norm3"),
+            ("attn2.to_q", "cross_attn.q"),
+            ("attn2.to_k", "cross_attn.k"),
+            ("attn2.to_v", "cross_attn.v"),
+            ("attn2.add_k_proj", "cross_attn.k_img"),
+            ("attn2.add_v_proj", "cross_attn.v_img"),
+            ("attn2.to_out.0", "cross_attn.o"),
+            ("attn2.norm_q", "cross_attn.norm_q"),
+            ("attn2.norm_k", "cross_attn.norm_k"),
+            ("attn2.norm_added_k", "cross_attn.norm_k_img"),
+            ("affine_norm3", "affine_norm3"),
+            ("ffn.net.0.proj", "ffn.0"),
+            ("ffn.net.2", "ffn.2"),
+        )
+    ),
 )
 
 
@@ -66,6 +108,7 @@ class WanI2V(ModelAdapter):
     def load(self, path: Path, torch_dtype: str, device: str) -> Any:
         from diffusers import WanImageToVideoPipeline
 
+        quiet_libraries()
         dtype = stored_dtype(path / "transformer") if torch_dtype == "auto" else getattr(torch, torch_dtype)
         # the autoencoder and the image encoder are small, and their rounding errors would be seen in every frame
         dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}

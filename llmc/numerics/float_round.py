@@ -13,7 +13,9 @@ import torch
 
 from llmc.errors import UnsupportedSpec
 
-HALF_AWAY_INSTEAD = "write `rounding: half_away` in place of `use_qtorch: True`: the same grid and ties, no compiler needed"
+HALF_AWAY_INSTEAD = (
+    "write `rounding: half_away` in place of `use_qtorch: True`: the same grid and ties, no compiler needed"
+)
 
 
 def half_away(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> torch.Tensor:
@@ -29,7 +31,9 @@ def half_away(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> torch.
 def qtorch_round(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> torch.Tensor:
     """QPyTorch's own rounding of float32 values."""
     quant = load_qtorch()
-    rounded: torch.Tensor = quant.float_quantize(x.contiguous(), exp=exponent_bits, man=mantissa_bits, rounding="nearest")
+    rounded: torch.Tensor = quant.float_quantize(
+        x.contiguous(), exp=exponent_bits, man=mantissa_bits, rounding="nearest"
+    )
     return rounded
 
 
@@ -49,7 +53,11 @@ def load_qtorch() -> Any:
         try:
             import qtorch.quant
         except (RuntimeError, OSError, ImportError) as error:
-            nvcc = " (a CUDA device is visible: QPyTorch compiles for it too, and needs nvcc)" if torch.cuda.is_available() else ""
+            nvcc = (
+                " (a CUDA device is visible: QPyTorch compiles for it too, and needs nvcc)"
+                if torch.cuda.is_available()
+                else ""
+            )
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedSpec(
                 f"use_qtorch: QPyTorch could not build itself{nvcc}: {reason}\n  What to do: {HALF_AWAY_INSTEAD}."
@@ -74,4 +82,6 @@ def _need_build_tools() -> None:
 def _cache_folder() -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return root / "llmc" / f"qtorch-py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}-{device}"
+    return (
+        root / "llmc" / f"qtorch-py{sys.version_info.major}{sys.version_info.minor}-torch{torch.__version__}-{device}"
+    )

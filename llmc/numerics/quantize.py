@@ -58,7 +58,7 @@ def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
     if spec.granularity == "per_group":
         if x.shape[-1] % size:
             raise UnsupportedSpec(
-                f"per_group {size} does not divide the {x.shape[-1]} input features of a layer; choose a group_size that does, "
+                f"per_group {size} does not divide the {x.shape[-1]} inputs of a layer; choose a group_size that does, "
                 "or leave that layer out with a rule"
             )
         return x.reshape(-1, size)
@@ -110,7 +110,9 @@ def quantize(x: Tensor, spec: TensorSpec, scale: Tensor | None = None, zero: Ten
     return Quantized(codes, scale, zero, spec, tuple(x.shape))
 
 
-def fake_quantize(x: Tensor, spec: TensorSpec | None, scale: Tensor | None = None, zero: Tensor | None = None) -> Tensor:
+def fake_quantize(
+    x: Tensor, spec: TensorSpec | None, scale: Tensor | None = None, zero: Tensor | None = None
+) -> Tensor:
     """What a runtime computes with in place of `x`, in float32: `quantize(...).dequantize()` without packing."""
     if spec is None:
         return x.float()

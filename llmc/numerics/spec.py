@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
@@ -11,7 +11,10 @@ from llmc.plugin import Strict, by_name
 
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
-AnyFormat = by_name("llmc.numerics.formats", Format)
+if TYPE_CHECKING:
+    AnyFormat = Format
+else:
+    AnyFormat = by_name("llmc.numerics.formats", Format)
 
 
 class TensorSpec(Strict):
@@ -32,7 +35,9 @@ class TensorSpec(Strict):
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size is {self.group_size}; it must be at least 1")
         if not self.symmetric and not self.format.integer:
-            raise ValueError(f"{self.format.name} is a float format: its grid is symmetric, so `symmetric: False` cannot apply")
+            raise ValueError(
+                f"{self.format.name} is a float format: its grid is symmetric, so `symmetric: False` cannot apply"
+            )
         return self
 
     def __str__(self) -> str:

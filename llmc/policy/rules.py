@@ -48,7 +48,9 @@ class Policy:
                 raise ConfigError(f"the pattern {glob!r} matches no layer.\n  Layers are named like {', '.join(near)}")
         missing = self.ignored_blocks - {n for n in map(block_number, names) if n is not None}
         if missing:
-            raise ConfigError(f"ignored_layers.block_ids names the blocks {sorted(missing)}, which the model does not have")
+            raise ConfigError(
+                f"ignored_layers.block_ids names the blocks {sorted(missing)}, which the model does not have"
+            )
         return counts
 
 

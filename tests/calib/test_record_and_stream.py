@@ -16,6 +16,7 @@ from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.calib.stream import stream_blocks
 from llmc.calib.teacher import block_errors, first_tensor, teacher_forced_errors
+from llmc.calibrate import calibrate
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sample, Sampling, Video
@@ -79,8 +80,8 @@ def test_a_tensor_that_calls_share_is_kept_once(pipeline: Any, network: Network,
     calls = list(store.calls("cpu"))
     prompts = {call.kwargs["encoder_hidden_states"].data_ptr() for call in calls}
     assert len(prompts) == 4
-    assert store.nbytes() < 0.7 * sum(t.numel() * t.element_size() for c in calls for t in (*c.kwargs.values(), *c.output)
-                                      if isinstance(t, torch.Tensor))  # fmt: skip
+    tensors = [tensor for call in calls for tensor in (*call.kwargs.values(), *call.output)]
+    assert store.nbytes() < 0.7 * sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
 
 
 @torch.no_grad()
@@ -136,15 +137,21 @@ def test_later_blocks_see_the_errors_of_earlier_ones_when_quantized_outputs_are_
     assert not torch.equal(*rows["blocks.1"])
 
 
-def test_a_recording_on_disk_is_read_by_the_next_run(pipeline: Any, network: Network, folder: Path, tmp_path: Path) -> None:
+def test_a_recording_on_disk_is_read_by_the_next_run(
+    pipeline: Any, network: Network, folder: Path, tmp_path: Path
+) -> None:
     def make(stores: dict[str, CallStore]) -> list[Video]:
         return record(pipeline, network, folder, stores["transformer"])
 
     fresh, was_there = cached_recording(tmp_path / "float", ["transformer"], make)
-    again, is_there = cached_recording(tmp_path / "float", ["transformer"], lambda stores: pytest.fail("recorded twice"))
+    again, is_there = cached_recording(
+        tmp_path / "float", ["transformer"], lambda stores: pytest.fail("recorded twice")
+    )
     assert (was_there, is_there) == (False, True)
     assert torch.equal(fresh.videos[1].frames, again.videos[1].frames)
-    for before, after in zip(fresh.calls["transformer"].calls("cpu"), again.calls["transformer"].calls("cpu"), strict=True):
+    for before, after in zip(
+        fresh.calls["transformer"].calls("cpu"), again.calls["transformer"].calls("cpu"), strict=True
+    ):
         assert (before.step, before.branch, before.kwargs.keys()) == (after.step, after.branch, after.kwargs.keys())
         assert torch.equal(before.kwargs["hidden_states"], after.kwargs["hidden_states"])
 
@@ -166,10 +173,34 @@ def test_teacher_forced_and_block_errors_are_zero_in_float_and_small_when_quanti
     for layer in network.layers.values():
         layer.round()
     layers = list(network.layers.values())
-    assert {e for steps in teacher_forced_errors(network.part, store, CPU).values() for s in steps.values() for e in s} == {0.0}
+    assert {
+        e for steps in teacher_forced_errors(network.part, store, CPU).values() for s in steps.values() for e in s
+    } == {0.0}
     with in_mode(layers, "quantized"):
         errors = teacher_forced_errors(network.part, store, CPU)
         blocks = block_errors(network.part, layers, store, CPU)
     assert all(0 < error < 0.05 for steps in errors.values() for step in steps.values() for error in step)
     assert sorted(errors) == [0, 1] and sorted(errors[0]) == [0, 1, 2]
     assert [name for name, _ in blocks] == ["blocks.0", "blocks.1"] and all(0 < error < 0.05 for _, error in blocks)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_static_activation_gets_the_range_of_every_call(pipeline: Any, folder: Path, symmetric: bool) -> None:
+    act = TensorSpec(format="int8", granularity="per_tensor", dynamic=False, symmetric=symmetric)
+    network = prepare(WanI2V().parts(pipeline)[0], Policy(LayerSpec(weight=W8A8.weight, act=act)), ())
+    seen: list[torch.Tensor] = []
+    layer = network.layers["blocks.1.ffn.net.2"]
+    hook = layer.register_forward_pre_hook(
+        lambda module, args: seen.append(torch.stack([args[0].min(), args[0].max()]))
+    )
+    calibrate((), WanI2V(), pipeline, [network], planned(folder), max_rows=32)
+    hook.remove()
+    low, high = torch.stack(seen).T
+    assert layer.state.static is not None
+    scale, zero = layer.state.static
+    if symmetric:
+        assert zero is None and scale.item() == pytest.approx(max(-low.min(), high.max()).item() / 127)
+    else:
+        assert scale.item() == pytest.approx((high.max() - low.min()).item() / 255)
+        assert zero is not None and zero.item() == round(-128 - low.min().item() / scale.item())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmc.convert.config_keys import SOURCE, to_diffusers, to_original
-from tests.convert.conftest import KINDS, tiny_wan
+from tests.convert.tiny import KINDS, tiny_wan
 
 I2V_14B = {
     "_class_name": "WanModel",
@@ -30,9 +30,8 @@ def test_a_diffusers_config_has_the_keys_that_lightx2v_reads_and_comes_back_exac
 ) -> None:
     config: dict[str, Any] = json.loads((wan_folders[kind] / "config.json").read_text())
     original = to_original(config)
-    assert {key: original[key] for key in ("dim", "num_heads", "num_layers", "out_dim", "ffn_dim", "freq_dim", "text_len")} == {
-        "dim": 24, "num_heads": 2, "num_layers": 2, "out_dim": 4, "ffn_dim": 16, "freq_dim": 8, "text_len": 512,
-    }  # fmt: skip
+    sizes = {"dim": 24, "num_heads": 2, "num_layers": 2, "out_dim": 4, "ffn_dim": 16, "freq_dim": 8, "text_len": 512}
+    assert sizes.items() <= original.items()
     assert original["model_type"] == kind
     assert original["in_dim"] == config["in_channels"]
     assert original["quant_method"] == "advanced_ptq"

@@ -1,6 +1,8 @@
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from llmc.convert.checkpoint import open_checkpoint
 from llmc.convert.converter import plan_conversion, write_conversion
 from llmc.errors import ExportError
-from tests.convert.conftest import KINDS
+from tests.convert.tiny import KINDS, tiny_wan
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "converter.py"
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -55,15 +57,11 @@ def test_every_tensor_keeps_its_bytes_under_its_new_name(wan_folders: dict[str, 
 
 
 def test_what_diffusers_loads_after_the_way_back_is_the_same_model(tmp_path: Path) -> None:
-    from diffusers import WanTransformer3DModel
-
-    from tests.convert.conftest import tiny_wan
-
     model = tiny_wan("flf2v")
     model.save_pretrained(tmp_path / "source")
     write_conversion(plan_conversion(tmp_path / "source", "backward"), tmp_path / "there", "blocks")
     write_conversion(plan_conversion(tmp_path / "there", "forward"), tmp_path / "back", max_shard_tensors=20)
-    again = WanTransformer3DModel.from_pretrained(tmp_path / "back", low_cpu_mem_usage=False)
+    again = type(model).from_pretrained(tmp_path / "back")
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
@@ -103,30 +101,61 @@ def test_a_folder_with_something_else_in_it_needs_force(wan_folders: dict[str, P
     for other, layout in ((i2v, "blocks"), (t2v, "single")):
         with pytest.raises(ExportError, match=r"is not empty: block_0\.safetensors, .*--force"):
             write_conversion(other, tmp_path, layout)  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match=r"holds block_0\.pth, which would stay"):
+        (tmp_path / "block_0.pth").touch()
+        write_conversion(i2v, tmp_path, "single", force=True)
+    (tmp_path / "block_0.pth").unlink()
     write_conversion(i2v, tmp_path, "single", force=True)
     assert {file.name for file in tmp_path.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
 
 
-def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_the_line_of_the_documentation_works_from_any_folder(wan_folders: dict[str, Path], tmp_path: Path) -> None:
-    result = run("-s", wan_folders["vace"], "-o", "out", "-d", "backward", folder=tmp_path)
+    command = [sys.executable, str(SCRIPT), "-s", str(wan_folders["vace"]), "-o", "out", "-d", "backward"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert "written to out" in result.stdout
     assert "vace_blocks.0.after_proj.weight" in open_checkpoint(tmp_path / "out").tensors
 
 
-def test_a_dry_run_prints_every_rename_and_writes_nothing(wan_folders: dict[str, Path], tmp_path: Path) -> None:
-    result = run("-s", wan_folders["t2v"], "-o", "out", "-d", "backward", "--dry-run", folder=tmp_path)
-    assert "blocks.1.attn1.to_q.weight_scale -> blocks.1.self_attn.q.weight_scale\n" in result.stdout
-    assert result.stdout.count(" -> ") == len(open_checkpoint(wan_folders["t2v"]).tensors)
+@pytest.fixture
+def converter(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The script's main, in this process."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["converter.py", *map(str, arguments)])
+        code: int = runpy.run_path(str(SCRIPT))["main"]()
+        return code
+
+    return run
+
+
+def test_a_dry_run_prints_every_rename_and_writes_nothing(
+    wan_folders: dict[str, Path], tmp_path: Path, converter: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert converter("-s", wan_folders["t2v"], "-o", tmp_path / "out", "-d", "backward", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "blocks.1.attn1.to_q.weight_scale -> blocks.1.self_attn.q.weight_scale\n" in out
+    assert out.count(" -> ") == len(open_checkpoint(wan_folders["t2v"]).tensors)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_refusal_is_one_message_and_exit_code_2(wan_folders: dict[str, Path], tmp_path: Path) -> None:
-    result = run("-s", wan_folders["t2v"], "-o", "out", "-d", "forward", folder=tmp_path)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr and "already have the names" in result.stderr
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        (["-b", "-o_e", ".pth"], ["block_0.pth", "block_1.pth", "config.json", "non_block.pth"]),
+        (["--single_file", "-o_n", "wan"], ["config.json", "wan.safetensors"]),
+        (["-c", "0"], ["config.json", "diffusion_pytorch_model.safetensors"]),
+    ],
+)
+def test_the_options_choose_the_files(
+    wan_folders: dict[str, Path], tmp_path: Path, converter: Callable[..., int], options: list[str], files: list[str]
+) -> None:
+    assert converter("-s", wan_folders["t2v"], "-o", tmp_path / "out", "-d", "backward", *options) == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == files
+
+
+def test_a_refusal_is_one_message_and_exit_code_2(
+    wan_folders: dict[str, Path], tmp_path: Path, converter: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert converter("-s", wan_folders["t2v"], "-o", tmp_path / "out", "-d", "forward") == 2
+    assert "already have the names" in capsys.readouterr().err

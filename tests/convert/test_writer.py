@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from llmc.convert.checkpoint import open_checkpoint
 from llmc.convert.writer import check_space, plan_files, write_checkpoint
 from llmc.errors import ExportError
-from tests.convert.test_safetensors_file import Made, lazy
+from tests.convert.tiny import Made, lazy
 
 TENSORS = {
     "head.weight": torch.rand(4),

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from llmc.algorithms.base import Algorithm
 from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
-from llmc.calibrate import calibrate
 from llmc.calib.samples import read_samples
+from llmc.calibrate import calibrate
 from llmc.convert.rename import Renamer
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.fake import FakeQuant
@@ -46,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def quantized(folder: Path, exporter: Exporter, recipe: tuple[Algorithm, ...], name: str = "int8") -> tuple[Any, Network]:
+def quantized(
+    folder: Path, exporter: Exporter, recipe: tuple[Algorithm, ...], name: str = "int8"
+) -> tuple[Any, Network]:
     adapter = WanI2V()
     pipeline = adapter.load(folder / "model", "auto", "cpu")
     network = prepare(adapter.parts(pipeline)[0], Policy(spec(name)), [exporter])
@@ -78,38 +80,49 @@ def test_lightx2v_weights_dequantize_to_what_was_judged(
         assert torch.equal(scale, scale.bfloat16().float())
         assert layer.state.rounded is not None
         assert torch.equal(codes.float() * scale, layer.state.rounded.dequantize())
-    has_affine_norms = {f"blocks.{i}.affine_norm{n}.{leaf}" for i in (0, 1) for n in (1, 3) for leaf in ("weight", "bias")}
+    has_affine_norms = {
+        f"blocks.{i}.affine_norm{n}.{leaf}" for i in (0, 1) for n in (1, 3) for leaf in ("weight", "bias")
+    }
     smoothed = recipe is SMOOTH
     assert (has_affine_norms <= tensors.keys()) == smoothed
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config.get("quant_method") == "advanced_ptq") == smoothed
-    float_names = network.part.module.state_dict().keys() - {f"{n}.{leaf}" for n in network.layers for leaf in ("weight", "bias")}
+    float_names = network.part.module.state_dict().keys() - {
+        f"{n}.{leaf}" for n in network.layers for leaf in ("weight", "bias")
+    }
     assert float_names <= tensors.keys()
 
 
 @torch.no_grad()
 def test_a_runtime_that_reads_the_file_computes_what_was_judged(folder: Path, tmp_path: Path) -> None:
-    """The runtime's arithmetic, written down independently: norms with their affine multipliers, folded rows and biases."""
-    pipeline, network = quantized(folder, LightX2V(), SMOOTH)
+    """The runtime's arithmetic, written down independently: norms with multipliers, folded rows and biases."""
+    _, network = quantized(folder, LightX2V(), SMOOTH)
     LightX2V().write(finished(folder, network), tmp_path)
     tensors = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
     block = network.part.module.blocks[0]
     x = torch.randn(1, 12, 64)
     # norm1 (modulated) -> q: the runtime multiplies affine_norm1 onto (1 + scale) and shift
     shift, scale = torch.randn(1, 1, 64), torch.randn(1, 1, 64)
-    read = block.norm1(x) * ((1 + scale) * tensors["blocks.0.affine_norm1.weight"]) + shift * tensors["blocks.0.affine_norm1.bias"]
+    read = (
+        block.norm1(x) * ((1 + scale) * tensors["blocks.0.affine_norm1.weight"])
+        + shift * tensors["blocks.0.affine_norm1.bias"]
+    )
     q = network.layers["blocks.0.attn1.to_q"]
     torch.testing.assert_close(read, q.prepare(block.norm1(x) * (1 + scale) + shift), rtol=1e-5, atol=1e-5)
     # norm2 (affine) -> cross q: folded into its weight and bias
     weight, bias = tensors["blocks.0.norm2.weight"], tensors["blocks.0.norm2.bias"]
     read = torch.nn.functional.layer_norm(x, (64,), weight, bias, block.norm2.eps)
-    torch.testing.assert_close(read, network.layers["blocks.0.attn2.to_q"].prepare(block.norm2(x)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        read, network.layers["blocks.0.attn2.to_q"].prepare(block.norm2(x)), rtol=1e-5, atol=1e-5
+    )
     # v -> o: the rows of v carry it, weight and bias
     v = network.layers["blocks.0.attn1.to_v"]
     dequantized = tensors["blocks.0.attn1.to_v.weight"].float() * tensors["blocks.0.attn1.to_v.weight_scale"]
     read = torch.nn.functional.linear(v.prepare(x), dequantized, tensors["blocks.0.attn1.to_v.bias"])
     assert v.state.out_multiplier is not None
-    torch.testing.assert_close(read / v.state.out_multiplier, torch.nn.functional.linear(x, v.weight, v.bias), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(
+        read / v.state.out_multiplier, torch.nn.functional.linear(x, v.weight, v.bias), rtol=0.05, atol=0.05
+    )
 
 
 def test_native_names_are_the_renamed_tensors_and_the_runtime_is_ready(folder: Path, tmp_path: Path) -> None:
@@ -139,7 +152,7 @@ def test_native_names_are_the_renamed_tensors_and_the_runtime_is_ready(folder: P
 
 @torch.no_grad()
 def test_stock_diffusers_loads_the_rounded_weights_in_the_original_basis(folder: Path, tmp_path: Path) -> None:
-    pipeline, network = quantized(folder, FakeQuant(), SMOOTH)
+    _, network = quantized(folder, FakeQuant(), SMOOTH)
     FakeQuant().write(finished(folder, network), tmp_path / "fake")
     loaded = WanI2V().load(tmp_path / "fake", "auto", "cpu")
     kwargs = {
@@ -160,7 +173,10 @@ def test_the_transformed_model_is_float_with_its_multipliers_beside(folder: Path
     layer = network.layers["blocks.0.ffn.net.0.proj"]
     assert torch.equal(tensors["blocks.0.ffn.net.0.proj.weight"], layer.float_weight())
     torch.testing.assert_close(
-        tensors["blocks.0.ffn.net.0.proj.weight"] * tensors["blocks.0.affine_norm3.weight"], layer.weight, rtol=1e-6, atol=0
+        tensors["blocks.0.ffn.net.0.proj.weight"] * tensors["blocks.0.affine_norm3.weight"],
+        layer.weight,
+        rtol=1e-6,
+        atol=0,
     )
 
 
@@ -171,8 +187,16 @@ def test_the_transformed_model_is_float_with_its_multipliers_beside(folder: Path
         (LayerSpec(weight=TensorSpec(format="int8", granularity="per_channel")), "both quantized"),
         (spec("int4"), "int8 or fp8_e4m3"),
         (LayerSpec(weight=spec("int8").weight, act=spec("fp8_e4m3").act), "in the format of the weight"),
-        (LayerSpec(weight=spec("int8").weight, act=TensorSpec(format="int8", granularity="per_tensor", dynamic=False)), "dynamic"),
-        (LayerSpec(weight=TensorSpec(format="int8", granularity="per_group", group_size=8), act=spec("int8").act), "per_channel"),
+        (
+            LayerSpec(
+                weight=spec("int8").weight, act=TensorSpec(format="int8", granularity="per_tensor", dynamic=False)
+            ),
+            "dynamic",
+        ),
+        (
+            LayerSpec(weight=TensorSpec(format="int8", granularity="per_group", group_size=8), act=spec("int8").act),
+            "per_channel",
+        ),
     ],
 )
 def test_lightx2v_says_why_it_cannot_take_a_layer(wrong: LayerSpec, says: str) -> None:

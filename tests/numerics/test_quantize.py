@@ -26,7 +26,9 @@ def outliers(rows: int = 40, columns: int = 32) -> torch.Tensor:
 
 @pytest.mark.parametrize("granularity, size", GRANULARITIES)
 @pytest.mark.parametrize("name", FORMATS)
-def test_fake_quantization_is_quantization_dequantized_bit_for_bit(name: str, granularity: str, size: int | None) -> None:
+def test_fake_quantization_is_quantization_dequantized_bit_for_bit(
+    name: str, granularity: str, size: int | None
+) -> None:
     x, how = outliers(), spec(name, granularity, size)
     assert torch.equal(fake_quantize(x, how), quantize(x, how).dequantize())
 
@@ -79,5 +81,5 @@ def test_blocks_may_stick_out(shape: tuple[int, int]) -> None:
 
 
 def test_groups_that_do_not_divide_a_row_are_refused() -> None:
-    with pytest.raises(UnsupportedSpec, match="per_group 5 does not divide the 32"):
+    with pytest.raises(UnsupportedSpec, match="per_group 5 does not divide the 32 inputs"):
         quantize(outliers(), spec("int4", "per_group", 5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -17,14 +17,16 @@ class Integer(Format):
     lowest: ClassVar[float]
     dtype: ClassVar[str] = "int8"
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.max = float(2 ** (cls.bits - 1) - 1)
         cls.lowest = -cls.max - 1
 
     def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
         if rounding == "qtorch":
-            raise UnsupportedSpec(f"use_qtorch rounds float formats; {self.__class__.__name__} is an integer grid: leave it out")
+            raise UnsupportedSpec(
+                f"use_qtorch rounds float formats; {self.__class__.__name__} is an integer grid: leave it out"
+            )
         rounded = torch.round(x) if rounding == "nearest_even" else torch.sign(x) * torch.floor(x.abs() + 0.5)
         return rounded.clamp(self.lowest, self.max)
 

@@ -1,0 +1,70 @@
+"""Float videos against quantized ones: every metric, and the error of the final latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from llmc.errors import LlmcError
+from llmc.eval.metrics.base import Metric, Score
+from llmc.models.base import Video
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One sample: a figure per metric (None where there is none), its frames, and why figures are missing."""
+
+    metrics: dict[str, float | None]
+    per_frame: dict[str, list[float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def compare_videos(
+    reference: Sequence[Video], candidate: Sequence[Video], metrics: Sequence[Metric]
+) -> list[Comparison]:
+    """Compare two runs over the same samples, in the same order."""
+    if len(reference) != len(candidate):
+        raise LlmcError(
+            f"there are {len(reference)} reference videos and {len(candidate)} candidates; "
+            "each sample needs one of both; generate both from the same samples"
+        )
+    return [compare_pair(r, c, metrics) for r, c in zip(reference, candidate, strict=True)]
+
+
+def compare_pair(reference: Video, candidate: Video, metrics: Sequence[Metric]) -> Comparison:
+    """Compare one video with its reference."""
+    scores = {metric.name: metric.score(reference.frames, candidate.frames) for metric in metrics}
+    scores["latent_error"] = latent_error(reference.latents, candidate.latents)
+    return Comparison(
+        metrics={name: score.value for name, score in scores.items()},
+        per_frame={name: list(score.per_frame) for name, score in scores.items() if score.per_frame},
+        missing={name: score.why for name, score in scores.items() if score.why},
+    )
+
+
+def latent_error(reference: torch.Tensor, candidate: torch.Tensor) -> Score:
+    """Relative L2 error of the final latents; a video that went NaN has no figure."""
+    if reference.shape != candidate.shape:
+        raise LlmcError(
+            f"the latents have shape {tuple(reference.shape)} and {tuple(candidate.shape)}; "
+            "they are compared at one shape; generate both with the same height, width and num_frames"
+        )
+    r, c = reference.double().cpu(), candidate.double().cpu()
+    if not (r.isfinite().all() and c.isfinite().all()):
+        return Score(None, why="the latents hold NaN or infinity")
+    if not r.any():
+        return Score(None, why="the reference latents are all zero")
+    return Score(((c - r).norm() / r.norm()).item())
+
+
+def mean_of(comparisons: Sequence[Comparison]) -> dict[str, float | None]:
+    """The mean of each figure over the samples that have it; None where no sample does."""
+    names = dict.fromkeys(name for comparison in comparisons for name in comparison.metrics)
+    values = {name: [c.metrics[name] for c in comparisons if name in c.metrics] for name in names}
+    return {name: _mean([v for v in found if v is not None]) for name, found in values.items()}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,173 @@
+"""results.json: everything that a run measured; `run.py` fills it, the report and the terminal table read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from llmc.eval.metrics.base import Metric
+from llmc.plugin import Strict, discover
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Figure = Annotated[float | None, BeforeValidator(_finite)]  # JSON has neither NaN nor infinity: they are no figure
+Figures = dict[str, Figure]  # metric -> figure
+
+# where a video can come from, in the order that tables show, and what a reader calls it
+POSITIONS = {
+    "float": "float",
+    "pretrain": "float, reloaded",
+    "baseline": "round to nearest",
+    "transformed": "transformed, not rounded",
+    "fake_quant": "quantized",
+}
+BASELINE, QUANTIZED = "baseline", "fake_quant"
+
+
+class SampleResult(Strict):
+    """One sample: its figures and its videos at each position; paths are relative to the run folder."""
+
+    name: str
+    prompt: str
+    image: str | None = None
+    seed: int
+    steps: dict[str, list[Figure]] = Field({})  # teacher-forced error of each denoising step
+    metrics: dict[str, Figures] = Field({})
+    per_frame: dict[str, dict[str, list[Figure]]] = Field({})
+    videos: dict[str, str] = Field({})
+
+
+class BlockResult(Strict):
+    """The relative error of one block's output."""
+
+    name: str
+    error: Figure
+
+
+class LayerResult(Strict):
+    """One quantized layer: what was done to it and what it costs."""
+
+    name: str
+    spec: str
+    transforms: str = ""
+    method: str = ""
+    error: Figure = None
+    baseline_error: Figure = None
+    weight_error: Figure = None
+
+
+class Results(Strict):
+    """One run. `metrics` are means over the samples, `seconds` the time of each phase."""
+
+    run: str
+    name: str
+    created: str
+    checkpoint: str | None = None
+    report: str | None = None
+    device: str
+    versions: dict[str, str] = Field({})
+    recipe: str
+    config: dict[str, Any] = Field({})
+    seconds: dict[str, float] = Field({})
+    metrics: dict[str, Figures] = Field({})
+    ratio: Figures = Field({})
+    samples: list[SampleResult] = Field([])
+    blocks: dict[str, list[BlockResult]] = Field({})
+    layers: list[LayerResult] = Field([])
+    rejected: dict[str, int] = Field({})
+    warnings: list[str] = Field([])
+
+
+class Column(Strict):
+    """How one figure is shown."""
+
+    key: str
+    title: str
+    unit: str = ""
+    higher: bool
+    digits: int = 4
+
+    def show(self, value: float | None) -> str:
+        """The figure in print; an error too small for its decimals in powers of ten."""
+        if value is None:
+            return "–"
+        return f"{value:.1e}" if 0 < abs(value) < 10**-self.digits * 5 else f"{value:.{self.digits}f}"
+
+    def heading(self) -> str:
+        """Title, unit, and which way is better."""
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.title}{unit} {'↑' if self.higher else '↓'}"
+
+
+def columns() -> dict[str, Column]:
+    """Every figure that a table can show: the two errors of the model, then each metric plug-in."""
+    shown = [
+        Column(key="teacher_forced_error", title="step error", higher=False),
+        Column(key="latent_error", title="latent error", higher=False),
+    ]
+    for name, metric in discover("llmc.eval.metrics", Metric).items():
+        higher = metric.better == "higher"
+        shown.append(Column(key=name, title=metric.title, unit=metric.unit, higher=higher, digits=metric.digits))
+    return {column.key: column for column in shown}
+
+
+def ordered(positions: Mapping[str, object]) -> list[str]:
+    """The positions in the order of `POSITIONS`, unknown ones last."""
+    known = [position for position in POSITIONS if position in positions]
+    return known + [position for position in positions if position not in POSITIONS]
+
+
+def ratios(metrics: Mapping[str, Figures]) -> Figures:
+    """Quantized against the baseline: errors as a ratio (below 1 is a gain), PSNR as a difference in dB."""
+    quantized, baseline = metrics.get(QUANTIZED, {}), metrics.get(BASELINE, {})
+    found: Figures = {}
+    for key in ("teacher_forced_error", "latent_error"):
+        ours, theirs = quantized.get(key), baseline.get(key)
+        found[key] = ours / theirs if ours is not None and theirs else None
+    ours, theirs = quantized.get("psnr"), baseline.get("psnr")
+    found["psnr_gain_db"] = ours - theirs if ours is not None and theirs is not None else None
+    return found
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write results.json; it appears whole or not at all."""
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_text(results.model_dump_json(indent=2), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def read_results(path: Path) -> Results:
+    """Read what `write_results` wrote."""
+    return Results.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """The last line of `--json`: where things lie, and the mean figures."""
+    return results.model_dump(mode="json", include={"run", "checkpoint", "report", "metrics"})
+
+
+def summary_table(results: Results) -> Table:
+    """The mean figures of every position, for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [column for key, column in columns().items() if any(key in m for m in results.metrics.values())]
+    # Text, since a name with [brackets] is markup to rich
+    table = Table(title=Text(f"{results.name}: against the float model"), title_justify="left")
+    table.add_column("")
+    for column in shown:
+        table.add_column(column.heading(), justify="right")
+    for position in ordered(results.metrics):
+        cells = [column.show(results.metrics[position].get(column.key)) for column in shown]
+        table.add_row(Text(POSITIONS.get(position, position)), *cells, style="bold" if position == QUANTIZED else None)
+    return table

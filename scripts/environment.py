@@ -1,0 +1,70 @@
+"""Makes .venv hold what pyproject.toml and constraints.txt ask for; run by run_llmc.sh and test.sh with any Python 3.
+
+Costs a few milliseconds when nothing is to be done. Two starts at once wait for each other, and only an installation
+that went through to its end counts.
+"""
+
+import fcntl
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+VENV = REPOSITORY / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "installed"
+NEEDED = (3, 11)
+
+
+def main():
+    """Returns at once if .venv is as it should be."""
+    wanted = fingerprint()
+    if installed() == wanted:
+        return
+    if sys.version_info < NEEDED:
+        found = ".".join(map(str, sys.version_info[:3]))
+        stop(f"{sys.executable} is Python {found}; llmc needs 3.11 or newer: name one, as in PYTHON=python3.12")
+    VENV.mkdir(exist_ok=True)
+    with (VENV / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it when its holder dies
+        if installed() != wanted:  # else another start has done it in the meantime
+            install(wanted)
+
+
+def install(wanted):
+    """Make the environment, and stamp it last of all."""
+    if STAMP.exists():
+        STAMP.unlink()
+    if not PYTHON.exists():
+        print(f"making {VENV}", file=sys.stderr)
+        if subprocess.call([sys.executable, "-m", "venv", str(VENV)], stdout=sys.stderr):
+            stop("python3 -m venv failed; on Debian and Ubuntu it is a package: apt-get install python3-venv")
+    print("installing what pyproject.toml asks for: once, about 1.5 GB", file=sys.stderr)
+    pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    if subprocess.call([*pip, "-c", "constraints.txt", "-e", ".[dev]"], cwd=str(REPOSITORY), stdout=sys.stderr):
+        stop("pip could not install llmc; what it said stands above; start again once that is mended")
+    STAMP.write_text(wanted)
+
+
+def installed():
+    """What .venv was last made for."""
+    return STAMP.read_text() if PYTHON.exists() and STAMP.exists() else None
+
+
+def fingerprint():
+    """Changes with the requirements, and with the place: an editable installation points to it."""
+    digest = hashlib.sha256(str(REPOSITORY).encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((REPOSITORY / name).read_bytes())
+    return digest.hexdigest()
+
+
+def stop(why):
+    """End with a message and a code that is not 0."""
+    print("error: " + why, file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs one configuration in the foreground, and returns its exit code; without CONFIG, the embedded model's.
+#   bash scripts/run_llmc.sh [CONFIG] [--set key.key=value ...] [--json] [--detach]
+# --detach runs in the background as LLMC does. NPROC=n starts n processes with torchrun. PYTHON=python3.12 names the
+# Python that .venv is made with.
+set -euo pipefail
+
+# What LLMC's users edit. CONFIG on the command line wins over `config`, and then also names the task.
+llmc=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+task_name=wan_i2v_tiny_smoothquant_w_a
+config=${llmc}/configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml
+export PYTHONPATH=$llmc${PYTHONPATH:+:$PYTHONPATH}
+
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that spin make a shared machine several times slower
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+detach=
+overrides=()
+options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --detach) detach=1 ;;
+    --set)
+        [ $# -ge 2 ] || fail "--set needs key.key=value after it"
+        overrides+=(--set "$2")
+        shift
+        ;;
+    -*) options+=("$1") ;;
+    *)
+        config=$1
+        task_name=$(basename "${1%.*}")
+        ;;
+    esac
+    shift
+done
+
+[ -f "$llmc/llmc/__main__.py" ] || fail "llmc=$llmc holds no llmc; let it name the folder of the repository"
+command -v "${PYTHON:-python3}" >/dev/null || fail "${PYTHON:-python3} was not found; install Python 3.11 or newer"
+"${PYTHON:-python3}" "$llmc/scripts/environment.py"
+
+start=("$llmc/.venv/bin/python")
+what=("$config" ${overrides[@]+"${overrides[@]}"})
+if [ "${NPROC:-1}" -gt 1 ]; then
+    "${start[@]}" -m llmc check "${what[@]}" >/dev/null # torchrun would bury the error under its own
+    start+=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC")
+fi
+start+=(-m llmc run --config "${what[@]}" ${options[@]+"${options[@]}"})
+
+if [ -z "$detach" ]; then
+    exec "${start[@]}"
+fi
+nohup "${start[@]}" >"$task_name.log" 2>&1 </dev/null &
+echo $! >"$task_name.pid"
+echo "running in the background: log $task_name.log, process id in $task_name.pid; stop it with: kill \$(cat $task_name.pid)"

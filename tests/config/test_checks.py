@@ -1,0 +1,95 @@
+"""What is known to fail before a model is loaded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from llmc.config.checks import check_config, config_problems
+from llmc.config.load import load_config
+from llmc.config.schema import Config
+from llmc.errors import ConfigError
+
+Write = Callable[[str | bytes], Path]
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(good: str, write: Write, tmp_path: Path) -> Load:
+    """The good configuration with overrides, writing into the test's own folder."""
+    return lambda *overrides: load_config(write(good), [f"save.save_path={tmp_path}/out", *overrides])
+
+
+def message(config: Config) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_config(config)
+    return str(caught.value)
+
+
+def test_the_embedded_configuration_has_no_problems(load: Load) -> None:
+    assert config_problems(load()) == []
+
+
+def test_a_model_that_is_not_there_is_tied_to_its_line(good: str, write: Write) -> None:
+    config = load_config(write(good.replace("../assets/tiny_wan_i2v/", "../assets/tiny/")))
+    line = good[: good.index("../assets/tiny_wan_i2v/")].count("\n") + 1
+    assert f"config.yaml:{line}: model.path: ../assets/tiny does not exist (looked for " in message(config)
+
+
+def test_a_folder_without_a_pipeline_is_refused(load: Load, tmp_path: Path) -> None:
+    assert "model.path:" in message(load(f"model.path={tmp_path}")) and "model_index.json" in message(
+        load(f"model.path={tmp_path}")
+    )
+
+
+def test_a_model_of_another_family_is_refused(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    assert "FluxPipeline" in message(load(f"model.path={tmp_path}"))
+
+
+def test_samples_that_cannot_be_used_are_refused(load: Load, tmp_path: Path) -> None:
+    assert "eval.path:" in message(load(f"eval.path={tmp_path}"))
+    (tmp_path / "samples.json").write_text('[{"prompt": "a", "image": "gone.png"}]')
+    assert "gone.png" in message(load(f"calib.path={tmp_path}"))
+
+
+def test_samples_of_another_kind_are_refused(load: Load) -> None:
+    assert "--set calib.name=t2v: calib.name: it is t2v" in message(load("calib.name=t2v"))
+
+
+def test_sizes_that_the_family_cannot_make_name_the_nearest(load: Load) -> None:
+    found = message(load("calib.target_height=70", "eval.num_frames=16"))
+    assert "calib.target_height: it is 70" in found and "64" in found
+    assert "eval.num_frames: it is 16" in found and "4k + 1" in found
+
+
+def test_a_grid_that_the_target_cannot_store_is_refused(load: Load) -> None:
+    assert "lightx2v was asked for in `save`" in message(load("quant.video_gen.weight.bit=4"))
+
+
+def test_the_output_folder_may_hold_nothing_foreign(load: Load, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert config_problems(load("save.overwrite=False")) == []
+    (out / "thesis.txt").write_text("years of work")
+    assert "thesis.txt, which this configuration did not write" in message(load("save.overwrite=False"))
+    assert config_problems(load("save.overwrite=True")) == []
+
+
+def test_an_export_of_the_same_work_may_be_written_again(load: Load, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    fingerprint = load().fingerprint()
+    save_file({"a": torch.zeros(1)}, out / "model.safetensors", {"fingerprint": fingerprint})
+    assert config_problems(load("save.overwrite=False")) == []
+    assert "did not write" in message(load("save.overwrite=False", "base.seed=1"))
+
+
+def test_the_float_model_is_never_written_over(load: Load) -> None:
+    config = load()
+    assert "the folder of the float model" in message(
+        load(f"save.save_path={config.model.path}", "save.overwrite=True")
+    )

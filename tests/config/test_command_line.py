@@ -1,0 +1,44 @@
+"""The commands, in this process."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmc.__main__ import main
+
+GOOD = str(Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml")
+
+
+def test_check_says_what_will_happen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", GOOD, "--set", "calib.sample_steps=4"]) == 0
+    said = capsys.readouterr().out
+    assert "SmoothQuant (alpha search)" in said and "4 steps" in said and "lightx2v to runs/" in said
+
+
+def test_a_bare_config_means_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", GOOD, "--set", "model.type=Wan"]) == 2
+    assert "model.type" in capsys.readouterr().err
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert "calib" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_list_names_the_plug_ins_of_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    for name in ("SmoothQuant", "int8", "WanI2V", "lightx2v", "psnr"):
+        assert f"\n  {name} " in said
+
+
+def test_ranks_after_the_first_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["check", "missing.yaml"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(Exception, match="does not exist"):
+        main(["check", "missing.yaml", "--debug"])

@@ -1,0 +1,43 @@
+"""Log lines and progress."""
+
+from pathlib import Path
+
+import pytest
+
+from llmc import log
+
+
+def test_nothing_is_said_before_start(capsys: pytest.CaptureFixture[str]) -> None:
+    log.log.info("quiet")
+    assert capsys.readouterr().err == ""
+
+
+def test_lines_go_to_stderr_and_to_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with log.start(), log.attach_file(tmp_path / "run" / "run.log"):
+        log.log.info("said")
+        log.log.debug("kept")
+    log.log.info("too late")
+    assert capsys.readouterr().err == "said\n"
+    lines = (tmp_path / "run" / "run.log").read_text().splitlines()
+    assert [line.rsplit(": ")[-1] for line in lines] == ["said", "kept"]
+
+
+def test_ranks_after_the_first_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with log.start():
+        log.log.info("quiet")
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
+    with log.start(), log.progress("blocks", 3) as advance:
+        for _ in range(3):
+            advance()
+    assert capsys.readouterr().err.splitlines() == ["blocks: 1 of 3, 0:00 left", "blocks: 2 of 3, 0:00 left"]
+
+
+def test_durations_are_readable() -> None:
+    assert [log.duration(seconds) for seconds in (7, 187, 7387)] == ["0:07", "3:07", "2:03:07"]

@@ -1,0 +1,24 @@
+"""Where relative inputs are looked for."""
+
+from pathlib import Path
+
+import pytest
+
+from llmc.config.paths import REPOSITORY, resolve_input
+
+
+def test_the_current_folder_comes_first_then_scripts_then_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    beside = tmp_path / "beside"
+    (beside / "data").mkdir(parents=True)
+    assert resolve_input(Path("data"), beside) == beside / "data"
+    assert resolve_input(Path("../configs"), beside) == REPOSITORY / "configs"
+    (tmp_path / "data").mkdir()
+    assert resolve_input(Path("data"), beside) == tmp_path / "data"
+
+
+def test_what_is_nowhere_stays_as_written(tmp_path: Path) -> None:
+    assert resolve_input(Path("nowhere/at/all"), tmp_path) == Path("nowhere/at/all")
+    assert resolve_input(tmp_path / "gone") == tmp_path / "gone"

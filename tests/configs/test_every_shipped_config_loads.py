@@ -1,0 +1,37 @@
+"""Every YAML that ships is valid, says in its first line what it does, and the embedded ones would run."""
+
+from pathlib import Path
+
+import pytest
+
+from llmc.config.checks import config_problems
+from llmc.config.load import load_config
+from llmc.config.plan import plan
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+NAMES = [str(path.relative_to(ROOT)) for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_every_shipped_config_loads(path: Path) -> None:
+    config = load_config(path)
+    assert config.recipe()[0].model_dump()["name"] in plan(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_the_first_line_says_in_one_sentence_what_it_does(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and first.endswith(".")
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "tiny" in path.parent.name], ids=lambda path: path.stem)
+def test_the_embedded_configs_would_run_as_they_are(path: Path) -> None:
+    assert config_problems(load_config(path)) == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if "tiny" not in path.parent.name], ids=lambda path: path.stem
+)
+def test_the_others_lack_nothing_but_the_model(path: Path) -> None:
+    assert {problem.keys for problem in config_problems(load_config(path))} <= {("model", "path")}

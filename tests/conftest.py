@@ -1,0 +1,12 @@
+"""Settings that hold for every test: one thread, no network."""
+
+import os
+
+# before torch is imported: two OpenMP threads that spin-wait slow tiny models down on a shared machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import torch
+
+torch.set_num_threads(1)

@@ -1,0 +1,58 @@
+"""One tiny real pipeline of each family, loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmc.calib.samples import read_samples
+from llmc.export.base import Exporter
+from llmc.models.base import ModelAdapter, Sample, Sampling, adapters
+from llmc.network import Network, prepare
+from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.policy.rules import Policy
+from tests.tiny_pipelines import TINY, save_samples
+
+W8A8 = LayerSpec(
+    weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
+)
+
+
+@dataclass
+class Family:
+    """A tiny pipeline, and how to run it."""
+
+    adapter: ModelAdapter
+    source: Path
+    planned: list[tuple[int, Sample, Sampling]]
+
+    def load(self, exporters: tuple[Exporter, ...] = (), spec: LayerSpec = W8A8) -> tuple[Any, list[Network]]:
+        pipeline = self.adapter.load(self.source, "auto", "cpu")
+        return pipeline, [prepare(part, Policy(spec), exporters) for part in self.adapter.parts(pipeline)]
+
+
+@pytest.fixture(scope="session")
+def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    made: dict[str, Family] = {}
+
+    def make(name: str) -> Family:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            save, sampling = TINY[name]
+            save(folder / "model")
+            save_samples(folder / "samples", 2)
+            adapter = adapters()[name]()
+            samples = read_samples(folder / "samples", adapter.needs_image)
+            made[name] = Family(adapter, folder / "model", [(i, sample, sampling) for i, sample in enumerate(samples)])
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(params=sorted(adapters()))
+def family(request: pytest.FixtureRequest, make_family: Callable[[str], Family]) -> Family:
+    return make_family(request.param)

@@ -1,0 +1,96 @@
+"""What every model adapter promises, on a tiny real pipeline of its family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from llmc.calib.block import Observation
+from llmc.calib.record import record_calls
+from llmc.calib.store import CallStore
+from llmc.calib.stream import stream_blocks
+from llmc.calib.teacher import relative_error, teacher_forced_errors
+from llmc.layers.linear import in_mode
+from llmc.layers.transforms import Scale
+from llmc.models.base import adapters
+from tests.contracts.conftest import Family
+from tests.tiny_pipelines import TINY
+
+CPU = torch.device("cpu")
+EVERY_ROW = frozenset({"rows"})
+
+
+def test_every_adapter_has_a_tiny_pipeline_to_be_tested_on() -> None:
+    assert TINY.keys() == adapters().keys()
+
+
+@torch.no_grad()
+def test_linears_of_a_group_truly_read_the_same_tensor(family: Family) -> None:
+    pipeline, networks = family.load()
+    read: dict[str, Any] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, args, name=name: read.__setitem__(name, args[0]))
+        for network in networks for name, layer in network.layers.items()
+    ]  # fmt: skip
+    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], {})
+    for hook in hooks:
+        hook.remove()
+    for network in networks:
+        for group in network.groups:
+            assert len({id(read[name]) for name in group.names}) == 1, group.names
+
+
+@torch.no_grad()
+def test_streamed_blocks_equal_the_full_forward_bit_for_bit(family: Family) -> None:
+    pipeline, networks = family.load()
+    stores = {network.part.name: CallStore() for network in networks}
+    groups = [group for network in networks for group in network.groups]
+    with Observation(groups, EVERY_ROW, 1, 10**9) as full:
+        record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores)
+    full.attach()
+    wanted = {group.name: group.stats["rows"] for group in groups}
+    for network in networks:
+        steps = stream_blocks(network.part, network.blocks, stores[network.part.name], EVERY_ROW, 10**9, CPU)
+        assert [step.name for step in steps] == [name for name, _ in network.part.blocks]
+    for group in groups:
+        assert torch.equal(group.stats["rows"], wanted[group.name]), group.name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("online", [False, True], ids=["folded", "everywhere"])
+def test_smoothing_leaves_the_float_output_as_it_is(family: Family, online: bool) -> None:
+    pipeline, networks = family.load()
+    stores = {network.part.name: CallStore() for network in networks}
+    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
+    generator = torch.Generator().manual_seed(0)
+    for network in networks:
+        for group in network.groups:
+            if group.fold or online:
+                group.transform(Scale(torch.rand(group.linears[0].in_features, generator=generator) * 3 + 0.2))
+        with in_mode(network.layers.values(), "transformed"):
+            errors = teacher_forced_errors(network.part, stores[network.part.name], CPU)
+        assert max(e for steps in errors.values() for step in steps.values() for e in step) < 1e-5
+
+
+def test_generating_twice_gives_the_same_video(family: Family) -> None:
+    pipeline, networks = family.load()
+    parts = [network.part for network in networks]
+    one, two = (record_calls(family.adapter, pipeline, parts, family.planned[:1], {})[0] for _ in range(2))
+    assert torch.equal(one.frames, two.frames) and torch.equal(one.latents, two.latents)
+    assert one.frames.dtype == torch.uint8 and one.frames.shape[-1] == 3
+    assert relative_error(one.latents, two.latents) == 0
+
+
+def test_names_translate_to_every_target_and_back(family: Family) -> None:
+    from llmc.convert.rename import Renamer
+
+    _, networks = family.load()
+    for table in family.adapter.renames.values():
+        for network in networks:
+            names = list(network.part.module.state_dict())
+            there = Renamer(table).forward_all(names)
+            assert len(set(there.values())) == len(names)
+            back = Renamer(table).backward_all(there.values())
+            assert {new: old for old, new in there.items()} == back

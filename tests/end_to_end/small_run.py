@@ -1,0 +1,37 @@
+"""A whole run on a tiny random model: seconds, not minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.tiny_pipelines import save_samples, save_wan_i2v
+
+
+def small_config(folder: Path, samples: int = 1, **changes: dict[str, Any]) -> Path:
+    """A model, samples and a configuration in `folder`; `changes` are merged into its sections."""
+    save_wan_i2v(folder / "model")
+    save_samples(folder / "samples", samples)
+    size = {"name": "i2v", "path": str(folder / "samples"), "target_height": 32, "target_width": 32, "num_frames": 5,
+            "guidance_scale": 2.0}  # fmt: skip
+    config: dict[str, Any] = {
+        "base": {"seed": 7, "run_dir": str(folder / "run"), "device": "cpu"},
+        "model": {"type": "WanI2V", "path": str(folder / "model")},
+        "calib": {**size, "sample_steps": 2},
+        "eval": {**size, "metrics": ["psnr", "ssim"]},
+        "quant": {
+            "video_gen": {
+                "method": {"name": "SmoothQuant", "alpha": 0.5, "gate": False},
+                "weight": {"bit": 8, "granularity": "per_channel"},
+                "act": {"bit": 8, "granularity": "per_token"},
+            }
+        },
+        "save": {"save_lightx2v": True, "save_path": str(folder / "export")},
+    }
+    for section, values in changes.items():
+        config[section] = {**config.get(section, {}), **values}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path

@@ -1,0 +1,73 @@
+"""Who may import whom."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LLMC = Path(__file__).parents[2] / "llmc"
+LEAVES = {"plugin", "errors", "log", "distributed", "later"}  # import nothing of ours
+
+# package -> the packages of ours that it may import, beside itself and the leaves
+ALLOWED = {
+    "numerics": set(),
+    "layers": {"numerics"},
+    "models": set(),
+    "calib": {"models", "layers", "numerics"},
+    "policy": {"numerics", "layers", "calib"},
+    "algorithms": {"calib", "layers", "numerics"},
+    "convert": {"models"},
+    "export": {"layers", "numerics", "convert"},
+    "eval": {"models"},
+    "config": {"algorithms", "numerics", "models", "export", "eval", "policy", "calib"},
+}
+HEAVY = {"diffusers": "models", "transformers": "models"}  # library -> the one package that may import it
+
+
+def modules() -> list[Path]:
+    return sorted(LLMC.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in the file, by its full name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute"
+            # `from llmc import log` names a module, `from llmc.log import progress` a thing in one
+            yield from (f"llmc.{alias.name}" for alias in node.names) if node.module == "llmc" else [node.module]
+
+
+def room(path: Path) -> str:
+    """The package, or the module right under llmc/, that a file belongs to."""
+    return path.relative_to(LLMC).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(LLMC)))
+def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top in HEAVY:
+            assert here == HEAVY[top], f"only llmc/{HEAVY[top]} imports {top}"
+        if top != "llmc":
+            continue
+        there = rest.split(".")[0]
+        if here in LEAVES:
+            raise AssertionError(f"llmc/{here}.py imports nothing of ours, but it imports {name}")
+        if here in ALLOWED and there not in {here, *LEAVES}:
+            assert there in ALLOWED[here], f"llmc/{here} may import {sorted(ALLOWED[here])}, not {name}"
+
+
+def test_no_algorithm_imports_another() -> None:
+    for path in (LLMC / "algorithms").glob("*.py"):
+        for name in imports(path):
+            if name.startswith("llmc.algorithms."):
+                assert name == "llmc.algorithms.base", f"{path.name} imports {name}"
+
+
+def test_every_package_has_a_rule() -> None:
+    packages = {path.name for path in LLMC.iterdir() if (path / "__init__.py").is_file()}
+    assert packages == set(ALLOWED)
