@@ -55,7 +55,11 @@ def run_command(options: argparse.Namespace) -> None:
 
     if results.metrics:
         Console().print(summary_table(results))
-    print(f"report: {results.report}")
+    if (gain := results.ratio.get("teacher_forced_error")) is not None:
+        print(f"teacher-forced error: {gain:.3f} of plain rounding at the same bits")
+    for name, path in {"run folder": results.run, "checkpoint": results.checkpoint, "report": results.report}.items():
+        if path is not None:
+            print(f"{name}: {path}")
     if options.json:
         import json
 

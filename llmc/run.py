@@ -7,18 +7,18 @@ from pathlib import Path
 
 from llmc import distributed
 from llmc.calib.samples import read_samples
-from llmc.calibrate import calibrate
 from llmc.config.schema import Config
 from llmc.config.targets import targets
-from llmc.device import choose_device
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
-from llmc.folder import RunFolder, open_run_folder, versions
-from llmc.judge import judge
 from llmc.log import attach_file
 from llmc.models.base import check_adapter
-from llmc.network import Network, layer_errors, prepare
-from llmc.summary import collect, describe
+from llmc.steps.calibrate import calibrate
+from llmc.steps.device import choose_device
+from llmc.steps.folder import RunFolder, open_run_folder, versions
+from llmc.steps.judge import judge
+from llmc.steps.network import Network, layer_errors, prepare
+from llmc.steps.summary import collect, describe
 
 
 def run(config: Config) -> Results:

@@ -29,22 +29,43 @@ def save_wan_i2v(folder: Path, image_encoder: bool = True, layers: int = 2) -> N
     torch.manual_seed(0)
     image = {"image_dim": 32, "added_kv_proj_dim": 64} if image_encoder else {}
     transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=16, in_channels=36, out_channels=16, text_dim=32,
-        freq_dim=32, ffn_dim=128, num_layers=layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=64,
+        patch_size=(1, 2, 2),
+        num_attention_heads=4,
+        attention_head_dim=16,
+        in_channels=36,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=128,
+        num_layers=layers,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=64,
         **image,
-    )  # fmt: skip
+    )
     vae = AutoencoderKLWan(
         base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
     tokenizer, text_encoder = umt5(32)
-    vision = CLIPVisionConfig(hidden_size=32, projection_dim=32, num_hidden_layers=3, num_attention_heads=4, image_size=32,
-                              intermediate_size=64, patch_size=8)  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        projection_dim=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=32,
+        intermediate_size=64,
+        patch_size=8,
+    )
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     pipeline = WanImageToVideoPipeline(
-        tokenizer=tokenizer, text_encoder=text_encoder, vae=vae.eval(), scheduler=scheduler, transformer=transformer.eval(),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae.eval(),
+        scheduler=scheduler,
+        transformer=transformer.eval(),
         image_encoder=CLIPVisionModel(vision).eval() if image_encoder else None,
         image_processor=CLIPImageProcessor(crop_size=32, size=32) if image_encoder else None,
-    )  # fmt: skip
+    )
     pipeline.save_pretrained(folder)
 
 

@@ -10,7 +10,7 @@ from llmc.calib.samples import read_samples
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.paths import input_candidates
-from llmc.config.schema import Config, SamplesConfig
+from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.config.targets import targets
 from llmc.errors import LlmcError
 from llmc.models.base import check_adapter
@@ -75,6 +75,8 @@ def target_problems(config: Config) -> Iterator[Problem]:
     left = frozenset[str]().union(*(method.leaves for method in config.recipe()))
     specs: list[tuple[KeyPath, LayerSpec]] = [(("quant", "video_gen"), quant.default_spec())]
     specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+    if config.ignored_layers != IgnoredLayersConfig():
+        specs.append((("ignored_layers",), LayerSpec()))
     for exporter, _ in targets(config.save):
         for keys, spec in specs:
             for sentence in exporter.problems(spec, left):
@@ -122,13 +124,14 @@ def _found_in(folder: Path, expected: set[str]) -> str:
 
 def _written_for(folder: Path) -> str | None:
     """The fingerprint in the metadata of a checkpoint; None if there is no checkpoint of ours."""
-    for file in sorted(folder.glob("*.safetensors"))[:1]:
+    for file in sorted(folder.rglob("*.safetensors")):
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             try:
                 header = json.loads(stream.read(size)) if size <= MAX_HEADER_BYTES else {}
             except (json.JSONDecodeError, UnicodeDecodeError):
-                return None
+                continue
         found: str | None = header.get("__metadata__", {}).get("fingerprint")
-        return found
+        if found is not None:  # files that were only linked there say nothing
+            return found
     return None

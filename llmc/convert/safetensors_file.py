@@ -14,32 +14,31 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import torch
-from torch import Tensor
 
 from llmc.convert.atomic import atomic_file
 from llmc.errors import ExportError
 
-# in the order in which safetensors lays them out: wide types first keeps every tensor aligned
-DTYPES: Mapping[str, torch.dtype] = {
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+# as torch names them, in the order in which safetensors lays them out: wide types first keeps every tensor aligned
+DTYPES: Mapping[str, str] = {
+    "U64": "uint64",
+    "I64": "int64",
+    "F64": "float64",
+    "F32": "float32",
+    "U32": "uint32",
+    "I32": "int32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "U16": "uint16",
+    "I16": "int16",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-CODES = {dtype: code for code, dtype in DTYPES.items()}
-RANKS = {dtype: rank for rank, dtype in enumerate(CODES)}
+CODES = {name: code for code, name in DTYPES.items()}
+RANKS = {name: rank for rank, name in enumerate(CODES)}
 
 
 class LazyTensor(Protocol):
@@ -51,7 +50,7 @@ class LazyTensor(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def make(self) -> Tensor: ...
+    def make(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class StoredTensor:
     start: int  # byte in the file
     file: Path
 
-    def make(self) -> Tensor:
+    def make(self) -> torch.Tensor:
         with self.file.open("rb") as file:
             file.seek(self.start)
             content = bytearray(byte_count(self))
@@ -105,7 +104,7 @@ def write_file(
             _write_bytes(file, made(name, tensors[name]))
 
 
-def made(name: str, lazy: LazyTensor) -> Tensor:
+def made(name: str, lazy: LazyTensor) -> torch.Tensor:
     """The tensor itself, which must be what its header says."""
     tensor = lazy.make()
     if (tensor.dtype, tuple(tensor.shape)) != (lazy.dtype, tuple(lazy.shape)):
@@ -118,21 +117,23 @@ def _header(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> b
     ends = list(accumulate((byte_count(tensor) for tensor in tensors.values()), initial=0))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     for (name, tensor), (start, end) in zip(tensors.items(), pairwise(ends), strict=True):
-        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        code = CODES[_known(name, tensor.dtype)]
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the first tensor begins aligned
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+def _write_bytes(file: BinaryIO, tensor: torch.Tensor) -> None:
     flat = tensor.detach().cpu().contiguous().flatten()
     file.write(flat.view(torch.uint8).numpy().data)
 
 
-def _known(name: str, dtype: torch.dtype) -> torch.dtype:
-    if dtype not in CODES:
+def _known(name: str, dtype: torch.dtype) -> str:
+    known = str(dtype).removeprefix("torch.")
+    if known not in CODES:
         raise ExportError(f"{name} is {dtype}; safetensors stores {', '.join(DTYPES)}; store it as one of these")
-    return dtype
+    return known
 
 
 def _stored(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> StoredTensor:
@@ -140,7 +141,8 @@ def _stored(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> Stor
         raise ExportError(
             f"{name} in {path} is stored as {entry['dtype']}; {', '.join(DTYPES)} can be read; store it as one of these"
         )
-    return StoredTensor(DTYPES[entry["dtype"]], tuple(entry["shape"]), start + entry["data_offsets"][0], path)
+    dtype: torch.dtype = getattr(torch, DTYPES[entry["dtype"]])
+    return StoredTensor(dtype, tuple(entry["shape"]), start + entry["data_offsets"][0], path)
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One HTML file that shows a run: figures, videos side by side, curves, layers. It needs no network and no other file."""
+"""One HTML file that shows a run: figures, videos side by side, curves, layers. It needs no network, no other file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import jinja2
 import yaml
 
+from llmc.eval import charts
 from llmc.eval.charts import Chart, line_chart
 from llmc.eval.results import (
     BASELINE,
@@ -28,10 +29,8 @@ from llmc.eval.results import (
 )
 from llmc.eval.video import GAIN, difference, read_video, write_video
 
-TILES = ("psnr", "vmaf", "ssim", "latent_error", "teacher_forced_error", "temporal_error")
 WATCHED = ("float", BASELINE, QUANTIZED)  # videos beside each other; their difference comes last
 OPEN_LAYERS = 24  # rows of the layer table that are visible at once
-MIME = {".mp4": "video/mp4", ".png": "image/png"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,9 @@ class Tile:
 
     title: str
     value: str
-    note: str
-    better: bool | None = None
+    gain: str = ""
+    better: bool = False
+    note: str = "against the float model"
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Clip:
-    """One video or image of a sample: inlined as `data`, or only linked."""
+    """One video or image of a sample; `source` is the file itself as a data URI, or a relative link to it."""
 
     label: str
-    data: str | None
-    link: str | None
-
-    @property
-    def is_image(self) -> bool:
-        """Whether there is nothing to play."""
-        return (self.data or self.link or "").startswith("data:image") or (self.link or "").endswith(".png")
+    source: str
+    inlined: bool
+    image: bool
 
 
 @dataclass(frozen=True)
@@ -90,13 +86,13 @@ def write_report(path: Path, results: Results, media: Path, max_samples: int = 6
     samples, room = [], max_bytes
     for index, sample in enumerate(results.samples):
         clips = _clips(sample, media, path.parent, room if index < max_samples else 0)
-        room -= sum(len(clip.data) for clip in clips if clip.data)
+        room -= sum(len(clip.source) for clip in clips if clip.inlined)
         samples.append(_sample(sample, clips, shown))
     layers = sorted(results.layers, key=lambda layer: -1.0 if layer.error is None else layer.error, reverse=True)
     page = _template().render(
         results=results,
         columns=shown,
-        tiles=_tiles(results, known),
+        tiles=_tiles(results, shown),
         rows=_rows(results.metrics, shown),
         samples=samples,
         step_chart=_step_chart(results.samples),
@@ -106,6 +102,8 @@ def write_report(path: Path, results: Results, media: Path, max_samples: int = 6
         worst=_worst(layers),
         error=known["latent_error"].show,
         gain=GAIN,
+        colour=_colour,
+        box=charts,
         config=yaml.safe_dump(results.model_dump(mode="json")["config"], sort_keys=False, allow_unicode=True),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,29 +124,28 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.jinja")
 
 
-def _tiles(results: Results, known: dict[str, Column]) -> list[Tile]:
+def _tiles(results: Results, shown: Sequence[Column]) -> list[Tile]:
     quantized, baseline = results.metrics.get(QUANTIZED, {}), results.metrics.get(BASELINE, {})
     tiles = []
-    for column in (known[key] for key in TILES):
+    for column in shown:
         ours, theirs = quantized.get(column.key), baseline.get(column.key)
+        title = f"{column.title} {column.unit}".strip()
         if ours is None:
             continue
-        title = f"{column.title} {column.unit}".strip()
         if theirs is None:
-            tiles.append(Tile(title, column.show(ours), "against the float model"))
+            tiles.append(Tile(title, column.show(ours)))
         else:
-            better = None if ours == theirs else (ours > theirs) is column.higher
-            note = f"{POSITIONS[BASELINE]} {column.show(theirs)}, {_against(ours, theirs, column)}"
-            tiles.append(Tile(title, column.show(ours), note, better))
+            better, note = (ours > theirs) is column.higher, f"{POSITIONS[BASELINE]} {column.show(theirs)}"
+            tiles.append(Tile(title, column.show(ours), _gain(ours, theirs, column), better, note))
     return tiles
 
 
-def _against(ours: float, theirs: float, column: Column) -> str:
-    """A quality as a difference, an error as a ratio."""
+def _gain(ours: float, theirs: float, column: Column) -> str:
+    """A quality as a difference, an error as a ratio; nothing when they are equal."""
     if ours == theirs:
-        return "the same"
+        return ""
     if column.higher or not ours or not theirs:
-        return f"{'+' if ours > theirs else '−'}{column.show(abs(ours - theirs))}"
+        return f"{'+' if ours > theirs else '−'}{column.show(abs(ours - theirs))} {column.unit}".strip()
     return f"{theirs / ours:.1f}× smaller" if ours < theirs else f"{ours / theirs:.1f}× larger"
 
 
@@ -190,24 +187,26 @@ def _sample(sample: SampleResult, clips: list[Clip], shown: Sequence[Column]) ->
 
 
 def _clips(sample: SampleResult, media: Path, page: Path, room: int) -> list[Clip]:
-    """The videos in watching order with the difference last, inlined when all of them fit into `room` bytes."""
-    files = {
-        p: media / sample.videos[p] for p in WATCHED if p in sample.videos and (media / sample.videos[p]).is_file()
-    }
-    inlined = room > 0 and sum(file.stat().st_size for file in files.values()) * 4 // 3 <= room
-    if not inlined:
-        return [Clip(_label(p), None, Path(os.path.relpath(file, page)).as_posix()) for p, file in files.items()]
-    clips = [Clip(_label(p), _data(file), None) for p, file in files.items()]
+    """The videos in watching order with the difference last, inlined when all of them are there and fit into `room`."""
+    files = {position: media / sample.videos[position] for position in WATCHED if position in sample.videos}
+    present = all(file.is_file() for file in files.values())
+    if not present or sum(file.stat().st_size for file in files.values()) * 4 / 3 > room:  # 4/3: base64
+        return [
+            Clip(_label(p), Path(os.path.relpath(file, page)).as_posix(), inlined=False, image=file.suffix == ".png")
+            for p, file in files.items()
+        ]
+    clips = [_inlined(_label(p), file) for p, file in files.items()]
     if {"float", QUANTIZED} <= files.keys():
         with TemporaryDirectory() as folder:
             amplified = difference(read_video(files["float"]), read_video(files[QUANTIZED]))
-            made = write_video(Path(folder) / "difference.mp4", amplified)
-            clips.append(Clip(f"difference × {GAIN}", _data(made), None))
+            clips.append(_inlined(f"difference × {GAIN}", write_video(Path(folder) / "difference.mp4", amplified)))
     return clips
 
 
-def _data(file: Path) -> str:
-    return f"data:{MIME[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+def _inlined(label: str, file: Path) -> Clip:
+    image = file.suffix == ".png"
+    content = base64.b64encode(file.read_bytes()).decode()
+    return Clip(label, f"data:{'image/png' if image else 'video/mp4'};base64,{content}", inlined=True, image=image)
 
 
 def _step_chart(samples: Sequence[SampleResult]) -> Chart | None:
@@ -248,3 +247,8 @@ def _labels(series: dict[str, list[float | None]]) -> dict[str, str]:
 
 def _label(position: str) -> str:
     return POSITIONS.get(position, position)
+
+
+def _colour(position: str) -> str:
+    """The CSS colour of a position."""
+    return f"var(--{position})" if position in POSITIONS else "var(--soft)"

@@ -27,8 +27,8 @@ Figures = dict[str, Figure]  # metric -> figure
 POSITIONS = {
     "float": "float",
     "pretrain": "float, reloaded",
-    "baseline": "round to nearest",
-    "transformed": "transformed, not rounded",
+    "baseline": "RTN baseline",
+    "transformed": "transformed",
     "fake_quant": "quantized",
 }
 BASELINE, QUANTIZED = "baseline", "fake_quant"
@@ -110,15 +110,14 @@ class Column(Strict):
 
 
 def columns() -> dict[str, Column]:
-    """Every figure that a table can show: the two errors of the model, then each metric plug-in."""
-    shown = [
-        Column(key="teacher_forced_error", title="step error", higher=False),
-        Column(key="latent_error", title="latent error", higher=False),
+    """Every figure that a table can show: qualities, then errors, of each metric plug-in and of the model itself."""
+    found = [
+        Column(key=name, title=metric.title, unit=metric.unit, higher=metric.better == "higher", digits=metric.digits)
+        for name, metric in discover("llmc.eval.metrics", Metric).items()
     ]
-    for name, metric in discover("llmc.eval.metrics", Metric).items():
-        higher = metric.better == "higher"
-        shown.append(Column(key=name, title=metric.title, unit=metric.unit, higher=higher, digits=metric.digits))
-    return {column.key: column for column in shown}
+    found.append(Column(key="latent_error", title="latent error", higher=False))
+    found.append(Column(key="teacher_forced_error", title="step error", higher=False))
+    return {column.key: column for column in sorted(found, key=lambda column: not column.higher)}
 
 
 def ordered(positions: Mapping[str, object]) -> list[str]:
@@ -158,13 +157,14 @@ def summary(results: Results) -> dict[str, Any]:
 
 def summary_table(results: Results) -> Table:
     """The mean figures of every position, for a terminal."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     shown = [column for key, column in columns().items() if any(key in m for m in results.metrics.values())]
     # Text, since a name with [brackets] is markup to rich
-    table = Table(title=Text(f"{results.name}: against the float model"), title_justify="left")
-    table.add_column("")
+    table = Table(title=Text(f"{results.name}: against the float model"), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
     for column in shown:
         table.add_column(column.heading(), justify="right")
     for position in ordered(results.metrics):

@@ -24,7 +24,7 @@ Renames = tuple[tuple[str, str], ...]
 class LinearGroup:
     """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
 
-    `fold` names an affine norm, a modulated norm, or the linears whose outputs are (linearly) that tensor; empty: nobody.
+    `fold` names an affine norm, a modulated norm, or the linears whose outputs are linearly that tensor; empty: nobody.
     """
 
     linears: tuple[str, ...]

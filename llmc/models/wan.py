@@ -106,9 +106,9 @@ class WanI2V(ModelAdapter):
         return problems
 
     def load(self, path: Path, torch_dtype: str, device: str) -> Any:
+        quiet_libraries()
         from diffusers import WanImageToVideoPipeline
 
-        quiet_libraries()
         dtype = stored_dtype(path / "transformer") if torch_dtype == "auto" else getattr(torch, torch_dtype)
         # the autoencoder and the image encoder are small, and their rounding errors would be seen in every frame
         dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}

@@ -16,14 +16,14 @@ from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.calib.stream import stream_blocks
 from llmc.calib.teacher import block_errors, first_tensor, teacher_forced_errors
-from llmc.calibrate import calibrate
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sample, Sampling, Video
 from llmc.models.wan import WanI2V
-from llmc.network import Network, prepare
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
+from llmc.steps.calibrate import calibrate
+from llmc.steps.network import Network, prepare
 from tests.tiny_pipelines import save_samples, save_wan_i2v
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ import pytest
 from llmc.calib.samples import read_samples
 from llmc.export.base import Exporter
 from llmc.models.base import ModelAdapter, Sample, Sampling, adapters
-from llmc.network import Network, prepare
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
+from llmc.steps.network import Network, prepare
 from tests.tiny_pipelines import TINY, save_samples
 
 W8A8 = LayerSpec(

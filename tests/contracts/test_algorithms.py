@@ -9,10 +9,10 @@ from llmc.algorithms.base import Algorithm
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import teacher_forced_errors
-from llmc.calibrate import calibrate
 from llmc.layers.linear import in_mode
-from llmc.network import layer_errors
 from llmc.plugin import discover
+from llmc.steps.calibrate import calibrate
+from llmc.steps.network import layer_errors
 from tests.contracts.conftest import Family
 
 METHODS = discover("llmc.algorithms", Algorithm)

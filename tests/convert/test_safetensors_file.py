@@ -13,7 +13,7 @@ from tests.convert.tiny import Made, lazy
 def one_of_each() -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     raw = {code: torch.randint(0, 2, (3, 8), generator=random).to(torch.uint8) for code in DTYPES}
-    tensors = {f"z.{code}": raw[code].view(torch.bool if code == "BOOL" else dtype) for code, dtype in DTYPES.items()}
+    tensors = {f"z.{code}": raw[code].view(getattr(torch, dtype)) for code, dtype in DTYPES.items()}
     extra = {"scalar": torch.tensor(0.5), "empty": torch.zeros(0, 4), "a.bf16": torch.rand(5).bfloat16()}
     return tensors | extra | {"nan": torch.tensor([float("nan"), -0.0]), "odd": torch.ones(3, dtype=torch.int8)}
 

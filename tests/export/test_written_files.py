@@ -14,7 +14,6 @@ from llmc.algorithms.base import Algorithm
 from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
-from llmc.calibrate import calibrate
 from llmc.convert.rename import Renamer
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.fake import FakeQuant
@@ -23,9 +22,10 @@ from llmc.export.transformed import Transformed
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling
 from llmc.models.wan import LIGHTX2V, WanI2V
-from llmc.network import Network, prepare
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
+from llmc.steps.calibrate import calibrate
+from llmc.steps.network import Network, prepare
 from tests.tiny_pipelines import save_samples, save_wan_i2v
 
 SAMPLING = Sampling(height=32, width=32, num_frames=5, steps=2, guidance_scale=1.0, seed=3)

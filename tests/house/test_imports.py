@@ -21,6 +21,7 @@ ALLOWED = {
     "export": {"layers", "numerics", "convert"},
     "eval": {"models"},
     "config": {"algorithms", "numerics", "models", "export", "eval", "policy", "calib"},
+    "steps": {"algorithms", "numerics", "layers", "models", "calib", "policy", "convert", "export", "eval", "config"},
 }
 HEAVY = {"diffusers": "models", "transformers": "models"}  # library -> the one package that may import it
 

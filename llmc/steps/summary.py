@@ -15,10 +15,10 @@ from llmc.eval.compare import Comparison, compare_videos, mean_of
 from llmc.eval.report import write_report
 from llmc.eval.results import BlockResult, LayerResult, Results, SampleResult, ratios, write_results
 from llmc.eval.video import write_preview, write_video
-from llmc.folder import RunFolder, versions
-from llmc.judge import Judgement
 from llmc.log import progress
-from llmc.network import LayerError, Network
+from llmc.steps.folder import RunFolder, versions
+from llmc.steps.judge import Judgement
+from llmc.steps.network import LayerError, Network
 
 LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error")
 

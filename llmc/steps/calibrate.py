@@ -17,7 +17,7 @@ from llmc.calib.stream import stream_blocks
 from llmc.layers.linear import QuantLinear
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
-from llmc.network import Network, quantize_block
+from llmc.steps.network import Network, quantize_block
 
 Planned = Sequence[tuple[int, Sample, Sampling]]
 

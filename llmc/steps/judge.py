@@ -20,7 +20,7 @@ from llmc.config.schema import Config
 from llmc.layers.linear import in_mode
 from llmc.log import log, progress
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
-from llmc.network import Network, rounded_to_nearest
+from llmc.steps.network import Network, rounded_to_nearest
 
 Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
 MODES = {"pretrain": "float", "transformed": "transformed", "fake_quant": "quantized", "baseline": "quantized"}

@@ -1,0 +1,262 @@
+"""A LoRA merged into a float network, in place: weight + strength * alpha / rank * up @ down.
+
+Every key of the file must find its parameter, its other half and a fitting shape, and headers alone tell; only then is
+anything changed. How trainers name their keys is the tables below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod, sqrt
+from pathlib import Path
+
+import torch
+from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from llmc.convert.rename import Renamer
+from llmc.convert.safetensors_file import StoredTensor, read_header
+from llmc.errors import ExportError
+from llmc.models.base import Renames
+
+SHOWN = 8  # problems in one message
+PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
+FLAT = "lora_unet_"  # after it stands a module's name, with underscores for dots
+FLAT_PREFIX = re.compile(r"^(lora_unet|lora_transformer|lycoris)_+")
+PARTS = {
+    "down": r"\.lora_(?:A|down)(?:\.\w+)?\.weight|\.lora\.down(?:\.weight)?",
+    "up": r"\.lora_(?:B|up)(?:\.\w+)?\.weight|\.lora\.up(?:\.weight)?",
+    "up_bias": r"\.lora_(?:B|up)(?:\.\w+)?\.bias",
+    "alpha": r"\.alpha",
+    "diff": r"\.diff",
+    "diff_b": r"\.diff_b",
+    "diff_m": r"\.diff_m",
+}
+KEY = re.compile(rf"(?P<module>.+?)(?:{'|'.join(f'(?P<{part}>{ending})' for part, ending in PARTS.items())})")
+READ = "lora_A/lora_B, lora_down/lora_up or lora.down/lora.up, alpha, diff, diff_b and diff_m"
+OTHER_KINDS = {"DoRA": r"dora_scale|magnitude", "LoHa": r"\bhada_", "LoKr": r"\blokr_"}
+# what a part is added to; diff_m is LightX2V's, for the modulation that a block holds as a bare parameter
+TARGETS = {
+    "up": (".weight",),
+    "up_bias": (".bias",),
+    "diff": (".weight", ""),
+    "diff_b": (".bias",),
+    "diff_m": (".modulation",),
+}
+
+Keys = dict[str, str]  # part -> key in the file, for one module
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What is added to one parameter: one tensor, or the product of up and down."""
+
+    keys: tuple[str, ...]
+    factors: tuple[StoredTensor, ...]
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.factors[0].shape[:1], *self.factors[-1].shape[1:])
+
+    def make(self, like: Tensor) -> Tensor:
+        """Its value, in the type and the shape of `like`."""
+        first, *others = (factor.make().to(like.device, like.dtype) for factor in self.factors)
+        for other in others:
+            first = first.flatten(1) @ other.flatten(1)  # a convolution is a linear of its flattened patch
+        return self.scale * first.reshape(like.shape)
+
+
+class PeftConfig(BaseModel):
+    """What PEFT and diffusers write about a LoRA, whose files hold no alpha."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(name, f"transformer.{name}")),
+        frozen=True,
+    )
+    lora_alpha: float | None = None
+    alpha_pattern: Mapping[str, float] = {}
+    use_rslora: bool = False
+
+    def scale(self, module: str, rank: int) -> float:
+        """alpha / rank; rank-stabilized LoRA (arXiv 2312.03732) divides by the root of the rank."""
+        own = (alpha for name, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({name})", module))
+        alpha = next(own, self.lora_alpha)
+        return 1.0 if alpha is None else alpha / (sqrt(rank) if self.use_rslora else rank)
+
+
+def merge_lora(module: torch.nn.Module, path: Path, strength: float, tables: Iterable[Renames] = ()) -> int:
+    """Add a LoRA to the weights of `module`, or refuse and change nothing; returns how many modules changed.
+
+    Its keys may name modules as the network does, or as the right side of one of the `tables` does.
+    """
+    file = lora_file(path)
+    parameters = dict(module.named_parameters())
+    plan = _plan(file, parameters, _aliases(parameters, tables))
+    with torch.no_grad():
+        for name, deltas in plan.items():
+            total = parameters[name].to(torch.promote_types(parameters[name].dtype, torch.float32))
+            for delta in deltas:
+                total = total + strength * delta.make(total)
+            parameters[name].copy_(total)
+    return len({name.rpartition(".")[0] for name in plan})
+
+
+def lora_file(path: Path) -> Path:
+    """The one file that `path` means."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
+    if len(files) == 1 and files[0].suffix == ".safetensors":
+        return files[0]
+    found = ", ".join(file.name for file in files[:SHOWN]) or ("none" if path.exists() else "no such path")
+    raise ExportError(
+        f"{path} is not one LoRA (found: {found}); a .safetensors file, or a folder with exactly one, can be merged; "
+        "give the file itself, and save a .pt, .pth or .bin as .safetensors first"
+    )
+
+
+def _plan(file: Path, parameters: Mapping[str, Tensor], aliases: Mapping[str, set[str]]) -> dict[str, list[Delta]]:
+    """Parameter -> what is added to it; whatever does not fit is refused at once."""
+    tensors, metadata = read_header(file)
+    modules, problems = _modules(file, tensors)
+    config = _peft_config(file, metadata)
+    plan: defaultdict[str, list[Delta]] = defaultdict(list)
+    changed_by: dict[str, str] = {}
+    for module, keys in modules.items():
+        if broken := _broken(keys, tensors):
+            problems.append(broken)
+            continue
+        for targets, delta in _deltas(module, keys, tensors, config):
+            found = {name for alias in _spellings(module, targets) for name in aliases.get(alias, ())}
+            if misfit := _misfit(delta, found, parameters):
+                problems.append(misfit)
+                continue
+            (name,) = found
+            if changed_by.setdefault(name, module) != module:
+                problems.append(f"{module}: {changed_by[name]} is the same module")
+            plan[name].append(delta)
+    if problems:
+        shown = [f"  {problem}" for problem in problems[:SHOWN]]
+        more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise ExportError(
+            "\n".join([f"{file} does not fit the network, which was not changed:", *shown, *more])
+            + f"\nonly {READ} of its own modules can be merged; give a LoRA that was trained for this very model"
+        )
+    return plan
+
+
+def _modules(file: Path, tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, Keys], list[str]]:
+    """Module as the file calls it -> its keys, and what is wrong with other keys."""
+    modules: defaultdict[str, Keys] = defaultdict(dict)
+    problems = []
+    for kind, pattern in OTHER_KINDS.items():
+        if keys := [key for key in tensors if re.search(pattern, key)]:
+            raise ExportError(
+                f"{file} is a {kind}: it holds {keys[0]} and {len(keys) - 1} more of its kind; only plain LoRAs "
+                f"({READ}) can be merged; merge it with the tool that trained it, and quantize the merged model"
+            )
+    for key in tensors:
+        if match := KEY.fullmatch(key):
+            assert match.lastgroup is not None
+            other = modules[match["module"]].setdefault(match.lastgroup, key)
+            if other != key:
+                problems.append(f"{key}: a file holds one LoRA, but {other} is there too")
+        else:
+            problems.append(f"{key}: not a key of a LoRA")
+    if not modules:
+        found = ", ".join(list(tensors)[:3]) or "nothing"
+        raise ExportError(f"{file} is no LoRA: it holds {found}; only {READ} can be merged; check the path")
+    return modules, problems
+
+
+def _broken(keys: Keys, tensors: Mapping[str, StoredTensor]) -> str | None:
+    """What is wrong with the keys of one module, whatever the network may be."""
+    for part, key in keys.items():
+        # a whole alpha is often stored as an integer
+        if part != "alpha" and not tensors[key].dtype.is_floating_point:
+            return f"{key}: stored as {tensors[key].dtype}, not as floats"
+    if keys.keys() <= {"diff", "diff_b", "diff_m"}:
+        return None
+    if missing := {"down", "up"} - keys.keys():
+        return f"{', '.join(keys.values())}: {' and '.join(sorted(missing))} missing"
+    down, up = tensors[keys["down"]].shape, tensors[keys["up"]].shape
+    if len(down) < 2 or len(up) < 2 or down[0] == 0 or prod(up[1:]) != down[0]:
+        return f"{keys['down']} {down}: shares no rank with {keys['up']} {up}"
+    if "alpha" in keys and prod(tensors[keys["alpha"]].shape) != 1:
+        return f"{keys['alpha']} {tensors[keys['alpha']].shape}: not one number"
+    return None
+
+
+def _deltas(
+    module: str, keys: Keys, tensors: Mapping[str, StoredTensor], config: PeftConfig
+) -> Iterator[tuple[tuple[str, ...], Delta]]:
+    """What the keys of one module add, each with the names below the module that it may be added to."""
+    scale = 1.0
+    if "down" in keys:
+        rank = tensors[keys["down"]].shape[0]
+        scale = tensors[keys["alpha"]].make().item() / rank if "alpha" in keys else config.scale(module, rank)
+    for part, targets in TARGETS.items():
+        if part in keys:
+            used = (keys["up"], keys["down"]) if part == "up" else (keys[part],)
+            factors = tuple(tensors[key] for key in used)
+            yield targets, Delta(used, factors, scale if part in ("up", "up_bias") else 1.0)
+
+
+def _misfit(delta: Delta, found: set[str], parameters: Mapping[str, Tensor]) -> str | None:
+    """Why a delta cannot be added to what was found for it."""
+    keys = " and ".join(delta.keys)
+    if not found:
+        return f"{keys}: the network has no such parameter"
+    if len(found) > 1:
+        return f"{keys}: may mean {' or '.join(sorted(found))}"
+    (name,) = found
+    parameter = parameters[name]
+    if parameter.is_meta or not parameter.is_floating_point():
+        return f"{keys}: {name} holds no floats ({parameter.dtype} on {parameter.device})"
+    if not _fits(delta.shape, tuple(parameter.shape)):
+        return f"{keys}: {delta.shape} cannot be added to {name} {tuple(parameter.shape)}"
+    return None
+
+
+def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether a tensor is the target, but for dimensions of one, or the target flattened to rows."""
+    rows = (*target[:1], prod(target[1:]))
+    long, *allowed = ([size for size in sizes if size != 1] for sizes in (shape, target, rows))
+    return long in allowed
+
+
+def _aliases(parameters: Iterable[str], tables: Iterable[Renames]) -> dict[str, set[str]]:
+    """What a file may call a parameter, dotted and flat -> the parameters it may mean."""
+    aliases: defaultdict[str, set[str]] = defaultdict(set)
+    names = list(parameters)
+    for scheme in ({name: name for name in names}, *(Renamer(table).forward_all(names) for table in tables)):
+        for name, alias in scheme.items():
+            owner, _, leaf = alias.rpartition(".")
+            aliases[alias].add(name)
+            aliases[f"{FLAT}{owner.replace('.', '_')}.{leaf}"].add(name)
+    return aliases
+
+
+def _spellings(module: str, targets: tuple[str, ...]) -> Iterator[str]:
+    """The aliases that a module's parameters could have: with and without each prefix."""
+    yield from (FLAT_PREFIX.sub(FLAT, module) + target for target in targets)
+    for prefix in PREFIXES:
+        if module.startswith(prefix):
+            yield from _spellings(module.removeprefix(prefix), targets)
+
+
+def _peft_config(file: Path, metadata: Mapping[str, str]) -> PeftConfig:
+    """diffusers writes it into the file's metadata, PEFT beside a file that it always calls the same."""
+    beside = file.with_name("adapter_config.json")
+    text = metadata.get("lora_adapter_metadata")
+    if text is None and file.name == "adapter_model.safetensors" and beside.is_file():
+        text = beside.read_text("utf-8")
+    try:
+        return PeftConfig() if text is None else PeftConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise ExportError(
+            f"{file} comes with a configuration that cannot be read: {error}; lora_alpha must be a number; "
+            "save the LoRA again"
+        ) from error
