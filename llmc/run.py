@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from llmc import distributed
 from llmc.calib.samples import read_samples
 from llmc.config.schema import Config
 from llmc.config.targets import targets
+from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
-from llmc.log import attach_file
+from llmc.log import attach_file, log
 from llmc.models.base import check_adapter
 from llmc.steps.calibrate import calibrate
 from llmc.steps.device import choose_device
@@ -36,7 +38,11 @@ def run(config: Config) -> Results:
     with folder.phase("load"):
         pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
         policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
-        networks = [prepare(part, policy, outputs) for part in adapter.parts(pipeline)]
+        parts = adapter.parts(pipeline)
+        for part, lora in product(parts, config.model.lora):
+            changed = merge_lora(part.module, lora.path, lora.strength, adapter.renames.values())
+            log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
+        networks = [prepare(part, policy, outputs) for part in parts]
     with folder.phase("calibrate"):
         samples = read_samples(config.calib.path, adapter.needs_image, config.calib.n_samples, config.calib.prompts)
         sampling = config.calib_sampling()

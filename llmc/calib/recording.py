@@ -53,7 +53,7 @@ def _describe(thing: object) -> object:
         files = sorted(thing.rglob("*")) if thing.is_dir() else [thing]
         stats = [(str(file.relative_to(thing)), file.stat()) for file in files if file.is_file()]
         return [str(thing.resolve()), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]]
-    return thing
+    return [_describe(item) for item in thing] if isinstance(thing, list | tuple) else thing
 
 
 def _load_videos(folder: Path) -> list[Video]:

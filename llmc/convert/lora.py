@@ -37,6 +37,7 @@ PARTS = {
 }
 KEY = re.compile(rf"(?P<module>.+?)(?:{'|'.join(f'(?P<{part}>{ending})' for part, ending in PARTS.items())})")
 READ = "lora_A/lora_B, lora_down/lora_up or lora.down/lora.up, alpha, diff, diff_b and diff_m"
+HALVES = {"down": "lora_A (or lora_down)", "up": "lora_B (or lora_up)"}
 OTHER_KINDS = {"DoRA": r"dora_scale|magnitude", "LoHa": r"\bhada_", "LoKr": r"\blokr_"}
 # what a part is added to; diff_m is LightX2V's, for the modulation that a block holds as a bare parameter
 TARGETS = {
@@ -154,8 +155,8 @@ def _modules(file: Path, tensors: Mapping[str, StoredTensor]) -> tuple[dict[str,
     for kind, pattern in OTHER_KINDS.items():
         if keys := [key for key in tensors if re.search(pattern, key)]:
             raise ExportError(
-                f"{file} is a {kind}: it holds {keys[0]} and {len(keys) - 1} more of its kind; only plain LoRAs "
-                f"({READ}) can be merged; merge it with the tool that trained it, and quantize the merged model"
+                f"{file} is a {kind}: it holds {', '.join(keys[:3])}; only plain LoRAs ({READ}) can be merged; "
+                "merge it with the tool that trained it, and quantize the merged model"
             )
     for key in tensors:
         if match := KEY.fullmatch(key):
@@ -180,7 +181,7 @@ def _broken(keys: Keys, tensors: Mapping[str, StoredTensor]) -> str | None:
     if keys.keys() <= {"diff", "diff_b", "diff_m"}:
         return None
     if missing := {"down", "up"} - keys.keys():
-        return f"{', '.join(keys.values())}: {' and '.join(sorted(missing))} missing"
+        return f"{', '.join(keys.values())}: without {' and '.join(HALVES[half] for half in sorted(missing))}"
     down, up = tensors[keys["down"]].shape, tensors[keys["up"]].shape
     if len(down) < 2 or len(up) < 2 or down[0] == 0 or prod(up[1:]) != down[0]:
         return f"{keys['down']} {down}: shares no rank with {keys['up']} {up}"

@@ -49,7 +49,8 @@ def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequen
     samples = read_samples(config.eval.path, adapter.needs_image, config.eval.n_samples)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
-    recording = judge_float(adapter, pipeline, networks, planned, cache, config.model.path)
+    sources = [config.model.path, *((lora.path, lora.strength) for lora in config.model.lora)]
+    recording = judge_float(adapter, pipeline, networks, planned, cache, sources)
     positions = {"float": Judged(recording.videos, [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
     for position in dict.fromkeys(wanted):
@@ -73,14 +74,19 @@ def gathered(judged: Judged, count: int) -> Judged:
 
 
 def judge_float(
-    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, cache: Path, source: Path
+    adapter: ModelAdapter,
+    pipeline: Any,
+    networks: Sequence[Network],
+    planned: Planned,
+    cache: Path,
+    sources: Sequence[object],
 ) -> Recording:
     """The float videos and every call behind them; from the cache if the very same were made before."""
     parts = [network.part for network in networks]
     weight = next(parts[0].module.parameters())
     samples = [(sample.model_dump(mode="json"), sampling.model_dump()) for _, sample, sampling in planned]
     images = [sample.image for _, sample, _ in planned if sample.image]
-    key = fingerprint(adapter.name, source, samples, *images, str(weight.dtype), str(weight.device), torch.__version__)
+    key = fingerprint(adapter.name, sources, samples, *images, str(weight.dtype), str(weight.device), torch.__version__)
 
     def record(stores: dict[str, CallStore]) -> list[Video]:
         with progress("float videos", len(planned)) as advance:

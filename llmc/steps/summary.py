@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -91,8 +91,9 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
         for position, judged in judgement.positions.items():
             compared[position] = compare_videos(reference, judged.videos, config.eval.metrics)
             advance()
+    everyone = range(len(judgement.samples))
     metrics = {
-        position: mean_of(found) | {"teacher_forced_error": _mean_of_steps(judgement, position)}
+        position: mean_of(found) | {"teacher_forced_error": _teacher_forced(judgement, position, everyone)}
         for position, found in compared.items()
     }
     videos = write_videos(config, judgement, folder)
@@ -104,7 +105,10 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
             image=sample.image and str(sample.image),
             seed=how.seed,
             steps={position: judged.steps[index] for position, judged in replayed.items()},
-            metrics={position: found[index].metrics for position, found in compared.items()},
+            metrics={
+                position: found[index].metrics | {"teacher_forced_error": _teacher_forced(judgement, position, [index])}
+                for position, found in compared.items()
+            },
             per_frame={position: found[index].per_frame for position, found in compared.items()},
             videos={position: paths[index] for position, paths in videos.items()},
         )
@@ -135,11 +139,12 @@ def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dic
     return written
 
 
-def _mean_of_steps(judgement: Judgement, position: str) -> float | None:
-    steps = judgement.positions[position].steps
+def _teacher_forced(judgement: Judgement, position: str, samples: Iterable[int]) -> float | None:
+    """The mean over samples and steps; float is its own reference."""
     if position == "float":
         return 0.0
-    return fmean(error for sample in steps for error in sample) if steps else None
+    steps = judgement.positions[position].steps
+    return fmean(error for sample in samples for error in steps[sample]) if steps else None
 
 
 def _settings(method: Any) -> str:

@@ -77,7 +77,7 @@ def saved(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | N
 def pairs(lora: dict[str, tuple[Tensor, Tensor]], name: Callable[[str], str], endings: str) -> dict[str, Tensor]:
     """The tensors of a file, whose keys end as `endings` says: down, a blank, up."""
     down_ending, up_ending = endings.split()
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for module, (up, down) in lora.items():
         tensors |= {name(module) + down_ending: down, name(module) + up_ending: up}
     return tensors
@@ -240,9 +240,9 @@ TO_Q = "blocks.0.attn1.to_q"
         ({"blocks.9.attn1.to_q.diff": torch.ones(24, 24)}, r"blocks\.9\.attn1\.to_q\.diff: the network has no such"),
         ({"text_encoder.q.diff": torch.ones(2)}, r"text_encoder\.q\.diff: the network has no such parameter"),
         ({"blocks.0.attn1.norm_q.diff_b": torch.ones(24)}, r"norm_q\.diff_b: the network has no such parameter"),
-        ({f"{TO_Q}.lora_A.weight": torch.ones(RANK, 24)}, r"to_q\.lora_A\.weight: up missing"),
-        ({f"{TO_Q}.lora_up.weight": torch.ones(24, RANK)}, r"to_q\.lora_up\.weight: down missing"),
-        ({f"{TO_Q}.alpha": torch.tensor(1.0)}, r"to_q\.alpha: down and up missing"),
+        ({f"{TO_Q}.lora_A.weight": torch.ones(RANK, 24)}, r"to_q\.lora_A\.weight: without lora_B"),
+        ({f"{TO_Q}.lora_up.weight": torch.ones(24, RANK)}, r"to_q\.lora_up\.weight: without lora_A"),
+        ({f"{TO_Q}.alpha": torch.tensor(1.0)}, r"to_q\.alpha: without lora_A \(or lora_down\) and lora_B"),
         (
             {f"{TO_Q}.lora_A.weight": torch.ones(RANK, 25), f"{TO_Q}.lora_B.weight": torch.ones(24, RANK)},
             r"\(24, 25\) cannot be added to blocks\.0\.attn1\.to_q\.weight \(24, 24\)",

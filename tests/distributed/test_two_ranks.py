@@ -14,21 +14,21 @@ from safetensors.torch import load_file
 from tests.end_to_end.small_run import small_config
 
 
-def run_llmc(config: Path, ranks: int) -> dict[str, object]:
+def run_llmc(config: Path, folder: Path, ranks: int) -> dict[str, object]:
     launch = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command = [sys.executable, *launch, "-m", "llmc", "run", "--config", str(config), "--json"]
+    command += ["--set", f"base.run_dir={folder / 'run'}", "--set", f"save.save_path={folder / 'export'}"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     summary: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     return summary
 
 
-@pytest.mark.slow
 def test_two_ranks_share_the_samples_and_agree_with_one(tmp_path: Path) -> None:
     summaries, tensors = [], []
+    config = small_config(tmp_path, samples=3)
     for ranks in (1, 2):
-        config = small_config(tmp_path / str(ranks), samples=3)
-        summaries.append(run_llmc(config, ranks))
+        summaries.append(run_llmc(config, tmp_path / str(ranks), ranks))
         tensors.append(load_file(Path(str(summaries[-1]["checkpoint"])) / "diffusion_pytorch_model.safetensors"))
     assert tensors[0].keys() == tensors[1].keys()
     different = [name for name in tensors[0] if not tensors[0][name].equal(tensors[1][name])]

@@ -10,8 +10,8 @@ import yaml
 from tests.tiny_pipelines import save_samples, save_wan_i2v
 
 
-def small_config(folder: Path, samples: int = 1, **changes: dict[str, Any]) -> Path:
-    """A model, samples and a configuration in `folder`; `changes` are merged into its sections."""
+def small_config(folder: Path, samples: int = 1, **changes: dict[str, Any] | None) -> Path:
+    """A model, samples and a configuration in `folder`; `changes` are merged into its sections, None leaves one out."""
     save_wan_i2v(folder / "model")
     save_samples(folder / "samples", samples)
     size = {"name": "i2v", "path": str(folder / "samples"), "target_height": 32, "target_width": 32, "num_frames": 5,
@@ -31,7 +31,7 @@ def small_config(folder: Path, samples: int = 1, **changes: dict[str, Any]) -> P
         "save": {"save_lightx2v": True, "save_path": str(folder / "export")},
     }
     for section, values in changes.items():
-        config[section] = {**config.get(section, {}), **values}
+        config[section] = None if values is None else {**config.get(section, {}), **values}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path

@@ -1,0 +1,112 @@
+"""A whole run through the command line on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from llmc.__main__ import main
+from llmc.convert.converter import plan_conversion, write_conversion
+from tests.end_to_end.small_run import small_config
+
+EXPORTED = "diffusion_pytorch_model.safetensors"
+
+
+def run(config: Path, *options: str) -> int:
+    return main(["run", "--config", str(config), *options])
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    before, after = load_file(one / EXPORTED), load_file(other / EXPORTED)
+    assert before.keys() == after.keys()
+    assert [n for n in before if before[n].dtype != after[n].dtype or not before[n].equal(after[n])] == []
+
+
+def test_a_run_leaves_a_checkpoint_videos_figures_and_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(tmp_path, samples=2)
+    assert run(config, "--json") == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary.keys() == {"run", "checkpoint", "report", "metrics"}
+    assert summary["metrics"].keys() == {"float", "baseline", "fake_quant"}
+    for position, figures in summary["metrics"].items():
+        assert figures.keys() == {"psnr", "ssim", "latent_error", "teacher_forced_error"}
+        assert (figures["teacher_forced_error"] == 0) == (position == "float")
+    folder = tmp_path / "run"
+    for name in ("config.json", "versions.json", "results.json", "layers.csv", "report.html", "run.log"):
+        assert (folder / name).stat().st_size > 0, name
+    for position in ("float", "baseline", "fake_quant"):
+        assert len(list((folder / "videos" / position).glob("*.mp4"))) == 2
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["layers"]) == 24 and all(layer["error"] is not None for layer in results["layers"])
+    assert [block["name"] for block in results["blocks"]["fake_quant"]] == ["blocks.0", "blocks.1"]
+    assert [len(sample["steps"]["fake_quant"]) for sample in results["samples"]] == [2, 2]
+    assert (Path(summary["checkpoint"]) / EXPORTED).is_file()
+
+
+def test_the_same_configuration_runs_again_and_another_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(tmp_path, eval=None, save={"save_fake": True})
+    assert run(config) == 0
+    first = {file: file.read_bytes() for file in (tmp_path / "export").rglob("*.safetensors")}
+    assert len(first) > 1
+    assert run(config) == 0
+    assert all(file.read_bytes() == content for file, content in first.items())
+    assert run(config, "--set", "quant.video_gen.method=RTN") == 2
+    assert "which this configuration did not write" in capsys.readouterr().err
+    assert run(config, "--set", "quant.video_gen.method=RTN", "--set", "save.overwrite=True") == 0
+
+
+def test_judging_changes_no_byte_of_the_export(tmp_path: Path) -> None:
+    """The export is written before the videos are made; a second export after judging has the same tensors."""
+    config = small_config(tmp_path)
+    assert run(config) == 0
+    assert run(config, "--set", "eval=null", "--set", f"save.save_path={tmp_path / 'unjudged'}") == 0
+    assert_same_tensors(tmp_path / "export", tmp_path / "unjudged")
+
+
+def test_export_backward_and_forward_is_the_identity(tmp_path: Path) -> None:
+    assert run(small_config(tmp_path, eval=None)) == 0
+    write_conversion(plan_conversion(tmp_path / "export", "backward", "wan_dit"), tmp_path / "native", "blocks")
+    write_conversion(plan_conversion(tmp_path / "native", "forward", "wan_dit"), tmp_path / "back", "single")
+    assert_same_tensors(tmp_path / "export", tmp_path / "back")
+
+
+def test_streamed_calibration_writes_the_same_file(tmp_path: Path) -> None:
+    config = small_config(tmp_path, eval=None)
+    assert run(config) == 0
+    assert run(config, "--set", "calib.streamed=True", "--set", f"save.save_path={tmp_path / 'streamed'}") == 0
+    assert_same_tensors(tmp_path / "export", tmp_path / "streamed")
+
+
+@pytest.mark.parametrize(
+    "static", [{"granularity": "per_tensor", "static": True}, {"granularity": "per_tensor"}], ids=str
+)
+def test_other_grids_run_without_an_export(tmp_path: Path, static: dict[str, object]) -> None:
+    quant = {
+        "video_gen": {
+            "method": "RTN",
+            "weight": {"bit": 4, "granularity": "per_group", "group_size": 16, "symmetric": False},
+            "act": {"bit": 8, "symmetric": False, **static},
+            "rules": [{"match": "*.ffn.net.2", "weight": {"bit": 8}}, {"match": "blocks.0.attn1.*", "skip": True}],
+        }
+    }
+    config = small_config(tmp_path, quant=quant, save={"save_lightx2v": False})
+    assert run(config) == 0
+    layers = {layer["name"]: layer for layer in json.loads((tmp_path / "run" / "results.json").read_text())["layers"]}
+    assert layers["blocks.0.attn1.to_q"]["method"] == "float weight"
+    assert "int8 per_channel" in layers["blocks.1.ffn.net.2"]["spec"]
+    assert "int4 per_group 16 asymmetric" in layers["blocks.1.ffn.net.0.proj"]["spec"]
+
+
+def test_transformed_videos_are_judged_by_llmcs_names(tmp_path: Path) -> None:
+    config = small_config(tmp_path, eval={"eval_pos": ["pretrain", "transformed", "fake_quant"], "baseline": None})
+    assert run(config) == 0
+    metrics = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    assert metrics.keys() == {"float", "transformed", "fake_quant"}
+    assert metrics["transformed"]["teacher_forced_error"] < 1e-5 < metrics["fake_quant"]["teacher_forced_error"]
