@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmc.eval.ffmpeg import raw_frames, run_ffmpeg
+from llmc.eval.ffmpeg import run_ffmpeg
 from llmc.eval.metrics.base import check_frames
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ GAIN = 8  # what `difference` multiplies by; one constant, so that every report 
 
 # visually lossless, and tagged, so that a browser need not guess the colours from the size
 ENCODING = (
-    *("-c:v", "libx264", "-crf", "10", "-preset", "medium", "-movflags", "+faststart"),
+    *("-crf", "10", "-preset", "medium", "-movflags", "+faststart"),
     *("-vf", "scale=out_color_matrix=bt709:sws_flags=accurate_rnd+full_chroma_int,format=yuv420p"),
     *("-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709"),
 )
@@ -36,9 +36,20 @@ def write_video(path: Path, frames: torch.Tensor, fps: int = 16) -> Path:
         if len(frames) == 1:
             _image(frames[0]).save(unfinished)
         else:
-            source, stdin = raw_frames(_even(frames), fps)
-            run_ffmpeg([*source, *ENCODING, str(unfinished)], stdin)
+            _write_mp4(unfinished, _even(frames).cpu().numpy(), fps)
     return path
+
+
+def _write_mp4(path: Path, frames: Iterable[Any], fps: int) -> None:
+    import imageio.v2 as imageio
+
+    # quality None leaves the rate to ENCODING; a macro block of 1 keeps the size as it is
+    writer: Any = imageio.get_writer(
+        path, format="FFMPEG", fps=fps, codec="libx264", quality=None, macro_block_size=1, ffmpeg_params=[*ENCODING]
+    )
+    with writer:
+        for frame in frames:
+            writer.append_data(frame)
 
 
 def read_video(path: Path) -> torch.Tensor:
