@@ -26,7 +26,7 @@ SPOILED = {
     "a number below its range": ("sample_steps: 20", "sample_steps: 0", ["it is 0", "at least 1"]),
     "text for a number": ("num_frames: 17", "num_frames: many", ["it is many", "a whole number is needed"]),
     "a switch for a number": ("num_frames: 17", "num_frames: True", ["it is True", "a whole number is needed"]),
-    "an infinite number": ("guidance_scale: 2.0", "guidance_scale: .inf", ["it is inf", "finite"]),
+    "an infinite number": ("guidance_scale: 1.5", "guidance_scale: .inf", ["it is inf", "finite"]),
     "a grid that does not exist": ("bit: 8", "bit: 9", ["bit is 9", "allowed:", "e4m3"]),
     "a float grid under an integer type": ("bit: 8", "bit: e4m3\n            quant_type: int-quant", ["float-quant"]),
     "a granularity of the other side": ("granularity: per_channel", "granularity: per_token", ["it is per_token"]),
