@@ -12,10 +12,19 @@ if TYPE_CHECKING:
 
 
 class Algorithm(Plugin):
-    """A method; `needs` are the statistics it reads (see `llmc.calib.observers`), `leaves` what it puts on layers."""
+    """A method. `leaves` is what it puts on layers, which a target must be able to store."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     leaves: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "rounded"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics that it reads, by their names in `llmc.calib.observers`."""
+        return frozenset()
+
+    @property
+    def sequential(self) -> bool:
+        """Whether a block must be observed on what the quantized blocks before it give."""
+        return False
 
     @abstractmethod
     def apply(self, block: BlockStep) -> None:

@@ -25,8 +25,11 @@ class SmoothQuant(Algorithm):
         description="how much of the difficulty moves to the weights; `search` finds the best for each group",
     )
     gate: bool = Field(True, description="keep a group as it is where smoothing does not lower its output error")
-    needs: ClassVar[frozenset[str]] = frozenset({"absmax", "rows"})
     leaves: ClassVar[frozenset[str]] = frozenset({"scale"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"absmax", "rows"})
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:

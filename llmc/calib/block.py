@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
 
 from llmc.calib.observers import OBSERVERS
 from llmc.layers.linear import QuantLinear
@@ -44,6 +47,17 @@ class Group:
     def rows(self) -> Tensor:
         """The sampled input rows in the present basis, float32."""
         return self._in_basis(self.stats["rows"].to(self.device, torch.float32))
+
+    def mean(self) -> Tensor:
+        """The mean magnitude of each input channel, in the present basis."""
+        if all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms):
+            return self._in_basis(self.stats["mean"].to(self.device)).abs()
+        return self.rows().abs().mean(0)
+
+    def second_moment(self, name: Literal["gram", "cross"]) -> Tensor:
+        """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides."""
+        half = self._in_basis(self.stats[name].to(self.device))
+        return self._in_basis(half.T.contiguous()).T.contiguous()
 
     def fix_act_scales(self) -> None:
         """Static activation scales in the present basis, from every call of the calibration."""
@@ -127,7 +141,7 @@ def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tupl
 
 
 class Observation:
-    """Observers on the inputs of many groups; use it as a context while calls run, then read `results`."""
+    """Observers on the inputs of groups: use it as a context while calls run, or `update` it with what they read."""
 
     def __init__(self, groups: Sequence[Group], needs: frozenset[str], calls: int, max_rows: int) -> None:
         self.groups = groups
@@ -136,12 +150,21 @@ class Observation:
         }
 
     def __enter__(self) -> Observation:
-        self._hooks = [group.linears[0].register_forward_pre_hook(self._hook(group.name)) for group in self.groups]
+        def see(name: str, x: Tensor) -> None:
+            self.update({name: x}, {name: x})
+
+        self._hooks = _hook_inputs(self.groups, see)
         return self
 
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    def update(self, inputs: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
+        """What groups read in one call, and what they would have read in the float model."""
+        for name, x in inputs.items():
+            for observer in self.observers[name].values():
+                observer.update(x, reference[name])
 
     def attach(self) -> None:
         """Combine over the ranks, and give each group what was measured of its input."""
@@ -150,11 +173,21 @@ class Observation:
                 observer.reduce()
             group.stats = {need: observer.result() for need, observer in self.observers[group.name].items()}
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        observers = self.observers[name].values()
 
-        def observe(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            for observer in observers:
-                observer.update(args[0].detach())
+@contextmanager
+def inputs_of(groups: Sequence[Group]) -> Iterator[dict[str, Tensor]]:
+    """What each group reads while the body runs."""
+    inputs: dict[str, Tensor] = {}
+    hooks = _hook_inputs(groups, inputs.__setitem__)
+    try:
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
-        return observe
+
+def _hook_inputs(groups: Sequence[Group], see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: see(name, args[0].detach())
+
+    return [group.linears[0].register_forward_pre_hook(hook(group.name)) for group in groups]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -11,9 +12,10 @@ from llmc import distributed
 
 
 class Observer(Protocol):
-    """Fed the input of a group of linears, call after call, in the basis of the float model."""
+    """Fed the input of a group of linears, call after call, in the original basis; `reference` is what the float model
+    gives there, which is the same tensor unless earlier blocks are quantized."""
 
-    def update(self, x: Tensor) -> None: ...
+    def update(self, x: Tensor, reference: Tensor) -> None: ...
     def reduce(self) -> None: ...
     def result(self) -> Tensor: ...
 
@@ -24,7 +26,7 @@ class AbsMax:
     def __init__(self, calls: int, max_rows: int) -> None:
         self.value: Tensor | None = None
 
-    def update(self, x: Tensor) -> None:
+    def update(self, x: Tensor, reference: Tensor) -> None:
         now = x.reshape(-1, x.shape[-1]).abs().amax(0).float()
         self.value = now if self.value is None else torch.maximum(self.value, now)
 
@@ -42,7 +44,7 @@ class Range:
     def __init__(self, calls: int, max_rows: int) -> None:
         self.value: Tensor | None = None
 
-    def update(self, x: Tensor) -> None:
+    def update(self, x: Tensor, reference: Tensor) -> None:
         x = x.reshape(-1, x.shape[-1])
         now = torch.stack([x.amin(0), x.amax(0)]).float()
         if self.value is not None:
@@ -60,6 +62,60 @@ class Range:
         return self.value
 
 
+class Gram:
+    """x^T x over all tokens: what rounding errors of a weight do to its outputs."""
+
+    def __init__(self, calls: int, max_rows: int) -> None:
+        self.value: Tensor | None = None
+
+    def update(self, x: Tensor, reference: Tensor) -> None:
+        x = x.reshape(-1, x.shape[-1]).float()
+        if self.value is None:
+            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device)
+        self.value.addmm_(x.T, x)
+
+    def reduce(self) -> None:
+        distributed.reduce(self.result(), "sum")
+
+    def result(self) -> Tensor:
+        assert self.value is not None
+        return self.value
+
+
+class Cross(Gram):
+    """x^T q over all tokens, x the float input and q the one that quantized blocks give."""
+
+    def update(self, x: Tensor, reference: Tensor) -> None:
+        x, reference = (tensor.reshape(-1, tensor.shape[-1]).float() for tensor in (x, reference))
+        if self.value is None:
+            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device)
+        self.value.addmm_(reference.T, x)
+
+
+class MeanAbs:
+    """The mean magnitude of each channel."""
+
+    def __init__(self, calls: int, max_rows: int) -> None:
+        self.total: Tensor | None = None
+        self.count = torch.zeros(1, dtype=torch.float64)
+
+    def update(self, x: Tensor, reference: Tensor) -> None:
+        x = x.reshape(-1, x.shape[-1])
+        now = x.abs().double().sum(0)
+        self.total = now if self.total is None else self.total + now
+        self.count += len(x)
+
+    def reduce(self) -> None:
+        assert self.total is not None
+        self.count = self.count.to(self.total.device)
+        distributed.reduce(self.total, "sum")
+        distributed.reduce(self.count, "sum")
+
+    def result(self) -> Tensor:
+        assert self.total is not None
+        return (self.total / self.count.to(self.total.device)).float()
+
+
 class Rows:
     """A bounded sample of rows (tokens), evenly spaced within each call and over all calls."""
 
@@ -69,7 +125,7 @@ class Rows:
         self.seen = 0
         self.kept: list[Tensor] = []
 
-    def update(self, x: Tensor) -> None:
+    def update(self, x: Tensor, reference: Tensor) -> None:
         self.seen += 1
         if (self.seen - 1) % self.every:
             return
@@ -86,4 +142,11 @@ class Rows:
         return torch.cat(self.kept)
 
 
-OBSERVERS: dict[str, type[AbsMax] | type[Range] | type[Rows]] = {"absmax": AbsMax, "range": Range, "rows": Rows}
+OBSERVERS: dict[str, Callable[[int, int], Observer]] = {
+    "absmax": AbsMax,
+    "range": Range,
+    "gram": Gram,
+    "cross": Cross,
+    "mean": MeanAbs,
+    "rows": Rows,
+}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from llmc.calib.block import BlockStep, Observation
+from llmc.calib.block import BlockStep, Observation, inputs_of
 from llmc.calib.store import Call, CallStore, map_tree
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
@@ -77,23 +77,39 @@ def stream_blocks(
     propagate: Literal["float", "quantized"] = "float",
 ) -> Iterator[BlockStep]:
     """Yield each block with its statistics. One pass both observes a block and, for `float`, makes the next one's
-    inputs; for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones."""
+    inputs; for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones.
+    The statistic `cross` relates float to quantized inputs, and so runs the float block beside."""
     streams: list[Outputs] = [{} for _ in range(len(store))]
+    float_streams: list[Outputs] = [{} for _ in range(len(store))] if "cross" in needs else []
 
-    def run(index: int) -> list[Any]:
-        calls = zip(store.calls(device), streams, strict=True)
-        return [_to_host(run_to_block(part, index, call, _on(device, stream))) for call, stream in calls]
+    def run(index: int, call: Call, stream: Outputs) -> tuple[Any, dict[str, torch.Tensor]]:
+        with inputs_of(blocks[index].groups) as inputs:
+            output = run_to_block(part, index, call, _on(device, stream))
+        return _to_host(output), inputs
+
+    def advance(streams: list[Outputs], outputs: list[Any], block: type) -> None:
+        for stream, output in zip(streams, outputs, strict=True):
+            stream[block] = output
 
     for index, block in enumerate(blocks):
-        with Observation(block.groups, needs, len(store), max_rows) as observation:
-            outputs = run(index)
+        observation = Observation(block.groups, needs, len(store), max_rows)
+        outputs, float_outputs = [], []
+        for number, call in enumerate(store.calls(device)):
+            output, inputs = run(index, call, streams[number])
+            outputs.append(output)
+            reference = inputs
+            if float_streams:
+                output, reference = run(index, call, float_streams[number])
+                float_outputs.append(output)
+            observation.update(inputs, reference)
         observation.attach()
         yield block
         if propagate == "quantized":
             with in_mode(block.linears.values(), "quantized"):
-                outputs = run(index)
-        for stream, output in zip(streams, outputs, strict=True):
-            stream[type(block.module)] = output
+                outputs = [run(index, call, stream)[0]
+                           for call, stream in zip(store.calls(device), streams, strict=True)]  # fmt: skip
+        advance(streams, outputs, type(block.module))
+        advance(float_streams, float_outputs, type(block.module))
 
 
 def _to_host(output: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,8 @@ class GridConfig(Strict):
     """The grid that a tensor is rounded to."""
 
     bit: StrictInt | str = Field(
-        description="bits of an integer grid (8, 4, ...), or the name of a float one (e4m3, e5m2)"
+        description="bits of an integer grid (8, 4, ...), or the name of a float one (e4m3, e2m1, ...); mxfp8, mxfp6, "
+        "mxfp4 and nvfp4 have groups of their own, and need no granularity or group_size"
     )
     symmetric: StrictBool = Field(True, description="zero lies on the middle code; float grids are always symmetric")
     group_size: StrictInt | None = Field(
@@ -39,6 +41,12 @@ class GridConfig(Strict):
         "nearest_even", description="where ties go: nearest_even as the hardware does, half_away as LLMC's own files do"
     )
     calib_algo: Literal["minmax"] = Field("minmax", description="how a scale is found: from the largest magnitude")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _groups_are_those_of_the_format(cls, data: Any) -> Any:
+        format_ = formats().get(format_name(data.get("bit", ""))) if isinstance(data, Mapping) else None
+        return data if format_ is None or format_.group_size is None else {"granularity": "per_group", **data}
 
     @field_validator("bit")
     @classmethod
@@ -191,8 +199,7 @@ def formats() -> dict[str, type[Format]]:
 
 def format_name(bit: int | str) -> str:
     """The format that LLMC calls `bit: 8` or `bit: e4m3`; a format's own name means itself."""
-    named = str(bit)
-    return next((name for name in (named, f"int{named}", f"fp8_{named}") if name in formats()), named)
+    return next((name for name in formats() if str(bit) in (name, _short(name))), str(bit))
 
 
 def bits() -> list[str]:
@@ -201,7 +208,11 @@ def bits() -> list[str]:
 
 
 def _kinds() -> list[tuple[str, bool]]:
-    return [(name.removeprefix("int").removeprefix("fp8_"), format_.integer) for name, format_ in formats().items()]
+    return [(_short(name), format_.integer) for name, format_ in formats().items()]
+
+
+def _short(name: str) -> str:
+    return re.sub(r"^(int|fp\d_)", "", name)
 
 
 def _spec(grid: GridConfig | None) -> TensorSpec | None:

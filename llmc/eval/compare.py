@@ -45,7 +45,7 @@ def compare_pair(reference: Video, candidate: Video, metrics: Sequence[Metric]) 
 
 
 def latent_error(reference: torch.Tensor, candidate: torch.Tensor) -> Score:
-    """Relative L2 error of the final latents; a video that went NaN has no figure."""
+    """The power of the error of the final latents as a share of theirs; a video that went NaN has no figure."""
     if reference.shape != candidate.shape:
         raise LlmcError(
             f"the latents have shape {tuple(reference.shape)} and {tuple(candidate.shape)}; "
@@ -56,7 +56,7 @@ def latent_error(reference: torch.Tensor, candidate: torch.Tensor) -> Score:
         return Score(None, why="the latents hold NaN or infinity")
     if not r.any():
         return Score(None, why="the reference latents are all zero")
-    return Score(((c - r).norm() / r.norm()).item())
+    return Score(((c - r).square().sum() / r.square().sum()).item())
 
 
 def mean_of(comparisons: Sequence[Comparison]) -> dict[str, float | None]:

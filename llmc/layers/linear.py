@@ -67,10 +67,7 @@ class QuantLinear(nn.Module):
             weight = weight * self.state.out_multiplier[:, None]
         for transform in self.state.transforms:
             weight = transform.weight(weight)
-        if self.state.lowrank is not None:
-            up, down = self.state.lowrank
-            weight = weight - up.float() @ down.float()
-        return weight
+        return weight if self.state.lowrank is None else weight - self.lowrank_product()
 
     def float_bias(self) -> Tensor | None:
         """The bias, with what is folded into this layer's outputs."""
@@ -83,7 +80,7 @@ class QuantLinear(nn.Module):
         state = self.state
         weight = state.rounded.dequantize() if state.rounded is not None else self.float_weight()
         if state.lowrank is not None:
-            weight = weight + state.lowrank[0].float() @ state.lowrank[1].float()
+            weight = weight + self.lowrank_product()
         for transform in reversed(state.transforms):
             weight = transform.restore(weight)
         return weight if state.out_multiplier is None else weight / state.out_multiplier[:, None]
@@ -104,7 +101,20 @@ class QuantLinear(nn.Module):
     def split_lowrank(self, up: Tensor, down: Tensor) -> None:
         """Keep `up @ down` in high precision, and round only the rest."""
         self._must_not_be_rounded()
+        self.add_lowrank(up, down)
+
+    def add_lowrank(self, up: Tensor, down: Tensor) -> None:
+        """Add a branch of high precision; after rounding it makes up for a part of the error."""
+        if self.state.lowrank is not None:
+            up, down = torch.cat([self.state.lowrank[0], up], 1), torch.cat([self.state.lowrank[1], down])
         self.state = replace(self.state, lowrank=(up, down))
+
+    def lowrank_product(self) -> Tensor:
+        """What the branch adds to the weight."""
+        if self.state.lowrank is None:
+            return torch.zeros(self.out_features, self.in_features, device=self.weight.device)
+        up, down = self.state.lowrank
+        return up.float() @ down.float()
 
     def round(self, rounded: Quantized | None = None) -> None:
         """Fix the codes: those given, or the nearest ones."""

@@ -1,4 +1,4 @@
-"""Rounding to a small float grid with ties away from zero: what QPyTorch, and so LLMC's own files, do."""
+"""Rounding to a small float grid: ties to even, as hardware, or away from zero, as QPyTorch and LLMC's files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ HALF_AWAY_INSTEAD = (
 )
 
 
+def half_even(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> torch.Tensor:
+    """The nearest value with that many exponent and mantissa bits, ties to even; `x` is float32, of any size."""
+    lowest, highest = 2 - 2 ** (exponent_bits - 1), 2 ** (exponent_bits - 1)
+    power = (x.contiguous().view(torch.int32) & 0x7F800000).view(torch.float32)  # the power of two at or below |x|
+    # a float32 of 1.5 * 2^23 steps has no bits below the step: added and taken away again, it rounds x to that
+    rounder = power.clamp_(2.0**lowest, 2.0**highest).mul_(1.5 * 2.0 ** (23 - mantissa_bits))
+    return (x + rounder).sub_(rounder).copysign_(x)  # a negative value that becomes zero stays negative
+
+
 def half_away(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> torch.Tensor:
     """The nearest value with that many exponent and mantissa bits, ties away from zero; `x` is float32 and in range."""
     lowest_exponent = 2 - 2 ** (exponent_bits - 1)  # below it the grid is even: subnormal numbers
@@ -26,6 +35,12 @@ def half_away(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> torch.
     steps = (x / step).abs()  # exact: a division by a power of two
     below = steps.floor()
     return torch.sign(x) * (below + (steps - below >= 0.5)) * step
+
+
+def power_of_two(exponent: torch.Tensor) -> torch.Tensor:
+    """2^exponent in float32, exponents limited to those of e8m0: -127 to 127."""
+    biased = (exponent.clamp(-127, 127) + 127).to(torch.uint8)
+    return biased.view(torch.float8_e8m0fnu).to(torch.float32)
 
 
 def qtorch_round(x: torch.Tensor, exponent_bits: int, mantissa_bits: int) -> torch.Tensor:

@@ -10,18 +10,30 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from llmc.errors import UnsupportedSpec
+from llmc.numerics.float_round import power_of_two
 from llmc.numerics.spec import TensorSpec
+
+LARGEST = 2.0**127  # what a scale reaches: an infinity saturates there, and the largest code times it stays finite
+SMALLEST_WHOLE = 2.0**-100  # so that the smallest scale under it is no subnormal number
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A rounded tensor: packed codes and scales, one slice a row; value = (code - zero) * scale."""
+    """A rounded tensor: packed codes and scales, one slice a row; value = (code - zero) * scale.
+
+    In a format of two levels `scale` is the product of both, the slice's own and that of the `whole` tensor.
+    """
 
     codes: Tensor  # (slices, slice size), as stored
     scale: Tensor  # (slices, 1) float32
     zero: Tensor | None  # (slices, 1) float32, only on an asymmetric grid
     spec: TensorSpec
     shape: tuple[int, ...]
+    whole: Tensor | None = None  # () float32, only in a format of two levels
+
+    def __post_init__(self) -> None:
+        if (self.whole is None) != (self.spec.format.whole_max is None):
+            raise RuntimeError(f"whole={self.whole} with {self.spec.format.name}: pass on what whole_scale(...) gave")
 
     def values(self) -> Tensor:
         """The codes as float32 values before the scale, (slices, slice size)."""
@@ -46,6 +58,12 @@ class Quantized:
             rows = math.ceil(rows / self.spec.group_size)
         return self.scale.reshape(rows, -1)
 
+    def stored_scales(self) -> Tensor:
+        """`scale_grid` in the type that its format keeps scales in; `whole` is left to be stored beside it."""
+        grid = self.scale_grid() if self.whole is None else self.scale_grid() / self.whole
+        dtype: torch.dtype = getattr(torch, self.spec.format.scale_dtype or self.spec.scale_dtype)
+        return grid.to(dtype)
+
 
 def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
     """`x` as (slices, slice size); blocks that stick out are padded with zeros."""
@@ -57,9 +75,9 @@ def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
     size = spec.group_size or 0
     if spec.granularity == "per_group":
         if x.shape[-1] % size:
+            choose = "" if spec.format.group_size else "choose a group_size that does, or "
             raise UnsupportedSpec(
-                f"per_group {size} does not divide the {x.shape[-1]} inputs of a layer; choose a group_size that does, "
-                "or leave that layer out with a rule"
+                f"{spec} does not divide the {x.shape[-1]} inputs of a layer; {choose}leave that layer out with a rule"
             )
         return x.reshape(-1, size)
     rows, columns = x.shape
@@ -77,20 +95,42 @@ def unsliced(slices: Tensor, spec: TensorSpec, shape: tuple[int, ...]) -> Tensor
     return grid.transpose(1, 2).reshape(grid.shape[0] * size, -1)[:rows, :columns].contiguous()
 
 
-def scales(slices: Tensor, spec: TensorSpec) -> tuple[Tensor, Tensor | None]:
-    """The scale of each slice, and its zero point on an asymmetric grid: the whole range of the slice fits the grid."""
+def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The scale of each slice, and its zero point on an asymmetric grid: the whole range of the slice fits the grid.
+
+    In a format of two levels each scale is exact under `whole`; left out, the slices are taken for the whole tensor.
+    """
     fmt = spec.format
+    low, high = slices.amin(-1, keepdim=True), slices.amax(-1, keepdim=True)
     if spec.symmetric:
-        return exact_scale(slices.abs().amax(-1, keepdim=True) / fmt.max, spec), None
-    low, high = slices.amin(-1, keepdim=True).clamp(max=0), slices.amax(-1, keepdim=True).clamp(min=0)
+        if whole is None:
+            whole = whole_scale(slices, spec)
+        return exact_scale(fmt.scale(torch.maximum(high, -low).clamp_(max=LARGEST), whole), spec), None
+    low, high = low.clamp_(-LARGEST / 2, 0), high.clamp_(0, LARGEST / 2)
     scale = exact_scale((high - low) / (2**fmt.bits - 1), spec)
     return scale, (-fmt.max - 1 - low / scale).round()
 
 
+def whole_scale(slices: Tensor, spec: TensorSpec) -> Tensor | None:
+    """The float32 scale () under which a format of two levels keeps its scales; None for the others.
+
+    Where the target keeps scales in 16 bits it is a power of two: so its reciprocal, which some store, is exact too.
+    """
+    if spec.format.whole_max is None:
+        return None
+    whole = torch.maximum(slices.amax(), -slices.amin()).clamp_(max=LARGEST) / spec.format.whole_max
+    if spec.scale_dtype != "float32":
+        fraction, exponent = torch.frexp(whole)
+        whole = power_of_two(exponent - (fraction == 0.5).int())
+    return torch.where(whole >= SMALLEST_WHOLE, whole, torch.ones_like(whole))
+
+
 def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     """Scales exact in the type that the target stores; an empty slice gets 1, so that no division is by zero."""
+    if spec.format.scale_dtype is not None:  # the format's own rule gave exact ones
+        return scale
     dtype: torch.dtype = getattr(torch, spec.scale_dtype)
-    scale = scale.to(dtype).to(torch.float32)
+    scale = scale.clamp(max=torch.finfo(dtype).max).to(dtype).to(torch.float32)
     return torch.where(scale >= torch.finfo(dtype).tiny, scale, torch.ones_like(scale))
 
 
@@ -98,26 +138,49 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
     """The codes of (slices, slice size) values, unpacked."""
     if zero is not None:
         return spec.format.round(slices / scale + zero, spec.rounding)
-    return spec.format.round(slices / scale, spec.rounding).clamp(min=-spec.format.max)
+    codes = spec.format.round(slices / scale, spec.rounding)
+    return codes.clamp_(min=-spec.format.max) if spec.format.integer else codes
 
 
-def quantize(x: Tensor, spec: TensorSpec, scale: Tensor | None = None, zero: Tensor | None = None) -> Quantized:
-    """Round `x`; without a scale, the one that just fits each slice."""
+def quantize(
+    x: Tensor, spec: TensorSpec, scale: Tensor | None = None, zero: Tensor | None = None, whole: Tensor | None = None
+) -> Quantized:
+    """Round `x`; without a scale, the one that just fits each slice.
+
+    In a format of two levels `whole` alone fixes the upper one, and a scale is taken only together with its `whole`.
+    """
     slices = sliced(x.float(), spec)
-    if scale is None:
-        scale, zero = scales(slices, spec)
+    scale, zero, whole = _grid(slices, spec, scale, zero, whole)
     codes = spec.format.pack(round_to_grid(slices, scale, zero, spec))
-    return Quantized(codes, scale, zero, spec, tuple(x.shape))
+    return Quantized(codes, scale, zero, spec, tuple(x.shape), whole)
 
 
 def fake_quantize(
-    x: Tensor, spec: TensorSpec | None, scale: Tensor | None = None, zero: Tensor | None = None
+    x: Tensor,
+    spec: TensorSpec | None,
+    scale: Tensor | None = None,
+    zero: Tensor | None = None,
+    whole: Tensor | None = None,
 ) -> Tensor:
     """What a runtime computes with in place of `x`, in float32: `quantize(...).dequantize()` without packing."""
     if spec is None:
         return x.float()
     slices = sliced(x.float(), spec)
-    if scale is None:
-        scale, zero = scales(slices, spec)
+    scale, zero, _ = _grid(slices, spec, scale, zero, whole)
     codes = round_to_grid(slices, scale, zero, spec)
-    return unsliced((codes if zero is None else codes - zero) * scale, spec, tuple(x.shape))
+    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(scale), spec, tuple(x.shape))
+
+
+def _grid(
+    slices: Tensor, spec: TensorSpec, scale: Tensor | None, zero: Tensor | None, whole: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Scale, zero point and scale of the whole tensor: those given, or those that just fit."""
+    if scale is None:
+        whole = whole_scale(slices, spec) if whole is None else whole
+        return *scales(slices, spec, whole), whole
+    if whole is None and spec.format.whole_max is not None:
+        raise UnsupportedSpec(
+            f"{spec.format.name} has scales of two levels, and a scale came without the tensor's own; give both, from "
+            "`whole_scale` and `scales`, or none"
+        )
+    return scale, zero, whole

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmc.numerics.formats.base import Format, Rounding
 from llmc.plugin import Strict, by_name
@@ -18,15 +18,44 @@ else:
 
 
 class TensorSpec(Strict):
-    """How one tensor is quantized."""
+    """How one tensor is quantized. A format with groups of its own needs neither granularity nor group_size."""
 
     format: AnyFormat
-    granularity: Granularity
-    group_size: int | None = None  # per_group: elements of a row that share a scale; per_block: the side of a square
+    granularity: Granularity = Field(None, validate_default=True)  # None: as the format has it
+    # per_group: elements of a row that share a scale; per_block: the side of a square
+    group_size: int | None = Field(None, validate_default=True)
     symmetric: bool = True
     dynamic: bool = True  # an activation's scale is measured at run time; False: calibrated
     rounding: Rounding = "nearest_even"
     scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
+
+    @field_validator("granularity", "group_size", mode="before")
+    @classmethod
+    def _as_the_format_has_it(cls, value: Any, info: ValidationInfo) -> Any:
+        own = getattr(info.data.get("format"), "group_size", None)
+        if value is not None or own is None:
+            return value
+        if info.field_name == "granularity":
+            return "per_group"
+        return own if info.data.get("granularity") == "per_group" else None
+
+    @model_validator(mode="after")
+    def _groups_are_those_of_the_format(self) -> TensorSpec:
+        own = self.format.group_size
+        if own is None:
+            return self
+        if (self.granularity, self.group_size) != ("per_group", own):
+            found = f"{self.granularity} {self.group_size or ''}".strip()
+            raise ValueError(
+                f"{self.format.name} has one scale for every {own} neighbours of a row; found {found}: "
+                "leave granularity and group_size out"
+            )
+        if not self.dynamic:
+            raise ValueError(
+                f"{self.format.name} measures the scale of every {own} values at run time, so none is calibrated; "
+                "write `static: False`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> TensorSpec:

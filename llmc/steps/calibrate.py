@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -43,7 +43,7 @@ def calibrate(
 
     if not needs:  # plain rounding looks at weights alone: no need to run the network
         quantize_all(networks, recipe)
-    elif streamed:
+    elif streamed or any(method.sequential for method in recipe):
         _stream(recipe, networks, needs, max_rows, record)
     else:
         calls = sum(how.steps * (len(adapter.branches) if how.guidance_scale > 1 else 1) for _, _, how in planned)
@@ -75,12 +75,15 @@ def _stream(
     max_rows: int,
     record: Callable[[dict[str, CallStore]], None],
 ) -> None:
+    propagate: Literal["quantized", "float"] = "quantized" if any(m.sequential for m in recipe) else "float"
     with TemporaryDirectory(prefix="llmc-calls-") as folder:
         stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in networks}
         record(stores)
         for network in networks:
             device = next(network.part.module.parameters()).device
-            blocks = stream_blocks(network.part, network.blocks, stores[network.part.name], needs, max_rows, device)
+            blocks = stream_blocks(
+                network.part, network.blocks, stores[network.part.name], needs, max_rows, device, propagate
+            )
             with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
                 for block in blocks:
                     quantize_block(block, recipe)

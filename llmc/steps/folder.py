@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 
-import llmc
 from llmc.convert.atomic import atomic_file
 
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "qtorch", "imageio-ffmpeg")
+PACKAGES = ("llmc", "torch", "diffusers", "transformers", "safetensors", "numpy", "qtorch", "imageio-ffmpeg")
 
 
 @dataclass
@@ -63,7 +62,7 @@ def open_run_folder(path: Path, writes: bool) -> RunFolder:
 
 def versions() -> dict[str, str]:
     """What the figures of a run depend on."""
-    found = {"llmc": llmc.__version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

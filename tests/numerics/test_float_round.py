@@ -1,12 +1,31 @@
-"""Ties away from zero, and QPyTorch itself."""
+"""Ties to even, ties away from zero, and QPyTorch itself."""
 
 import pytest
 import torch
 
 from llmc.errors import UnsupportedSpec
-from llmc.numerics.float_round import half_away, load_qtorch, qtorch_round
+from llmc.numerics.float_round import half_away, half_even, load_qtorch, power_of_two, qtorch_round
 
 E4M3 = torch.arange(0, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # every finite non-negative code
+
+
+def test_half_even_is_what_the_hardware_does() -> None:
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(0)) * 30
+    x = torch.cat([x, x * 1e-4, x * 1e-12, E4M3, (E4M3[1:] + E4M3[:-1]) / 2, torch.zeros(1)])
+    for dtype, exponent_bits, mantissa_bits in ((torch.float8_e4m3fn, 4, 3), (torch.float8_e5m2, 5, 2)):
+        rounded, wanted = half_even(x, exponent_bits, mantissa_bits), x.to(dtype).float()
+        assert torch.equal(rounded.view(torch.int32), wanted.view(torch.int32))  # the sign of a zero too
+
+
+def test_half_even_leaves_what_is_too_large_too_large() -> None:
+    large = torch.tensor([7.0, 1e10, 3e38, torch.inf])
+    assert (half_even(large, 2, 1) >= large.clamp(max=6)).all() and (half_even(-large, 2, 1) <= -6).all()
+    assert half_even(torch.tensor([torch.nan]), 2, 1).isnan().all()
+
+
+def test_powers_of_two_are_exact_and_end_where_e8m0_ends() -> None:
+    assert power_of_two(torch.arange(-127, 128)).tolist() == [2.0**k for k in range(-127, 128)]
+    assert power_of_two(torch.tensor([-200, 200])).tolist() == [2.0**-127, 2.0**127]
 
 
 def test_half_away_keeps_codes_and_sends_midpoints_up() -> None:

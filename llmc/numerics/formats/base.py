@@ -19,10 +19,17 @@ class Format(Plugin):
     max: ClassVar[float]
     integer: ClassVar[bool]
     dtype: ClassVar[str]  # of a stored code, as torch names it
+    group_size: ClassVar[int | None] = None  # set by a format that has its own: so many of a row share a scale
+    scale_dtype: ClassVar[str | None] = None  # set by a format whose scales have a type of their own
+    whole_max: ClassVar[float | None] = None  # set where scales lie under one of the whole tensor: its absmax at 1
 
     @abstractmethod
     def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
         """The nearest code of each float32 value, saturating at the ends."""
+
+    def scale(self, absmax: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:
+        """The scale with which values up to `absmax` fill the grid; `whole` is that of the tensor, if it has one."""
+        return absmax / self.max
 
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
         """The codes as they are stored, one element each."""
