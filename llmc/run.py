@@ -14,7 +14,7 @@ from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.log import attach_file, log
-from llmc.models.base import check_adapter
+from llmc.models.base import check_adapter, flow_shift
 from llmc.steps.calibrate import calibrate
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder, open_run_folder, versions
@@ -54,7 +54,7 @@ def run(config: Config) -> Results:
         calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
         errors = {name: error for network in networks for name, error in layer_errors(network).items()}
     with folder.phase("export"):
-        checkpoint = export(config, networks, exporters, folder)
+        checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
@@ -65,7 +65,11 @@ def run(config: Config) -> Results:
 
 
 def export(
-    config: Config, networks: Sequence[Network], exporters: Sequence[tuple[Exporter, Path]], folder: RunFolder
+    config: Config,
+    networks: Sequence[Network],
+    exporters: Sequence[tuple[Exporter, Path]],
+    folder: RunFolder,
+    shift: float,
 ) -> Path | None:
     """Write every target that was asked for; returns the first one's folder."""
     written = []
@@ -84,7 +88,7 @@ def export(
                 renames=config.model.adapter().renames,
                 source=config.model.path,
                 provenance=provenance,
-                sampling=samplings[0].model_dump(),
+                sampling={**samplings[0].model_dump(), "shift": shift},
             )
             written.append(exporter.write(part, path))
     distributed.wait()

@@ -99,8 +99,13 @@ def _runtime_config(part: FinishedPart, folder: Path, scheme: str, smoothed: boo
         "target_height": sampling["height"],
         "target_width": sampling["width"],
         "sample_guide_scale": sampling["guidance_scale"],
+        "sample_shift": sampling["shift"],
         "enable_cfg": sampling["guidance_scale"] > 1,
         "seed": sampling["seed"],
+        # what runs everywhere; flash_attn3, sage_attn2 and others are faster where they are installed
+        "self_attn_1_type": "torch_sdpa",
+        "cross_attn_1_type": "torch_sdpa",
+        "cross_attn_2_type": "torch_sdpa",
         "dit_quantized": True,
         "dit_quant_scheme": scheme,
         "dit_quantized_ckpt": str(folder.resolve()),

@@ -109,6 +109,12 @@ class ModelAdapter(Plugin):
         """Run the pipeline once."""
 
 
+def flow_shift(pipeline: Any) -> float:
+    """How far the pipeline's schedule is shifted towards noise; 1 if it says nothing of it."""
+    config = pipeline.scheduler.config
+    return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+
 def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:
     """The blocks of `module` in running order, each with its full name."""
     return [

@@ -60,7 +60,7 @@ def quantized(
 def finished(folder: Path, network: Network) -> FinishedPart:
     return FinishedPart(
         "transformer", network.part.module, network.layers, WanI2V.renames, folder / "model", {"producer": "test"},
-        SAMPLING.model_dump(),
+        {**SAMPLING.model_dump(), "shift": 3.0},
     )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_native_names_are_the_renamed_tensors_and_the_runtime_is_ready(folder: P
             "quant_method": "advanced_ptq"}.items() <= config.items()  # fmt: skip
     runtime = json.loads((tmp_path / "native" / "lightx2v_int8-vllm.json").read_text())
     assert runtime["dit_quantized"] is True and runtime["dit_quantized_ckpt"] == str((tmp_path / "native").resolve())
-    assert runtime["quant_method"] == "advanced_ptq" and runtime["infer_steps"] == 2
+    assert runtime["quant_method"] == "advanced_ptq" and (runtime["infer_steps"], runtime["sample_shift"]) == (2, 3.0)
 
 
 @torch.no_grad()
