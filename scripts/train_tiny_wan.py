@@ -172,7 +172,7 @@ def train(model: nn.Module, average: nn.Module, loss: Loss, plan: Schedule, work
     parts = {"model": model, "average": average, "optimizer": optimizer}
     first, log = 0, []
     if checkpoint.exists():
-        saved = torch.load(checkpoint)
+        saved = torch.load(checkpoint, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         first, log = saved["step"], saved["log"]
@@ -287,7 +287,7 @@ def train_autoencoder(settings: Settings) -> None:
 
 def load_averaged(model: nn.Module, name: str, work: Path) -> None:
     """The weights that `train` left for the schedule of this name."""
-    model.load_state_dict(torch.load(work / f"{name}.pt")["average"])
+    model.load_state_dict(torch.load(work / f"{name}.pt", weights_only=True)["average"])
 
 
 # --- text, images, pipeline
@@ -408,7 +408,7 @@ def encode_latents(settings: Settings, batch: int = 10) -> None:
 
 
 def load_latents(work: Path) -> Latents:
-    return Latents(**torch.load(work / "latents.pt"))
+    return Latents(**torch.load(work / "latents.pt", weights_only=True))
 
 
 # --- transformer
@@ -703,7 +703,7 @@ def judge(settings: Settings) -> None:
     draw_samples(truth[:4], generated[:4], folder / "samples.png")
     checkpoint = settings.work / "transformer.pt"
     if checkpoint.exists():
-        draw_curve(torch.load(checkpoint)["log"], folder / "loss.png")
+        draw_curve(torch.load(checkpoint, weights_only=True)["log"], folder / "loss.png")
 
     clean = WanTransformer3DModel.from_pretrained(folder / "transformer_clean")
     for name, transformer in (("outliers", pipeline.transformer), ("clean", clean)):

@@ -22,6 +22,11 @@ class Algorithm(Plugin):
         return frozenset()
 
     @property
+    def works_on_rounded(self) -> bool:
+        """Whether it can come after a method that has rounded the weights."""
+        return False
+
+    @property
     def sequential(self) -> bool:
         """Whether a block must be observed on what the quantized blocks before it give."""
         return False

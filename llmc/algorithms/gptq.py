@@ -23,7 +23,7 @@ class GPTQ(Algorithm):
     """Round column by column, and let later columns make up for the error of earlier ones."""
 
     name: Literal["GPTQ"] = "GPTQ"
-    damping: float = Field(0.01, gt=0, le=1, description="added to the diagonal, as a share of its mean")
+    damping: float = Field(0.01, gt=0, le=1, description="added to each channel's energy, as a share of it")
     act_order: bool = Field(True, description="round the columns with the largest inputs first")
     range: Literal["absmax", "mse"] = Field(
         "mse", description="the grid: the whole range, or that of least squared error"
@@ -31,19 +31,15 @@ class GPTQ(Algorithm):
     propagate: Literal["quantized", "float"] = Field(
         "quantized", description="what a block is observed on: outputs of the quantized blocks before it, or float ones"
     )
-    target: Literal["asymmetric", "symmetric"] = Field(
-        "asymmetric", description="what is aimed at: the float output on float inputs, or on the inputs observed"
+    target: Literal["symmetric", "asymmetric"] = Field(
+        "symmetric", description="what is aimed at: the float layer on the inputs observed, or on its float inputs"
     )
     leaves: ClassVar[frozenset[str]] = frozenset({"rounded"})
 
     @model_validator(mode="after")
     def _needs_two_streams(self) -> GPTQ:
         if self.target == "asymmetric" and self.propagate == "float":
-            if "target" in self.model_fields_set:
-                raise ValueError(
-                    "target: asymmetric compares float with quantized inputs; write `propagate: quantized`"
-                )
-            object.__setattr__(self, "target", "symmetric")
+            raise ValueError("target: asymmetric compares float with quantized inputs; write `propagate: quantized`")
         return self
 
     @property

@@ -29,6 +29,10 @@ class LowRank(Algorithm):
     def needs(self) -> frozenset[str]:
         return frozenset({"gram"} if self.of == "error" else ())
 
+    @property
+    def works_on_rounded(self) -> bool:
+        return self.of == "error"
+
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
             for layer in group.linears:

@@ -28,7 +28,9 @@ def check_config(config: Config) -> None:
 
 def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
-    checks = (model_problems, samples_problems, sampling_problems, target_problems, output_problems)
+    checks = (
+        model_problems, samples_problems, sampling_problems, order_problems, target_problems, output_problems
+    )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
 
 
@@ -67,6 +69,17 @@ def sampling_problems(config: Config) -> Iterator[Problem]:
             name = sentence.split()[0]
             keys = (key, name) if name in type(samples).model_fields else (key,)
             yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+
+
+def order_problems(config: Config) -> Iterator[Problem]:
+    """Whether each method finds the weights in a state that it can work on."""
+    rounding: str | None = None
+    for index, method in enumerate(config.recipe()):
+        if rounding is not None and not method.works_on_rounded:
+            text = f"{method.name} comes after {rounding}, which has rounded the weights; put {method.name} before it"
+            yield Problem(("quant", "video_gen", "method", index), text)
+        if "rounded" in method.leaves:
+            rounding = method.name
 
 
 def target_problems(config: Config) -> Iterator[Problem]:

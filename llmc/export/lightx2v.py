@@ -55,7 +55,8 @@ class LightX2V(Exporter):
     def write(self, part: FinishedPart, folder: Path) -> Path:
         tensors = folded_tensors(part)
         for name, layer in part.layers.items():
-            tensors |= quantized_tensors(name, layer)
+            # with lazy_load a kernel is handed the bias as it lies in the file, and takes only the type of its output
+            tensors |= quantized_tensors(name, layer, torch.bfloat16 if self.layout == "blocks" else layer.weight.dtype)
         config = network_config(part)
         smoothed = is_smoothed_at_run_time(tensors)
         if self.native_names:
@@ -71,7 +72,7 @@ class LightX2V(Exporter):
         return folder
 
 
-def quantized_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
+def quantized_tensors(name: str, layer: QuantLinear, bias_dtype: torch.dtype) -> dict[str, LazyTensor]:
     """What is read of one linear: codes, one fp32 scale (exact in bf16) per output channel, and the bias."""
     rounded = layer.state.rounded
     assert rounded is not None and layer.spec.weight is not None
@@ -81,7 +82,7 @@ def quantized_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
         f"{name}.weight_scale": kept(rounded.scale),
     }
     bias = layer.float_bias()
-    return tensors if bias is None else tensors | {f"{name}.bias": kept(bias.to(layer.bias.dtype))}
+    return tensors if bias is None else tensors | {f"{name}.bias": kept(bias.to(bias_dtype))}
 
 
 def _scheme(part: FinishedPart) -> str:

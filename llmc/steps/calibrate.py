@@ -35,7 +35,9 @@ def calibrate(
     """Quantize every block. `streamed` gathers statistics block by block over recorded calls, not all at once."""
     needs = frozenset[str]().union(*(method.needs for method in recipe))
     if any(is_static(layer) for network in networks for layer in network.layers.values()):
-        needs |= {"range", "rows"}
+        needs |= {"range"}
+    if needs:  # whoever observes also keeps the rows that each layer's error is told from
+        needs |= {"rows"}
 
     def record(stores: dict[str, CallStore]) -> None:
         with progress("calibration videos", len(planned)) as advance:

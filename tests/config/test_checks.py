@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llmc.config.checks import check_config, config_problems
+from llmc.config.checks import check_config, config_problems, order_problems
 from llmc.config.load import load_config
 from llmc.config.schema import Config
 from llmc.errors import ConfigError
@@ -93,3 +93,21 @@ def test_the_float_model_is_never_written_over(load: Load) -> None:
     assert "the folder of the float model" in message(
         load(f"save.save_path={config.model.path}", "save.overwrite=True")
     )
+
+
+@pytest.mark.parametrize(
+    "methods, says",
+    [
+        (["RTN", "SmoothQuant"], "SmoothQuant comes after RTN, which has rounded the weights"),
+        (["GPTQ", {"name": "LowRank"}], "LowRank comes after GPTQ"),
+        (["SmoothQuant", "GPTQ", {"name": "LowRank", "of": "error"}], ""),
+        (["SmoothQuant", "Hadamard", "LowRank", "GPTQ"], ""),
+    ],
+    ids=str,
+)
+def test_methods_in_an_impossible_order_are_refused_with_the_reason(
+    load: Load, methods: list[object], says: str
+) -> None:
+    config = load(f"quant.video_gen.method={json.dumps(methods)}", "quant.video_gen.special=null")
+    problems = [problem.text for problem in order_problems(config)]
+    assert [says in text for text in problems] == ([True] if says else [])

@@ -140,8 +140,10 @@ def test_native_names_are_the_renamed_tensors_and_the_runtime_is_ready(folder: P
     rename = Renamer(LIGHTX2V)
     assert single.keys() == blocks.keys() == {rename.forward(name) for name in theirs}
     for name, tensor in theirs.items():
-        for written in (single, blocks):
-            assert torch.equal(written[rename.forward(name)].view(torch.uint8), tensor.view(torch.uint8))
+        assert torch.equal(single[rename.forward(name)].view(torch.uint8), tensor.view(torch.uint8))
+        if name.endswith(".bias") and name.removesuffix(".bias") in network.layers:
+            tensor = tensor.bfloat16()  # lazy loading hands it to a kernel as it is
+        assert torch.equal(blocks[rename.forward(name)].view(torch.uint8), tensor.view(torch.uint8))
     config = json.loads((tmp_path / "native" / "config.json").read_text())
     assert {"dim": 64, "num_heads": 4, "num_layers": 2, "ffn_dim": 128, "in_dim": 36, "out_dim": 16, "text_len": 512,
             "quant_method": "advanced_ptq"}.items() <= config.items()  # fmt: skip
