@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 import torch
 
@@ -49,3 +51,27 @@ def test_no_layer_ends_worse_than_plain_rounding(family: Family, method: str) ->
         for group in network.groups:
             found = [errors[name] for name in group.names if name in errors]
             assert sum(e.recipe for e in found) <= 1.05 * sum(e.baseline for e in found), group.names
+
+
+RECIPES = [
+    tuple(names)
+    for count in (2, 3)
+    for names in permutations(METHODS, count)
+    if all("rounded" not in METHODS[name].leaves for name in names[:-1])
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", RECIPES, ids=" ".join)
+def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: tuple[str, ...]) -> None:
+    """Before rounding the float function is kept; with it, the whole stays close at W8A8."""
+    pipeline, networks = family.load()
+    stores = {network.part.name: CallStore() for network in networks}
+    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
+    recipe = [METHODS[name]() for name in names]
+    calibrate(recipe, family.adapter, pipeline, networks, family.planned[:1], 64)
+    for network in networks:
+        for mode, limit in (("transformed", 1e-9), ("quantized", 0.0025)):
+            with in_mode(network.layers.values(), mode):  # type: ignore[arg-type]
+                errors = teacher_forced_errors(network.part, stores[network.part.name], CPU)
+            assert max(error for steps in errors.values() for step in steps.values() for error in step) < limit
