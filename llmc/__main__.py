@@ -23,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = command_parser().parse_args(["run", *given] if "--config" in given[:1] else given)
     try:
+        if options.plugin:
+            from llmc.config.plugins import import_plugins
+
+            import_plugins(options.plugin)
         options.command(options)
     except LlmcError as error:
         if options.debug:
@@ -113,6 +117,7 @@ def command_parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks, and log more")
+    common.add_argument("--plugin", action="append", default=[], metavar="NAME", help="a module of your own plug-ins")
     overrides = argparse.ArgumentParser(add_help=False)
     overrides.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a.b=c, over what the file says"

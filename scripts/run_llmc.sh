@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs one configuration in the foreground, and returns its exit code; without CONFIG, the embedded model's.
-#   bash scripts/run_llmc.sh [CONFIG] [--set key.key=value ...] [--json] [--detach]
+#   bash scripts/run_llmc.sh [CONFIG] [--set key.key=value ...] [--plugin name ...] [--json] [--detach]
 # --detach runs in the background as LLMC does. NPROC=n starts n processes with torchrun. PYTHON=python3.12 names the
 # Python that .venv is made with.
 set -euo pipefail
@@ -24,9 +24,9 @@ options=()
 while [ $# -gt 0 ]; do
     case $1 in
     --detach) detach=1 ;;
-    --set)
-        [ $# -ge 2 ] || fail "--set needs key.key=value after it"
-        overrides+=(--set "$2")
+    --set | --plugin)
+        [ $# -ge 2 ] || fail "$1 needs a value after it"
+        overrides+=("$1" "$2")
         shift
         ;;
     -*) options+=("$1") ;;

@@ -9,4 +9,8 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import torch
 
+from llmc.config.plugins import import_plugins
+
 torch.set_num_threads(1)
+# the contracts of plug-ins that live elsewhere: LLMC_PLUGINS=my_package bash scripts/test.sh tests/contracts
+import_plugins(filter(None, os.environ.get("LLMC_PLUGINS", "").split(",")))
