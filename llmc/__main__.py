@@ -76,6 +76,10 @@ def check_command(options: argparse.Namespace) -> None:
     from llmc.config.plan import plan
 
     print(plan(config))
+    if options.explain:
+        from llmc.steps.explain import explain
+
+        print(explain(config))
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -134,7 +138,9 @@ def command_parser() -> argparse.ArgumentParser:
     run = add("run", run_command, overrides)
     run.add_argument("--config", required=True, type=Path, help="the YAML file")
     run.add_argument("--json", action="store_true", help="end with one line of JSON that sums the run up")
-    add("check", check_command, overrides).add_argument("config", type=Path, help="the YAML file")
+    check = add("check", check_command, overrides)
+    check.add_argument("config", type=Path, help="the YAML file")
+    check.add_argument("--explain", action="store_true", help="also print what each layer of the model gets")
     add("list", list_command)
     add("schema", schema_command)
     return parser

@@ -101,6 +101,10 @@ class ModelAdapter(Plugin):
         """The float pipeline, ready to run on `device`."""
 
     @abstractmethod
+    def skeleton(self, path: Path) -> list[Part]:
+        """The parts as the folder's configuration describes them, without any weights (on the meta device)."""
+
+    @abstractmethod
     def parts(self, pipeline: Any) -> list[Part]:
         """The networks of `pipeline` that can be quantized."""
 

@@ -116,8 +116,15 @@ class WanI2V(ModelAdapter):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 
+    def skeleton(self, path: Path) -> list[Part]:
+        quiet_libraries()
+        from diffusers import WanTransformer3DModel
+
+        with torch.device("meta"):
+            return [_part(WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(path / "transformer")))]
+
     def parts(self, pipeline: Any) -> list[Part]:
-        return [Part("transformer", pipeline.transformer, named_blocks(pipeline.transformer, "blocks"), LAYOUT)]
+        return [_part(pipeline.transformer)]
 
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         from PIL import Image, ImageOps
@@ -142,3 +149,7 @@ class WanI2V(ModelAdapter):
             output_type="np", callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"],
         ).frames[0]  # fmt: skip
         return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())
+
+
+def _part(transformer: torch.nn.Module) -> Part:
+    return Part("transformer", transformer, named_blocks(transformer, "blocks"), LAYOUT)

@@ -94,3 +94,13 @@ def test_names_translate_to_every_target_and_back(family: Family) -> None:
             assert len(set(there.values())) == len(names)
             back = Renamer(table).backward_all(there.values())
             assert {new: old for old, new in there.items()} == back
+
+
+def test_the_skeleton_has_the_layers_of_the_model_and_no_weights(family: Family) -> None:
+    pipeline = family.adapter.load(family.source, "auto", "cpu")
+    for skeleton, part in zip(family.adapter.skeleton(family.source), family.adapter.parts(pipeline), strict=True):
+        assert all(parameter.is_meta for parameter in skeleton.module.parameters())
+        assert [name for name, _ in skeleton.module.named_parameters()] == [
+            n for n, _ in part.module.named_parameters()
+        ]
+        assert [(n, skeleton.groups(b)) for n, b in skeleton.blocks] == [(n, part.groups(b)) for n, b in part.blocks]

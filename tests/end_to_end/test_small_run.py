@@ -110,3 +110,17 @@ def test_transformed_videos_are_judged_by_llmcs_names(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
     assert metrics.keys() == {"float", "transformed", "fake_quant"}
     assert metrics["transformed"]["teacher_forced_error"] < 1e-10 < metrics["fake_quant"]["teacher_forced_error"]
+
+
+def test_check_explains_what_each_layer_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [{"match": "*.ffn.net.2", "act": None}, {"match": "blocks.1.attn1.*", "skip": True}]
+    quant = {"video_gen": {"method": "SmoothQuant", "weight": {"bit": 8}, "act": {"bit": 8}, "rules": rules}}
+    config = small_config(tmp_path, quant=quant, save={"save_lightx2v": False})
+    assert main(["check", str(config), "--explain"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "transformer: 2 blocks, 24 linears" in lines
+    assert "blocks.{}.ffn.net.2 0-1 weight int8 per_channel, act float at run time" in lines
+    assert "blocks.{}.attn1.to_q 1 weight float, act float folds into norm1" in lines
+    assert "rule *.ffn.net.2: 2 layers" in lines and "rule blocks.1.attn1.*: 4 layers" in lines
+    assert main(["check", str(config), "--explain", "--set", "quant.video_gen.rules.0.match='*fnn*'"]) == 2
+    assert "'*fnn*' matches no layer" in capsys.readouterr().err
