@@ -19,6 +19,12 @@ class Plugin(Strict):
 
     name: str
 
+    def label(self) -> str:
+        """The name, and the settings that are not the defaults."""
+        changed = self.model_dump(exclude={"name"}, exclude_defaults=True)
+        settings = ", ".join(f"{key} {value}" for key, value in changed.items())
+        return f"{self.name} ({settings})" if settings else self.name
+
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring: what `llmc list` and the documentation print."""

@@ -61,6 +61,7 @@ def run(config: Config) -> Results:
             judgement = judge(config, adapter, pipeline, networks, folder.path)
     results = collect(config, networks, errors, judgement, checkpoint, folder)
     distributed.wait()
+    distributed.stop()
     return results
 
 

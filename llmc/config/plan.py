@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmc.config.schema import Config
 from llmc.config.targets import targets
 from llmc.models.base import Sampling
-from llmc.plugin import Plugin
 
 
 def plan(config: Config) -> str:
@@ -13,7 +12,7 @@ def plan(config: Config) -> str:
     steps = [("model", f"{config.model.type} from {config.model.path}, {config.model.torch_dtype}")]
     if any(method.needs for method in config.recipe()):
         steps.append(("calibrate", f"{_sampling(config.calib_sampling())}, samples of {config.calib.path}"))
-    steps.append(("methods", ", then ".join(_settings(method) for method in config.recipe())))
+    steps.append(("methods", ", then ".join(method.label() for method in config.recipe())))
     policy = config.policy()
     steps.append(("layers", str(policy.default)))
     steps += [(f"  {rule.match}", str(rule.spec)) for rule in policy.rules]
@@ -24,7 +23,8 @@ def plan(config: Config) -> str:
     if config.eval is not None:
         against = f" and {config.eval.baseline}" if config.eval.baseline else ""
         steps += [("judge", f"{_sampling(how)}, samples of {config.eval.path}") for how in config.eval_samplings()]
-        steps.append(("", f"{', '.join(config.eval.eval_pos)}{against} against float: {_names(config.eval.metrics)}"))
+        metrics = ", ".join(metric.name for metric in config.eval.metrics)
+        steps.append(("", f"{', '.join(config.eval.eval_pos)}{against} against float: {metrics}"))
     steps.append(("run folder", str(config.run_dir)))
     width = max(len(name) for name, _ in steps)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in steps)
@@ -33,16 +33,3 @@ def plan(config: Config) -> str:
 def _sampling(how: Sampling) -> str:
     size = f"{how.num_frames} frames of {how.width}x{how.height}"
     return f"{size}, {how.steps} steps, guidance {how.guidance_scale:g}, seed {how.seed}"
-
-
-def _settings(plugin: Plugin) -> str:
-    given = plugin.model_dump(exclude={"name"}, exclude_defaults=True)
-    return _name(plugin) + (f" ({', '.join(f'{key} {value}' for key, value in given.items())})" if given else "")
-
-
-def _names(plugins: tuple[Plugin, ...]) -> str:
-    return ", ".join(_name(plugin) for plugin in plugins)
-
-
-def _name(plugin: Plugin) -> str:
-    return str(plugin.model_dump()["name"])

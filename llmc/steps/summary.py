@@ -49,9 +49,7 @@ def collect(
 def describe(config: Config) -> str:
     """The recipe in one line."""
     quant = config.quant.video_gen
-    methods = " + ".join(
-        method.name + (f" ({settings})" if (settings := _settings(method)) else "") for method in config.recipe()
-    )
+    methods = " + ".join(method.label() for method in config.recipe())
     return f"{methods}: {quant.default_spec()}"
 
 
@@ -145,8 +143,3 @@ def _teacher_forced(judgement: Judgement, position: str, samples: Iterable[int])
         return 0.0
     steps = judgement.positions[position].steps
     return fmean(error for sample in samples for error in steps[sample]) if steps else None
-
-
-def _settings(method: Any) -> str:
-    changed = method.model_dump(exclude={"name"}, exclude_defaults=True)
-    return ", ".join(f"{key} {value}" for key, value in changed.items())
