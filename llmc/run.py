@@ -9,7 +9,6 @@ from pathlib import Path
 from llmc import distributed
 from llmc.calib.samples import read_samples
 from llmc.config.schema import Config
-from llmc.config.targets import targets
 from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
@@ -34,7 +33,7 @@ def run(config: Config) -> Results:
         attach_file(folder.path / "run.log")
         folder.write_json("config.json", config.model_dump(mode="json"))
         folder.write_json("versions.json", versions())
-    exporters = targets(config.save)
+    exporters = config.save.targets()
     with folder.phase("load"):
         pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
         policy, outputs = config.policy(), [exporter for exporter, _ in exporters]

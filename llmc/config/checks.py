@@ -11,7 +11,6 @@ from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.paths import input_candidates
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
-from llmc.config.targets import targets
 from llmc.errors import LlmcError
 from llmc.models.base import check_adapter
 from llmc.numerics.spec import LayerSpec
@@ -90,7 +89,7 @@ def target_problems(config: Config) -> Iterator[Problem]:
     specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
     if config.ignored_layers != IgnoredLayersConfig():
         specs.append((("ignored_layers",), LayerSpec()))
-    for exporter, _ in targets(config.save):
+    for exporter, _ in config.save.targets():
         for keys, spec in specs:
             for sentence in exporter.problems(spec, left):
                 yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
@@ -107,8 +106,8 @@ def output_problems(config: Config) -> Iterator[Problem]:
     elif path.resolve() == config.model.path.resolve():
         yield Problem(keys, f"{path} is the folder of the float model; name another one")
     elif not config.save.overwrite:
-        for _, folder in targets(config.save):
-            inside = _found_in(folder, {other.name for _, other in targets(config.save) if other.parent == folder})
+        for _, folder in config.save.targets():
+            inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
             if inside and _written_for(folder) != config.fingerprint():
                 yield Problem(
                     keys, f"{folder} holds {inside}, which this configuration did not write; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from llmc.config.schema import Config
-from llmc.config.targets import targets
 from llmc.models.base import Sampling
 
 
@@ -19,7 +18,7 @@ def plan(config: Config) -> str:
     if policy.ignored_blocks or policy.ignored_layers:
         ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
         steps.append(("  float", ", ".join(ignored)))
-    steps += [("export", f"{exporter.name} to {folder}") for exporter, folder in targets(config.save)]
+    steps += [("export", f"{exporter.name} to {folder}") for exporter, folder in config.save.targets()]
     if config.eval is not None:
         against = f" and {config.eval.baseline}" if config.eval.baseline else ""
         steps += [("judge", f"{_sampling(how)}, samples of {config.eval.path}") for how in config.eval_samplings()]

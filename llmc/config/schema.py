@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator
 
 from llmc.algorithms.base import Algorithm
 from llmc.config.document import Source
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
+from llmc.config.save import SaveConfig
 from llmc.config.words import choice
 from llmc.eval.metrics.base import Metric
 from llmc.models.base import ModelAdapter, Sampling
@@ -173,29 +174,6 @@ class IgnoredLayersConfig(Strict):
     def _are_numbers(cls, ids: str | tuple[int | str, ...]) -> str | tuple[int | str, ...]:
         parse_block_ids(ids)
         return ids
-
-
-class SaveConfig(Strict):
-    """What is written for a runtime."""
-
-    save_path: OutputPath | None = Field(None, description="folder of the exported model")
-    save_lightx2v: StrictBool = Field(False, description="write the quantized model as LightX2V reads it")
-    native_names: StrictBool = Field(
-        False, description="use the names of Wan's own release, so that no converter is needed"
-    )
-    layout: Literal["single", "blocks"] = Field(
-        "single", description="with native_names: one file, or one file per block"
-    )
-    save_fake: StrictBool = Field(False, description="write the float model with its weights rounded, for any runtime")
-    save_trans: StrictBool = Field(False, description="write the float model after the methods, before rounding")
-    overwrite: StrictBool = Field(False, description="True: replace what another run left in save_path")
-
-    @model_validator(mode="after")
-    def _has_a_place(self) -> SaveConfig:
-        wanted = [name for name in ("save_lightx2v", "save_fake", "save_trans") if getattr(self, name)]
-        if wanted and self.save_path is None:
-            raise ValueError(f"{wanted[0]} is True, but there is no save_path; name the folder to write to")
-        return self
 
 
 class Config(Strict):

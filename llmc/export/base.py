@@ -42,6 +42,8 @@ class FinishedPart:
 class Exporter(Plugin):
     """A target; `accepts` says what a recipe may leave on a layer, `online_scale` whether a Scale must find a fold."""
 
+    switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
+    subfolder: ClassVar[str] = ""  # of save_path, where it writes
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank"
     online_scale: ClassVar[bool] = False  # whether a Scale that nobody absorbs can be kept
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # weight scales are made exact in it before anything is rounded

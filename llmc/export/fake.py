@@ -24,6 +24,8 @@ class FakeQuant(Exporter):
     """The rounded weights, dequantized into the original float model."""
 
     name: Literal["fake_quant"] = "fake_quant"
+    switch: ClassVar[str] = "save_fake"
+    subfolder: ClassVar[str] = "fake_quant"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank"})
     online_scale: ClassVar[bool] = True
 

@@ -31,6 +31,7 @@ class LightX2V(Exporter):
     name: Literal["lightx2v"] = "lightx2v"
     native_names: bool = Field(False, description="write LightX2V's own names, with its config.json and a runtime JSON")
     layout: Literal["single", "blocks"] = Field("single", description="one file, or one per block for lazy loading")
+    switch: ClassVar[str] = "save_lightx2v"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
     scale_dtype: ClassVar[ScaleDtype] = "bfloat16"  # its loader casts every scale to bf16, without a word
 

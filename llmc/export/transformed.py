@@ -17,6 +17,8 @@ class Transformed(Exporter):
     """The float model after smoothing, with `affine_norm1/3` where a norm cannot absorb a scale."""
 
     name: Literal["transformed"] = "transformed"
+    switch: ClassVar[str] = "save_trans"
+    subfolder: ClassVar[str] = "transformed"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
 
     def write(self, part: FinishedPart, folder: Path) -> Path:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmc.config.schema import Config
-from llmc.config.targets import targets
 from llmc.models.base import LinearGroup, Part
 from llmc.steps.network import with_exact_scales
 
@@ -26,7 +25,7 @@ def explain(config: Config) -> str:
     """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches."""
     lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
     policy = config.policy()
-    exporters = [exporter for exporter, _ in targets(config.save)]
+    exporters = [exporter for exporter, _ in config.save.targets()]
     online = all(exporter.online_scale for exporter in exporters)
     for part in config.model.adapter().skeleton(config.model.path):
         found: dict[tuple[str, str, str], list[int]] = {}
