@@ -62,7 +62,7 @@ def _save_config() -> type[SaveBase]:
     """`SaveBase` with a switch and the settings of every exporter; two exporters may share a setting if it is alike."""
     fields: dict[str, tuple[Any, FieldInfo]] = {}
     for cls in exporters():
-        fields[cls.switch] = (StrictBool, Field(False, description=cls.summary()))
+        fields[cls.switch] = (StrictBool, FieldInfo(default=False, description=cls.summary()))
         for name in settings_of(cls):
             field = cls.model_fields[name]
             if name in fields and fields[name] != (field.annotation, field):
