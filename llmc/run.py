@@ -18,7 +18,7 @@ from llmc.steps.calibrate import calibrate
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, layer_errors, prepare
+from llmc.steps.network import Network, prepare
 from llmc.steps.summary import collect, describe
 
 
@@ -51,14 +51,13 @@ def run(config: Config) -> Results:
             for i, sample in distributed.share(samples)
         ]
         calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
-        errors = {name: error for network in networks for name, error in layer_errors(network).items()}
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
             judgement = judge(config, adapter, pipeline, networks, folder.path)
-    results = collect(config, networks, errors, judgement, checkpoint, folder)
+    results = collect(config, networks, judgement, checkpoint, folder)
     distributed.wait()
     distributed.stop()
     return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from llmc.plugin import Plugin
 
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 
 class Algorithm(Plugin):
-    """A method. `leaves` is what it puts on layers, which a target must be able to store."""
+    """A method: what it reads, what it leaves on layers, and what it does to one block."""
 
-    leaves: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "rounded"
+    @property
+    def leaves(self) -> frozenset[str]:
+        """What it puts on layers, which a target must be able to store: of scale, rotate, lowrank, rounded, static."""
+        return frozenset()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -29,6 +32,11 @@ class Algorithm(Plugin):
     @property
     def sequential(self) -> bool:
         """Whether a block must be observed on what the quantized blocks before it give."""
+        return False
+
+    @property
+    def within_block(self) -> bool:
+        """Whether a linear must also be observed on what the rounded linears before it in the block give."""
         return False
 
     @abstractmethod

@@ -6,15 +6,13 @@ closest to the float output (GPTAQ, arXiv:2504.02692; Qronos, arXiv:2505.11695).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from llmc.algorithms.base import Algorithm
 
 if TYPE_CHECKING:
-    import torch
-
     from llmc.calib.block import BlockStep, Group
     from llmc.layers.linear import QuantLinear
 
@@ -25,22 +23,26 @@ class GPTQ(Algorithm):
     name: Literal["GPTQ"] = "GPTQ"
     damping: float = Field(0.01, gt=0, le=1, description="added to each channel's energy, as a share of it")
     act_order: bool = Field(True, description="round the columns with the largest inputs first")
-    range: Literal["absmax", "mse"] = Field(
-        "mse", description="the grid: the whole range, or that of least squared error"
+    range: Literal["absmax", "mse", "percentile"] = Field(
+        "mse", description="the range of each scale: the whole, that of least squared error, or most magnitudes"
     )
+    percentile: float = Field(99.9, gt=50, le=100, description="with range percentile: how many magnitudes it holds")
     propagate: Literal["quantized", "float"] = Field(
         "quantized", description="what a block is observed on: outputs of the quantized blocks before it, or float ones"
     )
     target: Literal["symmetric", "asymmetric"] = Field(
         "symmetric", description="what is aimed at: the float layer on the inputs observed, or on its float inputs"
     )
-    leaves: ClassVar[frozenset[str]] = frozenset({"rounded"})
 
     @model_validator(mode="after")
     def _needs_two_streams(self) -> GPTQ:
         if self.target == "asymmetric" and self.propagate == "float":
             raise ValueError("target: asymmetric compares float with quantized inputs; write `propagate: quantized`")
         return self
+
+    @property
+    def leaves(self) -> frozenset[str]:
+        return frozenset({"rounded"})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -52,25 +54,36 @@ class GPTQ(Algorithm):
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            gram = group.second_moment("gram")
-            for layer in group.linears:
-                if layer.spec.weight is not None:
-                    self._round(layer, group, gram, block)
+            layers = [layer for layer in group.linears if layer.spec.weight is not None]
+            if layers:
+                self._round(layers, group, block)
 
-    def _round(self, layer: QuantLinear, group: Group, gram: torch.Tensor, block: BlockStep) -> None:
-        from llmc.numerics.clip import least_squares_scales
-        from llmc.numerics.gptq import gptq, least_squares
-        from llmc.numerics.quantize import scales, sliced
+    def _round(self, layers: list[QuantLinear], group: Group, block: BlockStep) -> None:
+        from llmc.numerics.clip import weight_scales
+        from llmc.numerics.gptq import Factor, gptq, least_squares
+        from llmc.numerics.quantize import sliced
 
-        spec = layer.spec.weight
-        assert spec is not None
-        weight = layer.float_weight()
+        gram = group.second_moment("gram")
+        weights = [layer.float_weight() for layer in layers]
         if self.target == "asymmetric":
-            branch = layer.lowrank_product()
             cross = group.second_moment("cross")
-            weight = least_squares(weight + branch, gram, cross, self.damping) - branch
-        choose = least_squares_scales if self.range == "mse" else scales
-        solution = gptq(weight, gram, spec, *choose(sliced(weight, spec), spec), self.damping, self.act_order)
-        if solution.damping > self.damping:
+            branches = [layer.lowrank_product() for layer in layers]
+            weights = [
+                least_squares(weight + branch, gram, cross, self.damping) - branch
+                for weight, branch in zip(weights, branches, strict=True)
+            ]
+        factor = Factor.of(gram, self.damping, self.act_order)
+        if factor.damping > self.damping:
             block.rejected[f"{self.name} damping"] += 1
-        layer.round(solution.rounded)
+        for spec in dict.fromkeys(layer.spec.weight for layer in layers):  # linears of one grid are solved at once
+            assert spec is not None
+            alike = [index for index, layer in enumerate(layers) if layer.spec.weight == spec]
+            own = [weights[index] for index in alike]
+            rounded = gptq(
+                own,
+                factor,
+                spec,
+                [weight_scales(sliced(weight, spec), spec, self.range, self.percentile) for weight in own],
+            )
+            for index, codes in zip(alike, rounded, strict=True):
+                layers[index].round(codes)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from llmc.algorithms.base import Algorithm
 from llmc.layers.transforms import Rotate
-from llmc.numerics.hadamard import block_hadamard
+from llmc.numerics.hadamard import block_hadamard, largest_order
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep
+    from llmc.calib.block import BlockStep, Group
 
 
 class Hadamard(Algorithm):
-    """Rotate the input of each group by a block-diagonal Hadamard matrix at run time."""
+    """Rotate the input of each group by a block-diagonal Hadamard matrix."""
 
     name: Literal["Hadamard"] = "Hadamard"
+    where: Literal["online", "folded"] = Field(
+        "online",
+        description="online: every group, at run time; folded: only what attention gives, head by head, inside the "
+        "weights of v and o, which any target can store",
+    )
     block_size: int | None = Field(None, ge=2, description="channels that are mixed; default: as many as can be")
     gate: bool = Field(True, description="keep a group as it is where rotating does not lower its output error")
-    leaves: ClassVar[frozenset[str]] = frozenset({"rotate"})
+
+    @property
+    def leaves(self) -> frozenset[str]:
+        return frozenset({"rotate"} if self.where == "online" else ())
 
     @property
     def needs(self) -> frozenset[str]:
@@ -28,8 +36,13 @@ class Hadamard(Algorithm):
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            rotation = Rotate(block_hadamard(group.linears[0].in_features, self.block_size).to(group.device))
-            if self.gate:
-                block.transform_if_better(group, rotation, group.rows(), self.name)
-            else:
-                group.transform(rotation)
+            if self.where == "online" or (group.head_width and group.fold):
+                block.transform_if_better(group, [self._rotation(group)], self.name, self.gate)
+
+    def _rotation(self, group: Group) -> Rotate:
+        size = self.block_size
+        if self.where == "folded":
+            heads = group.head_width or 1  # a block must not reach over two heads
+            size = size if size and heads % size == 0 else largest_order(heads)
+        matrix = block_hadamard(group.linears[0].in_features, size).to(group.device)
+        return Rotate(matrix, within_heads=self.where == "folded")

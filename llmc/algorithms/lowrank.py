@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmc.algorithms.base import Algorithm
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep
+    from llmc.calib.block import BlockStep, Group
+    from llmc.layers.linear import QuantLinear
 
 
 class LowRank(Algorithm):
@@ -23,11 +23,28 @@ class LowRank(Algorithm):
     of: Literal["weight", "error"] = Field(
         "weight", description="weight: before rounding; error: after a rounding method"
     )
-    leaves: ClassVar[frozenset[str]] = frozenset({"lowrank"})
+    iterations: int = Field(
+        0,
+        ge=0,
+        description="of weight: times to round the rest and fit the branch to what that leaves undone",
+    )
+    gate: bool = Field(True, description="of weight: no branch for a group where it does not lower the output error")
+
+    @model_validator(mode="after")
+    def _iterates_before_rounding(self) -> LowRank:
+        if self.of == "error" and self.iterations:
+            raise ValueError(
+                "iterations are for `of: weight`; after rounding, one fit to the error is the best there is"
+            )
+        return self
+
+    @property
+    def leaves(self) -> frozenset[str]:
+        return frozenset({"lowrank"})
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"gram"} if self.of == "error" else ())
+        return frozenset({"rows", "gram"} if self.of == "error" or self.iterations else {"rows"})
 
     @property
     def works_on_rounded(self) -> bool:
@@ -35,30 +52,40 @@ class LowRank(Algorithm):
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            for layer in group.linears:
-                if layer.spec.weight is None:
-                    continue
-                rank = self.rank if isinstance(self.rank, int) else max(1, round(self.rank * min(layer.weight.shape)))
-                if self.of == "weight":
-                    layer.split_lowrank(*leading(layer.float_weight(), rank))
-                else:
-                    if layer.state.rounded is None:
-                        layer.round()
-                    assert layer.state.rounded is not None
-                    error = layer.float_weight() - layer.state.rounded.dequantize()
-                    layer.add_lowrank(*whitened(error, group.second_moment("gram"), rank))
+            if self.of == "error":
+                self._mend(group)
+            elif self.gate:
+                block.keep_if_better(group, lambda group=group: self._split(group), self.name)  # type: ignore[misc]
+            else:
+                self._split(group)
 
+    def _split(self, group: Group) -> None:
+        from llmc.numerics.lowrank import closest, closest_on_outputs
+        from llmc.numerics.quantize import quantize
 
-def leading(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """up (out, rank) and down (rank, in) of the closest matrix of that rank."""
-    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, vt[:rank] * root[:, None]
+        gram = group.second_moment("gram") if self.iterations else None
+        for layer in group.linears:
+            if layer.spec.weight is None:
+                continue
+            weight, rank = layer.float_weight(), self._rank(layer)
+            up, down = closest(weight, rank)
+            for _ in range(self.iterations):
+                assert gram is not None
+                rounded = quantize(weight - up @ down, layer.spec.weight).dequantize()
+                up, down = closest_on_outputs(weight - rounded, gram, rank)
+            layer.split_lowrank(up, down)
 
+    def _mend(self, group: Group) -> None:
+        from llmc.numerics.lowrank import closest_on_outputs
 
-def whitened(error: torch.Tensor, gram: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, closest on outputs: directions of the error count by how much of the inputs lies in them."""
-    values, vectors = torch.linalg.eigh(gram.double())
-    root = values.clamp(min=values.max() * 1e-8).sqrt()
-    up, down = leading(error @ (vectors * root).float(), rank)
-    return up, down @ (vectors / root).float().T
+        gram = group.second_moment("gram")
+        for layer in group.linears:
+            if layer.spec.weight is not None:
+                if layer.state.rounded is None:
+                    layer.round()
+                assert layer.state.rounded is not None
+                error = layer.float_weight() - layer.state.rounded.dequantize()
+                layer.add_lowrank(*closest_on_outputs(error, gram, self._rank(layer)))
+
+    def _rank(self, layer: QuantLinear) -> int:
+        return self.rank if isinstance(self.rank, int) else max(1, round(self.rank * min(layer.weight.shape)))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from torch.utils.hooks import RemovableHandle
 
-from llmc.calib.observers import OBSERVERS
+from llmc.calib.probe import Probe
 from llmc.layers.linear import QuantLinear
-from llmc.layers.transforms import Scale, Transform
+from llmc.layers.transforms import Rotate, Scale, Transform
 from llmc.models.base import Part
-from llmc.numerics.quantize import fake_quantize
+from llmc.numerics.clip import RangeRule, act_range
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
 
@@ -33,6 +30,7 @@ class Group:
     fold: tuple[tuple[str, nn.Module], ...]
     stats: Stats = field(default_factory=dict)
     may_scale: bool = True  # whether every target can carry a scale of this input
+    head_width: int | None = None  # of the attention whose output is read; None if it is no such output
 
     @property
     def device(self) -> torch.device:
@@ -59,47 +57,66 @@ class Group:
         half = self._in_basis(self.stats[name].to(self.device))
         return self._in_basis(half.T.contiguous()).T.contiguous()
 
-    def fix_act_scales(self) -> None:
-        """Static activation scales in the present basis, from every call of the calibration."""
-        if "range" not in self.stats:
-            return
+    def fix_act_scales(self, by: RangeRule = "absmax", percentile: float = 100.0) -> None:
+        """Static activation scales in the present basis where there are none yet: from the range of every call of the
+        calibration, or by a rule over the sampled rows."""
+        for layer in self.linears:
+            if layer.spec.act is not None and not layer.spec.act.dynamic and layer.state.static is None:
+                ends = self._range() if by == "absmax" else act_range(self.rows(), layer.spec.act, by, percentile)
+                layer.fix_act_scale(*ends)
+
+    def _range(self) -> tuple[Tensor, Tensor]:
         if all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms):
             low, high = self._in_basis(self.stats["range"].to(self.device))
-        else:  # a rotation mixes channels: their ranges say nothing any more, the sampled rows do
-            rows = self.rows()
-            low, high = rows.amin(0), rows.amax(0)
-        for layer in self.linears:
-            layer.fix_act_scale(low, high)
+            return low.min(), high.max()
+        rows = self.rows()  # a rotation mixes channels: their ranges say nothing any more, the sampled rows do
+        return rows.min(), rows.max()
+
+    def forget(self) -> None:
+        """Drop what is large; a static scale can still be found."""
+        self.stats = {name: value for name, value in self.stats.items() if name == "range"}
 
     def transform(self, transform: Transform) -> None:
-        """Change the basis of the shared input; a Scale that linears before can absorb goes into their rows at once."""
-        if isinstance(transform, Scale) and self.fold:
+        """Change the basis of the shared input. Linears before it that can absorb the change do so at once, a norm can
+        absorb a Scale; what nobody absorbs happens at run time."""
+        if self._may_fold(transform):
             producers = [module for _, module in self.fold if isinstance(module, QuantLinear)]
             for producer in producers:
-                producer.multiply_output(transform.multiplier)
-            transform = Scale(
-                transform.multiplier, fold=None if producers else self.fold[0][0], upstream=bool(producers)
-            )
+                producer.transform_output(transform)
+            if producers:
+                transform = replace(transform, upstream=True)  # type: ignore[type-var]
+            elif isinstance(transform, Scale):
+                transform = replace(transform, fold=self.fold[0][0])
         for layer in self.linears:
             layer.transform(transform)
 
-    def error_with(self, transform: Transform | None, rows: Tensor) -> float:
-        """Squared output error on `rows` (in the present basis) of plain rounding after `transform`: each linear's,
-        relative to its float output, summed."""
-        x = rows if transform is None else transform.input(rows)
-        total = 0.0
-        for layer in self.linears:
-            weight = layer.float_weight()
-            target = linear(rows, weight)
-            changed = weight if transform is None else transform.weight(weight)
-            output = linear(fake_quantize(x, layer.spec.act), fake_quantize(changed, layer.spec.weight))
-            total += ((output - target).square().sum() / target.square().sum().clamp(min=1e-30)).item()
-        return total
+    def _may_fold(self, transform: Transform) -> bool:
+        """Whether what stands before the linears could make the change, although others happen after it."""
+        scale = isinstance(transform, Scale)
+        later = [t for t in self.linears[0].state.transforms if not (t.upstream or (scale and isinstance(t, Scale)))]
+        passes = scale or (isinstance(transform, Rotate) and transform.within_heads)
+        return bool(self.fold) and passes and not later
+
+    def original(self, x: Tensor) -> Tensor:
+        """What arrives at the linears, in the basis of the float model: linears before may have changed it."""
+        if self.linears[0].mode != "float":
+            for transform in reversed(self.linears[0].state.transforms):
+                x = transform.undo(x) if transform.upstream else x
+        return x
 
     def _in_basis(self, x: Tensor) -> Tensor:
         for transform in self.linears[0].state.transforms:  # upstream ones too: it was measured on the float model
             x = transform.input(x)
         return x
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Relative error of a layer's output after the recipe and with plain rounding, and of its weight."""
+
+    recipe: float
+    baseline: float
+    weight: float
 
 
 @dataclass
@@ -110,16 +127,48 @@ class BlockStep:
     module: nn.Module
     groups: list[Group]
     rejected: Counter[str] = field(default_factory=Counter)  # method -> groups where its transform did not pay
+    observe_again: Callable[[Sequence[Group]], None] | None = None  # on what the rounded linears before them give
+    errors: dict[str, LayerError] = field(default_factory=dict)  # of each linear, once the recipe is done
+    stages: Sequence[Sequence[Group]] = ()  # groups in running order; those of one stage need nothing of one another
 
     @cached_property
     def linears(self) -> dict[str, QuantLinear]:
         return {name: layer for group in self.groups for name, layer in zip(group.names, group.linears, strict=True)}
 
-    def transform_if_better(self, group: Group, transform: Transform, rows: Tensor, method: str) -> bool:
-        """Accept a change of basis only where it lowers the group's output error on `rows`; count it where not."""
-        if group.error_with(transform, rows) < group.error_with(None, rows):
-            group.transform(transform)
+    def in_turn(self) -> Iterator[BlockStep]:
+        """The groups in the order in which they run, each observed again once those before it are rounded; the whole
+        block where nothing observes again."""
+        if self.observe_again is None:
+            yield self
+            return
+        for position, groups in enumerate(self.stages):
+            if position:
+                self.observe_again(groups)
+            yield replace(self, groups=list(groups))
+
+    def transform_if_better(
+        self, group: Group, candidates: Sequence[Transform], method: str, gate: bool = True
+    ) -> bool:
+        """Change the basis of a group by the best of some transforms, judged by the output error of plain rounding;
+        with `gate` only if it is better than none on rows that the choice did not see."""
+        rows = group.rows()
+        best = candidates[0]
+        if len(candidates) > 1:
+            best = min(candidates, key=Probe(group.linears, rows[::2]).error)
+        if not gate:
+            group.transform(best)
             return True
+        return self.keep_if_better(group, lambda: group.transform(best), method)
+
+    def keep_if_better(self, group: Group, change: Callable[[], None], method: str) -> bool:
+        """Take back a change of the group's linears that does not lower their output error, and count it."""
+        before = {layer: layer.state for layer in self.linears.values()}
+        error = Probe(group.linears, group.rows()[1::2]).error()
+        change()
+        if Probe(group.linears, group.rows()[1::2]).error() < error:
+            return True
+        for layer, state in before.items():
+            layer.state = state
         self.rejected[method] += 1
         return False
 
@@ -132,62 +181,12 @@ def block_steps(part: Part, may_scale: Callable[[tuple[str, ...]], bool]) -> lis
 def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[str, ...]], bool]) -> list[Group]:
     groups = []
     for group in part.groups(block):
-        linears = tuple(block.get_submodule(name) for name in group.linears)
-        assert all(isinstance(layer, QuantLinear) for layer in linears), f"swap the linears of {prefix} first"
+        modules = tuple(block.get_submodule(name) for name in group.linears)
+        linears = tuple(layer for layer in modules if isinstance(layer, QuantLinear))
+        assert linears == modules, f"swap the linears of {prefix} first"
         names = tuple(f"{prefix}.{name}" for name in group.linears)
         fold = tuple((f"{prefix}.{name}", block.get_submodule(name)) for name in group.fold)
-        groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold)))  # type: ignore[arg-type]
+        heads: Any = group.attention and block.get_submodule(group.attention).heads
+        width = linears[0].in_features // heads if heads else None
+        groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold), head_width=width))
     return groups
-
-
-class Observation:
-    """Observers on the inputs of groups: use it as a context while calls run, or `update` it with what they read."""
-
-    def __init__(self, groups: Sequence[Group], needs: frozenset[str], calls: int, max_rows: int) -> None:
-        self.groups = groups
-        self.observers = {
-            group.name: {need: OBSERVERS[need](calls, max_rows) for need in sorted(needs)} for group in groups
-        }
-
-    def __enter__(self) -> Observation:
-        def see(name: str, x: Tensor) -> None:
-            self.update({name: x}, {name: x})
-
-        self._hooks = _hook_inputs(self.groups, see)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def update(self, inputs: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
-        """What groups read in one call, and what they would have read in the float model."""
-        for name, x in inputs.items():
-            for observer in self.observers[name].values():
-                observer.update(x, reference[name])
-
-    def attach(self) -> None:
-        """Combine over the ranks, and give each group what was measured of its input."""
-        for group in self.groups:
-            for observer in self.observers[group.name].values():
-                observer.reduce()
-            group.stats = {need: observer.result() for need, observer in self.observers[group.name].items()}
-
-
-@contextmanager
-def inputs_of(groups: Sequence[Group]) -> Iterator[dict[str, Tensor]]:
-    """What each group reads while the body runs."""
-    inputs: dict[str, Tensor] = {}
-    hooks = _hook_inputs(groups, inputs.__setitem__)
-    try:
-        yield inputs
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _hook_inputs(groups: Sequence[Group], see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, args: see(name, args[0].detach())
-
-    return [group.linears[0].register_forward_pre_hook(hook(group.name)) for group in groups]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from llmc.calib.block import BlockStep, Observation, inputs_of
+from llmc.calib.block import BlockStep, Group
+from llmc.calib.observation import Observation, inputs_of
 from llmc.calib.store import Call, CallStore, map_tree
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
 from llmc.models.base import Part
 
 Outputs = dict[type, Any]  # of one call: the output of the last finished block of each class
+
+
+SECOND_LOOK = frozenset({"gram", "cross", "range"})  # what rounding methods need; rows stay those of the first look
 
 
 class _Halt(BaseException):
@@ -66,50 +71,102 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
     raise AdapterError(f"{part.name} never ran {name}: the adapter must list only blocks that every call runs")
 
 
-@torch.no_grad()
-def stream_blocks(
-    part: Part,
-    blocks: list[BlockStep],
-    store: CallStore,
-    needs: frozenset[str],
-    max_rows: int,
-    device: torch.device,
-    propagate: Literal["float", "quantized"] = "float",
-) -> Iterator[BlockStep]:
-    """Yield each block with its statistics. One pass both observes a block and, for `float`, makes the next one's
+class BlockStream:
+    """The blocks of a part over recorded calls. One pass both observes a block and, for `float`, makes the next one's
     inputs; for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones.
-    The statistic `cross` relates float to quantized inputs, and so runs the float block beside."""
-    streams: list[Outputs] = [{} for _ in range(len(store))]
-    float_streams: list[Outputs] = [{} for _ in range(len(store))] if "cross" in needs else []
 
-    def run(index: int, call: Call, stream: Outputs) -> tuple[Any, dict[str, torch.Tensor]]:
-        with inputs_of(blocks[index].groups) as inputs:
-            output = run_to_block(part, index, call, _on(device, stream))
-        return _to_host(output), inputs
+    The statistic `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
+    comes with its stages, and observes each again on what its own linears give once they are rounded.
+    """
 
-    def advance(streams: list[Outputs], outputs: list[Any], block: type) -> None:
-        for stream, output in zip(streams, outputs, strict=True):
-            stream[block] = output
+    def __init__(
+        self,
+        part: Part,
+        blocks: list[BlockStep],
+        store: CallStore,
+        needs: frozenset[str],
+        max_rows: int,
+        device: torch.device,
+        propagate: Literal["float", "quantized"] = "float",
+        within: bool = False,
+    ) -> None:
+        self.part, self.blocks, self.store, self.device = part, blocks, store, device
+        self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
+        self.streams: list[Outputs] = [{} for _ in range(len(store))]
+        self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if "cross" in needs else []
 
-    for index, block in enumerate(blocks):
-        observation = Observation(block.groups, needs, len(store), max_rows)
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[BlockStep]:
+        for index, block in enumerate(self.blocks):
+            outputs, float_outputs = self._observe(index, block.groups, self.needs, halt=False)
+            if self.within:
+                block.stages = self._stages(index)
+                block.observe_again = partial(self._observe_again, index)
+            yield block
+            block.observe_again = None
+            if self.propagate == "quantized":
+                with in_mode(block.linears.values(), "quantized"):
+                    outputs = [
+                        self._run(index, call, stream)[0]
+                        for call, stream in zip(self.store.calls(self.device), self.streams, strict=True)
+                    ]
+            _advance(self.streams, outputs, type(block.module))
+            _advance(self.float_streams, float_outputs, type(block.module))
+
+    def _observe(self, index: int, groups: Sequence[Group], needs: frozenset[str], halt: bool) -> tuple[Any, Any]:
+        """What these groups read over all calls, and (unless halted) what the block makes of each stream."""
+        observation = Observation(groups, needs, len(self.store), self.max_rows)
         outputs, float_outputs = [], []
-        for number, call in enumerate(store.calls(device)):
-            output, inputs = run(index, call, streams[number])
+        for number, call in enumerate(self.store.calls(self.device)):
+            output, inputs = self._run(index, call, self.streams[number], groups, halt)
             outputs.append(output)
             reference = inputs
-            if float_streams:
-                output, reference = run(index, call, float_streams[number])
+            if self.float_streams:
+                with in_mode(self.blocks[index].linears.values(), "float"):
+                    output, reference = self._run(index, call, self.float_streams[number], groups, halt)
                 float_outputs.append(output)
             observation.update(inputs, reference)
         observation.attach()
-        yield block
-        if propagate == "quantized":
-            with in_mode(block.linears.values(), "quantized"):
-                outputs = [run(index, call, stream)[0]
-                           for call, stream in zip(store.calls(device), streams, strict=True)]  # fmt: skip
-        advance(streams, outputs, type(block.module))
-        advance(float_streams, float_outputs, type(block.module))
+        return outputs, float_outputs
+
+    @torch.no_grad()
+    def _observe_again(self, index: int, groups: Sequence[Group]) -> None:
+        layers = self.blocks[index].linears.values()
+        rounded = [layer for layer in layers if layer.state.rounded is not None]
+        with in_mode(layers, "transformed"), in_mode(rounded, "quantized"):
+            self._observe(index, groups, self.needs & SECOND_LOOK, halt=True)
+
+    def _stages(self, index: int) -> list[list[Group]]:
+        """What a group reads depends on linears before it if it changes when these give nothing."""
+        block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), self.streams[0]
+        ran = self._run(index, call, stream, block.groups)[1]
+        with ExitStack() as hooks:
+            for layer in block.linears.values():
+                hooks.callback(layer.register_forward_hook(lambda *io: torch.zeros_like(io[-1])).remove)
+            without = self._run(index, call, stream, block.groups)[1]
+        by_name = {group.name: group for group in block.groups}
+        free = [by_name[name] for name in ran if torch.equal(ran[name], without[name])]
+        return [free, *([by_name[name]] for name in ran if by_name[name] not in free)]
+
+    def _run(
+        self, index: int, call: Call, stream: Outputs, groups: Sequence[Group] = (), halt: bool = False
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        """The block's output in one call and what its groups read; `halt` leaves as soon as all of them have."""
+
+        def leave(*_: Any) -> None:
+            if len(inputs) == len(groups):
+                raise _Halt(None)
+
+        with inputs_of(groups) as inputs, ExitStack() as hooks:
+            for group in groups if halt else ():
+                hooks.callback(group.linears[0].register_forward_pre_hook(leave).remove)
+            output = run_to_block(self.part, index, call, _on(self.device, stream))
+        return _to_host(output), inputs
+
+
+def _advance(streams: list[Outputs], outputs: list[Any], block: type) -> None:
+    for stream, output in zip(streams, outputs, strict=bool(streams)):
+        stream[block] = output
 
 
 def _to_host(output: Any) -> Any:

@@ -23,7 +23,7 @@ class LayerState:
     """All that a recipe decided about one layer; the float master weight is never touched."""
 
     transforms: tuple[Transform, ...] = ()
-    out_multiplier: Tensor | None = None  # (out_features,): a later layer's Scale that is folded into this one's rows
+    out_transforms: tuple[Transform, ...] = ()  # of a later layer's input, folded into this one's rows
     lowrank: tuple[Tensor, Tensor] | None = None  # up (out, rank), down (rank, in), in the transformed basis
     static: tuple[Tensor, Tensor | None] | None = (
         None  # calibrated act scale (1, 1), and zero point on an asymmetric grid
@@ -60,30 +60,41 @@ class QuantLinear(nn.Module):
                 x = transform.input(x)
         return x
 
-    def float_weight(self) -> Tensor:
-        """The float32 weight in its new basis, less the low-rank branch: what is rounded."""
+    def float_weight(self, channels: slice = slice(None)) -> Tensor:
+        """The float32 weight in its new basis, less the low-rank branch: what is rounded. Of some output channels."""
         weight = self.weight.float()
-        if self.state.out_multiplier is not None:
-            weight = weight * self.state.out_multiplier[:, None]
+        for transform in self.state.out_transforms:
+            weight = transform.input(weight.T).T
+        weight = weight[channels]
         for transform in self.state.transforms:
             weight = transform.weight(weight)
-        return weight if self.state.lowrank is None else weight - self.lowrank_product()
+        return weight if self.state.lowrank is None else weight - self.lowrank_product(channels)
 
     def float_bias(self) -> Tensor | None:
         """The bias, with what is folded into this layer's outputs."""
-        if self.bias is None or self.state.out_multiplier is None:
-            return self.bias
-        return self.bias.float() * self.state.out_multiplier
+        bias: Tensor | None = self.bias
+        if bias is not None and self.state.out_transforms:
+            bias = bias.float()
+            for transform in self.state.out_transforms:
+                bias = transform.input(bias)
+        return bias
 
-    def restored_weight(self) -> Tensor:
-        """The rounded weight in the original basis: what a stock float linear needs to compute the same."""
+    def restored_weight(self, channels: slice = slice(None)) -> Tensor:
+        """The rounded weight in the original basis: what a stock float linear needs to compute the same. Some output
+        channels can be had alone where nothing is folded into this layer's rows."""
         state = self.state
-        weight = state.rounded.dequantize() if state.rounded is not None else self.float_weight()
+        weight = state.rounded.dequantize()[channels] if state.rounded is not None else self.float_weight(channels)
         if state.lowrank is not None:
-            weight = weight + self.lowrank_product()
+            weight = weight + self.lowrank_product(channels)
         for transform in reversed(state.transforms):
             weight = transform.restore(weight)
-        return weight if state.out_multiplier is None else weight / state.out_multiplier[:, None]
+        return self.restored_output(weight.T).T.contiguous()
+
+    def restored_output(self, y: Tensor) -> Tensor:
+        """What the layer gives, (..., out_features), in the basis of the float model."""
+        for transform in reversed(self.state.out_transforms):
+            y = transform.undo(y)
+        return y
 
     def transform(self, transform: Transform) -> None:
         """Change the basis of the input."""
@@ -92,11 +103,10 @@ class QuantLinear(nn.Module):
         lowrank = state.lowrank and (state.lowrank[0], transform.weight(state.lowrank[1]))
         self.state = replace(state, transforms=(*state.transforms, transform), lowrank=lowrank)
 
-    def multiply_output(self, multiplier: Tensor) -> None:
-        """Fold a later layer's Scale into this layer's rows and bias."""
+    def transform_output(self, transform: Transform) -> None:
+        """Fold a change of basis of a later layer's input into this layer's rows and bias."""
         self._must_not_be_rounded()
-        before = self.state.out_multiplier
-        self.state = replace(self.state, out_multiplier=multiplier if before is None else before * multiplier)
+        self.state = replace(self.state, out_transforms=(*self.state.out_transforms, transform))
 
     def split_lowrank(self, up: Tensor, down: Tensor) -> None:
         """Keep `up @ down` in high precision, and round only the rest."""
@@ -109,12 +119,12 @@ class QuantLinear(nn.Module):
             up, down = torch.cat([self.state.lowrank[0], up], 1), torch.cat([self.state.lowrank[1], down])
         self.state = replace(self.state, lowrank=(up, down))
 
-    def lowrank_product(self) -> Tensor:
+    def lowrank_product(self, channels: slice = slice(None)) -> Tensor:
         """What the branch adds to the weight."""
         if self.state.lowrank is None:
-            return torch.zeros(self.out_features, self.in_features, device=self.weight.device)
+            return torch.zeros_like(self.weight[channels], dtype=torch.float32)
         up, down = self.state.lowrank
-        return up.float() @ down.float()
+        return up[channels].float() @ down.float()
 
     def round(self, rounded: Quantized | None = None) -> None:
         """Fix the codes: those given, or the nearest ones."""
@@ -122,10 +132,9 @@ class QuantLinear(nn.Module):
             self.state = replace(self.state, rounded=rounded or quantize(self.float_weight(), self.spec.weight))
 
     def fix_act_scale(self, low: Tensor, high: Tensor) -> None:
-        """Give a static activation the scale that just fits the range found in calibration."""
-        if self.spec.act is not None and not self.spec.act.dynamic:
-            ends = torch.stack([low.min(), high.max()]).reshape(1, 2)
-            self.state = replace(self.state, static=scales(ends, self.spec.act))
+        """Give a static activation the scale that just fits a range."""
+        assert self.spec.act is not None
+        self.state = replace(self.state, static=scales(torch.stack([low, high]).reshape(1, 2), self.spec.act))
 
     def _must_not_be_rounded(self) -> None:
         if self.state.rounded is not None:

@@ -9,12 +9,13 @@ import torch
 
 
 class Transform(Protocol):
-    """A change of basis; `restore` takes a weight back, and with `upstream` the input arrives changed already."""
+    """A change of basis. `undo` takes an input back, `restore` a weight; with `upstream` the input arrives changed."""
 
     @property
     def upstream(self) -> bool: ...
 
     def input(self, x: torch.Tensor) -> torch.Tensor: ...
+    def undo(self, x: torch.Tensor) -> torch.Tensor: ...
     def weight(self, w: torch.Tensor) -> torch.Tensor: ...
     def restore(self, w: torch.Tensor) -> torch.Tensor: ...
     def __str__(self) -> str: ...
@@ -35,6 +36,9 @@ class Scale:
     def input(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.multiplier.to(x.dtype)
 
+    def undo(self, x: torch.Tensor) -> torch.Tensor:
+        return x / self.multiplier.to(x.dtype)
+
     def weight(self, w: torch.Tensor) -> torch.Tensor:
         return w / self.multiplier
 
@@ -54,13 +58,18 @@ class Scale:
 
 @dataclass(frozen=True)
 class Rotate:
-    """Multiply the input by an orthogonal matrix."""
+    """Multiply the input by an orthogonal matrix; one that mixes no two heads of an attention can go into the linears
+    that made its values."""
 
     matrix: torch.Tensor  # (in_features, in_features) float32
+    within_heads: bool = False
     upstream: bool = False
 
     def input(self, x: torch.Tensor) -> torch.Tensor:
         return x @ self.matrix.to(x.dtype)
+
+    def undo(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.matrix.T.to(x.dtype)
 
     def weight(self, w: torch.Tensor) -> torch.Tensor:
         return w @ self.matrix
@@ -69,4 +78,4 @@ class Rotate:
         return w @ self.matrix.T
 
     def __str__(self) -> str:
-        return "rotate"
+        return "rotate, folded into the linear before" if self.upstream else "rotate, at run time"

@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,13 +25,19 @@ class LinearGroup:
     """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
 
     `fold` names an affine norm, a modulated norm, or the linears whose outputs are linearly that tensor; empty: nobody.
+    `attention` names the module whose heads lie side by side in that tensor.
     """
 
     linears: tuple[str, ...]
     fold: tuple[str, ...] = ()
+    attention: str | None = None
 
 
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
+
+
+def _here(names: tuple[str, ...], here: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in here)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Part:
         """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
         here = {name for name, _ in block.named_modules()}
         groups = (
-            LinearGroup(tuple(n for n in group.linears if n in here), tuple(n for n in group.fold if n in here))
+            replace(group, linears=_here(group.linears, here), fold=_here(group.fold, here))
             for group in self.layout[type(block).__name__]
         )
         return tuple(group for group in groups if group.linears)

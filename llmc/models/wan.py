@@ -76,11 +76,11 @@ LIGHTX2V: Renames = (
 LAYOUT: Layout = {
     "WanTransformerBlock": (
         LinearGroup(("attn1.to_q", "attn1.to_k", "attn1.to_v"), fold=("norm1",)),
-        LinearGroup(("attn1.to_out.0",), fold=("attn1.to_v",)),
+        LinearGroup(("attn1.to_out.0",), fold=("attn1.to_v",), attention="attn1"),
         LinearGroup(("attn2.to_q",), fold=("norm2",)),
         LinearGroup(("attn2.to_k", "attn2.to_v")),
         LinearGroup(("attn2.add_k_proj", "attn2.add_v_proj")),
-        LinearGroup(("attn2.to_out.0",), fold=("attn2.to_v", "attn2.add_v_proj")),
+        LinearGroup(("attn2.to_out.0",), fold=("attn2.to_v", "attn2.add_v_proj"), attention="attn2"),
         LinearGroup(("ffn.net.0.proj",), fold=("norm3",)),
         LinearGroup(("ffn.net.2",)),
     )

@@ -1,40 +1,105 @@
-"""Narrower ranges than the largest magnitude: a few values clipped, all others rounded more finely."""
+"""Ranges smaller than the largest magnitude: a few values clipped, all others rounded more finely."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import Literal
 
-from llmc.numerics.quantize import round_to_grid, scales, whole_scale
+import torch
+from torch import Tensor
+
+from llmc.numerics.quantize import fake_quantize, quantize, round_to_grid, scales, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
-SHRINKS = tuple(1 - step / 40 for step in range(21))  # 1.0 down to 0.5
+SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
+ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can reach far beyond all others
+ENOUGH = 512  # elements of a slice, evenly spaced, that tell its best range as well as all of them
+ROWS = 128  # tokens that tell an output error
+AT_ONCE = 1 << 22  # values held at a time
+
+RangeRule = Literal["absmax", "mse", "percentile"]
+Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
 
 
-def least_squares_scales(
-    slices: torch.Tensor, spec: TensorSpec, importance: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scale (and zero point) of each slice with the least squared rounding error over a grid of ranges; errors count
-    by `importance` (of the same shape as the slices), if that is given."""
+def weight_scales(slices: Tensor, spec: TensorSpec, by: RangeRule, percentile: float = 100.0) -> Grid:
+    """Scale (and zero point) of each slice by the rule of that name."""
+    if by == "mse":
+        return least_squares_scales(slices, spec)
+    if by == "percentile":
+        return percentile_scales(slices, spec, percentile)
+    return scales(slices, spec, whole_scale(slices, spec))
+
+
+def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
+    """Scale (and zero point) of each slice with the least squared rounding error over a grid of ranges."""
     whole = whole_scale(slices, spec)
-    best, best_error = scales(slices, spec, whole), torch.full((len(slices), 1), torch.inf, device=slices.device)
-    for shrink in SHRINKS:
-        scale, zero = scales(slices * shrink, spec, whole)
-        codes = round_to_grid(slices, scale, zero, spec)
-        error = ((codes if zero is None else codes - zero) * scale - slices).square()
-        error = (error if importance is None else error * importance).sum(-1, keepdim=True)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best = (
-            torch.where(better, scale, best[0]),
-            None if zero is None or best[1] is None else torch.where(better, zero, best[1]),
-        )
-    return best
+    some = slices[:, :: max(1, slices.shape[1] // ENOUGH)]
+    ends = torch.stack([slices.amin(1), slices.amax(1)], 1)
+
+    def tried(shrink: float) -> tuple[Grid, Tensor]:
+        scale, zero = scales(ends * shrink, spec, whole)
+        codes = round_to_grid(some, scale, zero, spec)
+        return (scale, zero), ((codes if zero is None else codes - zero) * scale - some).square().sum(1, keepdim=True)
+
+    return _best(tried)
 
 
-def percentile_scales(
-    slices: torch.Tensor, spec: TensorSpec, percentile: float
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def percentile_scales(slices: Tensor, spec: TensorSpec, percentile: float) -> Grid:
     """Scale (and zero point) of the range that holds so many percent of each slice's magnitudes."""
     kept = max(1, round(slices.shape[-1] * percentile / 100))
     limit = slices.abs().kthvalue(kept, dim=-1, keepdim=True).values
     return scales(slices.clamp(-limit, limit), spec, whole_scale(slices, spec))
+
+
+def act_range(rows: Tensor, spec: TensorSpec, by: RangeRule, percentile: float) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value that one scale for all of `rows` should reach."""
+    low, high = rows.min(), rows.max()
+    if by == "absmax":
+        return low, high
+    if by == "percentile":
+        flat = rows.abs().flatten()
+        limit = flat.kthvalue(max(1, round(len(flat) * percentile / 100))).values
+        return low.clamp(min=-limit), high.clamp(max=limit)
+    values = rows.flatten()[:: max(1, rows.numel() // AT_ONCE)]
+
+    def error(shrink: float) -> float:
+        grid = scales(torch.stack([low, high]).mul(shrink).reshape(1, 2), spec)
+        return float((fake_quantize(values, spec, *grid) - values).square().sum())
+
+    best = min(ACT_SHRINKS, key=error)
+    return low * best, high * best
+
+
+def output_scales(weight: Tensor, spec: TensorSpec, rows: Tensor) -> Grid:
+    """Scale (and zero point) of each slice of a weight (out, in) with the least output error on rows (tokens, in):
+    AWQ's clipping. A slice that is not of one output channel is judged by its own error alone."""
+    slices = sliced(weight, spec)
+    if spec.granularity not in ("per_channel", "per_group"):
+        return least_squares_scales(slices, spec)
+    whole, width = whole_scale(slices, spec), slices.shape[1]
+    x = rows[:: -(-len(rows) // ROWS)].reshape(-1, weight.shape[1] // width, width).permute(1, 2, 0)
+    some = max(1, AT_ONCE // (weight.shape[1] + x.shape[0] * x.shape[2]))  # output channels
+
+    def tried(shrink: float) -> tuple[Grid, Tensor]:
+        scale, zero = scales(slices * shrink, spec, whole)
+        change = quantize(weight, spec, scale, zero, whole).dequantize().sub_(weight)
+        errors = [
+            (part.reshape(len(part), -1, width).transpose(0, 1) @ x).square().sum(2).T  # (out, groups)
+            for part in change.split(some)  # type: ignore[no-untyped-call]
+        ]
+        return (scale, zero), torch.cat(errors).reshape(-1, 1)
+
+    return _best(tried)
+
+
+def _best(tried: Callable[[float], tuple[Grid, Tensor]]) -> Grid:
+    """For each slice the grid of the range with the least error."""
+    (scale, zero), error = tried(SHRINKS[0])
+    for shrink in SHRINKS[1:]:
+        (new_scale, new_zero), new_error = tried(shrink)
+        better = new_error < error
+        error = torch.where(better, new_error, error)
+        scale = torch.where(better, new_scale, scale)
+        if zero is not None and new_zero is not None:
+            zero = torch.where(better, new_zero, zero)
+    return scale, zero

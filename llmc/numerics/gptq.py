@@ -1,95 +1,129 @@
-"""GPTQ's solver (arXiv:2210.17323): round column by column, pushing each column's error onto those not yet rounded."""
+"""GPTQ's solver (arXiv:2210.17323): round column by column, and let each column make up for the errors of those before.
+
+With gram = L L^T the output error |E L|^2 of E = W - Q falls apart into columns, each of which knows only the errors of
+the columns after it (QuIP, arXiv:2307.13304, shows that this is GPTQ). So columns are rounded from the last to the
+first, one Cholesky factor is all that is needed, and no inverse.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llmc.numerics.quantize import Quantized, round_to_grid, sliced, unsliced, whole_scale
+from llmc.numerics.quantize import Quantized, round_to_grid, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
-PANEL = 128  # columns whose errors are pushed one by one; the rest of the matrix gets them as one product
+PANEL = 128  # columns that later ones reach with one product of matrices
+STRIP = 16  # columns inside a panel that reach each other one by one
 MAX_DAMPING = 10.0
 
 
 @dataclass(frozen=True)
-class Solution:
-    """What the solver found, and the damping that it took to factor the Gram matrix."""
+class Factor:
+    """A Gram matrix ready to solve with: shared by all linears that read the same tensor."""
 
-    rounded: Quantized
-    damping: float
+    unit: Tensor  # (in, in): the Cholesky factor, each column divided by its diagonal element
+    order: Tensor  # (in,): channels from the last to be rounded to the first
+    damping: float  # the share of each channel's energy that it took to be positive definite
 
-
-def gptq(
-    weight: Tensor, gram: Tensor, spec: TensorSpec, scale: Tensor, zero: Tensor | None, damping: float, act_order: bool
-) -> Solution:
-    """Round `weight` (out, in) on a given grid so that `(W - Q) gram (W - Q)^T` is small."""
-    shape = (weight.shape[0], weight.shape[1])
-    order = gram.diagonal().argsort(descending=True) if act_order else torch.arange(shape[1], device=weight.device)
-    factor, used = inverse_factor(gram[order][:, order], damping)
-    # one input column of the weight is one contiguous row here: layout decides the speed
-    step = spread(scale, spec, shape).T[order].contiguous()
-    shift = None if zero is None else spread(zero, spec, shape).T[order].contiguous()
-    codes = torch.empty_like(step)
-    codes[order] = _solve(weight.float().T[order].contiguous(), factor, step, shift, spec)
-    whole = whole_scale(sliced(weight.float(), spec), spec)
-    packed = spec.format.pack(sliced(codes.T.contiguous(), spec))
-    return Solution(Quantized(packed, scale, zero, spec, shape, whole), used)
+    @classmethod
+    def of(cls, gram: Tensor, damping: float, act_order: bool) -> Factor:
+        """Channels with the largest inputs are rounded first, so that all others can make up for them."""
+        energy = gram.diagonal()
+        order = energy.argsort() if act_order else torch.arange(len(gram), device=gram.device).flip(0)
+        damped, used = gram[order][:, order], 0.0
+        while used < MAX_DAMPING:
+            used, before = max(damping, used * 10, 1e-4 if used else 0.0), used
+            damped.diagonal().add_(_ridge(energy[order], used - before))
+            unit, failed = torch.linalg.cholesky_ex(damped)
+            if not failed:
+                return cls(unit.div_(unit.diagonal().clone()), order, used)
+        raise ValueError("the Gram matrix holds NaN or infinity")
 
 
-def _solve(weight: Tensor, factor: Tensor, step: Tensor, shift: Tensor | None, spec: TensorSpec) -> Tensor:
-    """Codes of the transposed weight (in, out); `weight` is used up."""
-    codes = torch.empty_like(weight)
-    for start in range(0, len(weight), PANEL):
-        end = min(start + PANEL, len(weight))
-        panel, errors = weight[start:end], torch.empty_like(weight[start:end])
-        inside = factor[start:end, start:end]
-        diagonal = inside.diagonal().tolist()
-        for i in range(end - start):
-            k = start + i
-            zero = None if shift is None else shift[k]
-            codes[k] = round_to_grid(panel[i], step[k], zero, spec)
-            value = (codes[k] if zero is None else codes[k] - zero) * step[k]
-            torch.div(panel[i] - value, diagonal[i], out=errors[i])
-            panel[i + 1 :].addr_(inside[i, i + 1 :], errors[i], alpha=-1)
-        weight[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    return codes
+Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
+
+
+def gptq(weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Grid]) -> list[Quantized]:
+    """Round weights (out, in) that read the same inputs, each on its given grid, so that outputs change little."""
+    shapes = [(weight.shape[0], weight.shape[1]) for weight in weights]
+    step = torch.cat([_by_column(scale, spec, shape) for (scale, _), shape in zip(grids, shapes, strict=True)], 1)
+    zeros = [_by_column(zero, spec, shape) for (_, zero), shape in zip(grids, shapes, strict=True) if zero is not None]
+    # one input column of the weights is one contiguous row here: layout decides the speed
+    columns = torch.cat([weight.float() for weight in weights]).T[factor.order].contiguous()
+    codes = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec).solve()
+    parts = torch.split(codes.T, [rows for rows, _ in shapes])
+    rounded = []
+    for weight, (scale, zero), part in zip(weights, grids, parts, strict=True):
+        stored = torch.empty_like(part, dtype=torch.float32).index_copy_(1, factor.order, part.float())
+        whole = whole_scale(sliced(weight.float(), spec), spec)
+        packed = spec.format.pack(sliced(stored, spec))
+        rounded.append(Quantized(packed, scale, zero, spec, (weight.shape[0], weight.shape[1]), whole))
+    return rounded
+
+
+class _Columns:
+    """The transposed weights while their rows, which are input columns, are rounded from the last to the first."""
+
+    def __init__(self, columns: Tensor, factor: Factor, step: Tensor, zero: Tensor | None, spec: TensorSpec) -> None:
+        self.left = columns  # a column's weights; once it is rounded, the error that it leaves
+        self.unit, self.step, self.zero, self.spec = factor.unit, step, zero, spec
+        width = spec.group_size if spec.granularity in ("per_group", "per_block") else len(columns)
+        self.grid_row = (factor.order // (width or 1)).tolist()
+        self.codes = torch.empty_like(columns, dtype=torch.bfloat16)  # every format's codes are exact in it
+
+    def solve(self) -> Tensor:
+        """All codes, (in, out) in the factor's order."""
+        for end in range(len(self.left), 0, -PANEL):
+            start = max(0, end - PANEL)
+            self._halve(start, end, self.unit[end:, start:end].T @ self.left[end:])
+        return self.codes
+
+    def _halve(self, start: int, end: int, moved: Tensor) -> None:
+        """`moved` is how far each column aims from its own weights, to make up for the errors of the columns after it;
+        within a panel the later half goes first, and reaches the other one as a product of matrices."""
+        if end - start <= STRIP:
+            return self._one_by_one(start, end, moved)
+        middle = (start + end) // 2
+        self._halve(middle, end, moved[middle - start :])
+        moved = moved[: middle - start].addmm_(self.unit[middle:end, start:middle].T, self.left[middle:end])
+        return self._halve(start, middle, moved)
+
+    def _one_by_one(self, start: int, end: int, moved: Tensor) -> None:
+        left, unit = self.left[start:end], self.unit[start:end, start:end]
+        for i in range(end - start - 1, -1, -1):
+            row = self.grid_row[start + i]
+            step, zero = self.step[row], None if self.zero is None else self.zero[row]
+            code = round_to_grid(left[i] + moved[i], step, zero, self.spec)
+            self.codes[start + i] = code
+            left[i].sub_((code if zero is None else code - zero).mul_(step))
+            moved[:i].addr_(unit[i, :i], left[i])
 
 
 def least_squares(weight: Tensor, gram: Tensor, cross: Tensor, damping: float) -> Tensor:
     """The weight that, on quantized inputs q, comes closest to what `weight` gives on float inputs x: with
     gram = q^T q and cross = x^T q it is W cross gram^-1, and the rest of the error does not depend on it (GPTAQ,
     arXiv:2504.02692; Qronos, arXiv:2505.11695). Damping draws directions that were never seen towards `weight`."""
-    ridge = _ridge(gram, damping)
+    ridge = torch.diag(_ridge(gram.diagonal(), damping))
     factor = torch.linalg.cholesky(gram + ridge)
     moved = weight.to(gram.dtype) @ (cross + ridge)
     return torch.cholesky_solve(moved.T, factor).T.to(weight.dtype)
 
 
-def inverse_factor(gram: Tensor, damping: float) -> tuple[Tensor, float]:
-    """The upper U with U^T U = gram^-1, and the damping (a share of the mean diagonal) that made it positive definite.
-
-    Turned end for end, gram = R R^T with an upper R, and U is R^-1: one factorization and one triangular inverse.
-    """
-    identity = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
-    while True:
-        lower, failed = torch.linalg.cholesky_ex((gram + _ridge(gram, damping)).flip(0, 1))
-        if not failed:
-            return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True), damping
-        if damping > MAX_DAMPING:
-            raise ValueError("the Gram matrix holds NaN or infinity")
-        damping = max(damping * 10, 1e-4)
-
-
-def _ridge(gram: Tensor, damping: float) -> Tensor:
+def _ridge(energy: Tensor, damping: float) -> Tensor:
     """A share of each channel's own energy: a share of the mean would drown small channels beside outliers."""
-    diagonal = gram.diagonal()
-    return torch.diag(damping * diagonal.clamp(min=diagonal.mean() * 1e-6 + 1e-12))
+    return damping * energy.clamp(min=energy.mean() * 1e-6 + 1e-12)
 
 
-def spread(per_slice: Tensor, spec: TensorSpec, shape: tuple[int, ...]) -> Tensor:
-    """A value per slice, as a value per element."""
-    like = sliced(torch.empty(shape, device="meta"), spec)
-    return unsliced(per_slice.expand(like.shape), spec, shape)
+def _by_column(per_slice: Tensor, spec: TensorSpec, shape: tuple[int, int]) -> Tensor:
+    """A value per slice as (groups of input columns, out): one row if all columns of an output share theirs."""
+    rows = shape[0]
+    if spec.granularity == "per_tensor":
+        return per_slice.reshape(1, 1).expand(1, rows)
+    if spec.granularity == "per_block":
+        assert spec.group_size is not None
+        per_slice = per_slice.reshape(-(-rows // spec.group_size), -1).repeat_interleave(spec.group_size, 0)[:rows]
+    return per_slice.reshape(rows, -1).T.contiguous()

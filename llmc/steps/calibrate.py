@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 
 from llmc.algorithms.base import Algorithm
-from llmc.calib.block import Observation
+from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
-from llmc.calib.stream import stream_blocks
+from llmc.calib.stream import BlockStream
 from llmc.layers.linear import QuantLinear
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
@@ -83,7 +83,7 @@ def _stream(
         record(stores)
         for network in networks:
             device = next(network.part.module.parameters()).device
-            blocks = stream_blocks(
+            blocks = BlockStream(
                 network.part, network.blocks, stores[network.part.name], needs, max_rows, device, propagate
             )
             with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:

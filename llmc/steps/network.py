@@ -7,18 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
-from torch.nn.functional import linear
-
 from llmc.algorithms.base import Algorithm
-from llmc.calib.block import BlockStep, Group, block_steps
-from llmc.calib.teacher import relative_error
+from llmc.calib.block import BlockStep, Group, LayerError, block_steps
+from llmc.calib.layer_errors import layer_errors
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.swap import swap_linears
 from llmc.models.base import Part
-from llmc.numerics.quantize import fake_quantize, quantize
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
 
@@ -36,6 +32,11 @@ class Network:
     def groups(self) -> list[Group]:
         return [group for block in self.blocks for group in block.groups]
 
+    @property
+    def errors(self) -> dict[str, LayerError]:
+        """How far each layer is from float, where rows were kept to tell."""
+        return {name: error for block in self.blocks for name, error in block.errors.items()}
+
 
 def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Network:
     """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
@@ -47,14 +48,22 @@ def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Networ
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
-    """All methods of the recipe in order; what none of them rounded is rounded to nearest."""
-    for method in recipe:
+    """All methods of the recipe in order; what none of them rounded is rounded to nearest. Changes of basis look at
+    the whole block (one linear may absorb another's scale), rounding at what earlier linears give when rounded."""
+    first = next((i for i, method in enumerate(recipe) if "rounded" in method.leaves), len(recipe))
+    for method in recipe[:first]:
         method.apply(block)
+    for stage in block.in_turn():
+        for method in recipe[first:]:
+            method.apply(stage)
+        for group in stage.groups:
+            group.fix_act_scales()
+        for layer in stage.linears.values():
+            if layer.state.rounded is None:
+                layer.round()
+    block.errors = layer_errors(block)
     for group in block.groups:
-        group.fix_act_scales()
-    for layer in block.linears.values():
-        if layer.state.rounded is None:
-            layer.round()
+        group.forget()
 
 
 def with_exact_scales(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
@@ -74,6 +83,7 @@ def with_exact_scales(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSp
 def rounded_to_nearest(network: Network) -> Iterator[None]:
     """For a while, plain rounding at the same bits in place of what the recipe decided."""
     states = {name: layer.state for name, layer in network.layers.items()}
+    errors = [block.errors for block in network.blocks]
     for layer in network.layers.values():
         layer.state = LayerState()
     for block in network.blocks:
@@ -83,44 +93,5 @@ def rounded_to_nearest(network: Network) -> Iterator[None]:
     finally:
         for name, layer in network.layers.items():
             layer.state = states[name]
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """How far one layer's output is from float on the sampled rows: after the recipe, and with plain rounding."""
-
-    recipe: float
-    baseline: float
-    weight: float
-
-
-@torch.no_grad()
-def layer_errors(network: Network, limit: int = 1024) -> dict[str, LayerError]:
-    """Relative output error of every layer on rows kept by the observing pass; empty where none were kept."""
-    errors = {}
-    for group in network.groups:
-        if "rows" not in group.stats:
-            continue
-        rows = group.stats["rows"][:: max(1, len(group.stats["rows"]) // limit)].to(group.device, torch.float32)
-        for name, layer in zip(group.names, group.linears, strict=True):
-            errors[name] = _layer_error(layer, rows)
-    return errors
-
-
-def _layer_error(layer: QuantLinear, rows: torch.Tensor) -> LayerError:
-    weight, state = layer.weight.float(), layer.state
-    wanted = linear(rows, weight)
-    x = rows
-    for transform in state.transforms:
-        x = transform.input(x)
-    rounded = layer.float_weight() if state.rounded is None else state.rounded.dequantize()
-    output = linear(fake_quantize(x, layer.spec.act, *(state.static or ())), rounded)
-    if state.lowrank is not None:
-        output = output + linear(linear(x, state.lowrank[1]), state.lowrank[0])
-    if state.out_multiplier is not None:
-        output = output / state.out_multiplier
-    nearest = weight if layer.spec.weight is None else quantize(weight, layer.spec.weight).dequantize()
-    plain = linear(fake_quantize(rows, layer.spec.act), nearest)
-    return LayerError(
-        relative_error(output, wanted), relative_error(plain, wanted), relative_error(layer.restored_weight(), weight)
-    )
+        for block, found in zip(network.blocks, errors, strict=True):
+            block.errors = found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -18,17 +18,20 @@ from llmc.eval.video import write_preview, write_video
 from llmc.log import progress
 from llmc.steps.folder import RunFolder, versions
 from llmc.steps.judge import Judgement
-from llmc.steps.network import LayerError, Network
+from llmc.steps.network import Network
 
 LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error")
 
 
 def collect(
-    config: Config, networks: Sequence[Network], errors: Mapping[str, LayerError], judgement: Judgement | None,
-    checkpoint: Path | None, folder: RunFolder,
-) -> Results:  # fmt: skip
+    config: Config,
+    networks: Sequence[Network],
+    judgement: Judgement | None,
+    checkpoint: Path | None,
+    folder: RunFolder,
+) -> Results:
     """Everything that is known of a run; rank 0 also writes it."""
-    layers = layer_table(networks, errors, describe(config))
+    layers = layer_table(networks, describe(config))
     judged = {} if judgement is None else judged_fields(config, judgement, folder)
     device = str(next(networks[0].part.module.parameters()).device)
     results = Results(
@@ -53,12 +56,12 @@ def describe(config: Config) -> str:
     return f"{methods}: {quant.default_spec()}"
 
 
-def layer_table(networks: Sequence[Network], errors: Mapping[str, LayerError], recipe: str) -> list[LayerResult]:
+def layer_table(networks: Sequence[Network], recipe: str) -> list[LayerResult]:
     """What became of every linear."""
     table = []
     for network in networks:
         for name, layer in network.layers.items():
-            error = errors.get(name)
+            error = network.errors.get(name)
             table.append(
                 LayerResult(
                     name=name,

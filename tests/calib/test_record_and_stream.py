@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from llmc.calib.block import Observation
+from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.recording import cached_recording
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
-from llmc.calib.stream import stream_blocks
+from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import block_errors, first_tensor, teacher_forced_errors
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
@@ -92,7 +92,7 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(pipeline: Any, netwo
     observation.attach()
     at_once = {group.name: group.stats for group in network.groups}
     seen: dict[str, list[torch.Tensor]] = {}
-    for block in stream_blocks(network.part, network.blocks, store, STATISTICS, 64, CPU):
+    for block in BlockStream(network.part, network.blocks, store, STATISTICS, 64, CPU):
         for group in block.groups:
             for name, value in group.stats.items():
                 assert torch.equal(value, at_once[group.name][name]), (group.name, name)
@@ -107,7 +107,7 @@ def test_a_wrong_block_order_is_refused(pipeline: Any, network: Network, folder:
     record(pipeline, network, folder, store)
     turned = replace(network.part, blocks=tuple(reversed(network.part.blocks)))
     with pytest.raises(AdapterError, match=r"blocks\.1"):
-        list(stream_blocks(turned, network.blocks[::-1], store, STATISTICS, 8, CPU))
+        list(BlockStream(turned, network.blocks[::-1], store, STATISTICS, 8, CPU))
 
 
 def test_a_value_error_in_the_pipeline_ends_the_recording_with_that_error(
@@ -129,7 +129,7 @@ def test_later_blocks_see_the_errors_of_earlier_ones_when_quantized_outputs_are_
     record(pipeline, network, folder, store)
     rows: dict[str, list[torch.Tensor]] = {}
     for propagate in ("float", "quantized"):
-        for block in stream_blocks(network.part, network.blocks, store, STATISTICS, 64, CPU, propagate):  # type: ignore[arg-type]
+        for block in BlockStream(network.part, network.blocks, store, STATISTICS, 64, CPU, propagate):  # type: ignore[arg-type]
             rows.setdefault(block.name, []).append(block.groups[0].stats["rows"])
             for layer in block.linears.values():
                 layer.round()

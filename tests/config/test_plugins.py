@@ -30,7 +30,7 @@ class EvenOut(Algorithm):
         for group in block.groups:
             if group.may_scale:
                 scale = Scale(group.absmax().clamp(min=1e-5).pow(-self.strength).bfloat16().float())
-                block.transform_if_better(group, scale, group.rows(), self.name)
+                block.transform_if_better(group, [scale], self.name)
 '''
 
 

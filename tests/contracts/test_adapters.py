@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from llmc.calib.block import Observation
+from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
-from llmc.calib.stream import stream_blocks
+from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import relative_error, teacher_forced_errors
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import Scale
@@ -52,7 +52,7 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(family: Family) -> N
     full.attach()
     wanted = {group.name: group.stats["rows"] for group in groups}
     for network in networks:
-        steps = stream_blocks(network.part, network.blocks, stores[network.part.name], EVERY_ROW, 10**9, CPU)
+        steps = BlockStream(network.part, network.blocks, stores[network.part.name], EVERY_ROW, 10**9, CPU)
         assert [step.name for step in steps] == [name for name, _ in network.part.blocks]
     for group in groups:
         assert torch.equal(group.stats["rows"], wanted[group.name]), group.name

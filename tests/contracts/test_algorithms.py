@@ -14,7 +14,6 @@ from llmc.calib.teacher import teacher_forced_errors
 from llmc.layers.linear import in_mode
 from llmc.plugin import discover
 from llmc.steps.calibrate import calibrate
-from llmc.steps.network import layer_errors
 from tests.contracts.conftest import Family
 
 METHODS = discover("llmc.algorithms", Algorithm)
@@ -47,7 +46,7 @@ def test_no_layer_ends_worse_than_plain_rounding(family: Family, method: str) ->
     pipeline, networks = family.load()
     calibrate((METHODS[method](),), family.adapter, pipeline, networks, family.planned, 256)
     for network in networks:
-        errors = layer_errors(network)
+        errors = network.errors
         for group in network.groups:
             found = [errors[name] for name in group.names if name in errors]
             assert sum(e.recipe for e in found) <= 1.05 * sum(e.baseline for e in found), group.names
@@ -57,7 +56,7 @@ RECIPES = [
     tuple(names)
     for count in (2, 3)
     for names in permutations(METHODS, count)
-    if all("rounded" not in METHODS[name].leaves for name in names[:-1])
+    if all("rounded" not in METHODS[name]().leaves for name in names[:-1])
 ]
 
 

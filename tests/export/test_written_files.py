@@ -119,9 +119,9 @@ def test_a_runtime_that_reads_the_file_computes_what_was_judged(folder: Path, tm
     v = network.layers["blocks.0.attn1.to_v"]
     dequantized = tensors["blocks.0.attn1.to_v.weight"].float() * tensors["blocks.0.attn1.to_v.weight_scale"]
     read = torch.nn.functional.linear(v.prepare(x), dequantized, tensors["blocks.0.attn1.to_v.bias"])
-    assert v.state.out_multiplier is not None
+    assert v.state.out_transforms
     torch.testing.assert_close(
-        read / v.state.out_multiplier, torch.nn.functional.linear(x, v.weight, v.bias), rtol=0.05, atol=0.05
+        v.restored_output(read), torch.nn.functional.linear(x, v.weight, v.bias), rtol=0.05, atol=0.05
     )
 
 

@@ -54,7 +54,7 @@ def test_rows_can_absorb_a_later_scale() -> None:
     linear, x = layer()
     wanted = linear(x)
     multiplier = torch.rand(24) + 0.5
-    linear.multiply_output(multiplier)
+    linear.transform_output(Scale(multiplier))
     with in_mode([linear], "transformed"):
         torch.testing.assert_close(linear(x), wanted * multiplier)
     torch.testing.assert_close(linear.restored_weight(), linear.weight)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmc.numerics.clip import least_squares_scales, percentile_scales
-from llmc.numerics.gptq import gptq, inverse_factor, least_squares, spread
+from llmc.numerics.gptq import Factor, gptq, least_squares
 from llmc.numerics.quantize import quantize, scales, sliced
 from llmc.numerics.spec import TensorSpec
 
@@ -37,11 +37,21 @@ def test_it_beats_plain_rounding_on_the_same_grid(grid: dict[str, object], act_o
     weight, gram = problem()
     spec = TensorSpec.model_validate(grid)
     plain = quantize(weight, spec)
-    solution = gptq(weight, gram, spec, plain.scale, plain.zero, 0.01, act_order)
-    assert output_error(solution.rounded.dequantize() - weight, gram) < 0.8 * output_error(
-        plain.dequantize() - weight, gram
-    )
-    assert torch.equal(solution.rounded.scale, plain.scale)
+    (rounded,) = gptq([weight], Factor.of(gram, 0.01, act_order), spec, [(plain.scale, plain.zero)])
+    assert output_error(rounded.dequantize() - weight, gram) < 0.8 * output_error(plain.dequantize() - weight, gram)
+    assert torch.equal(rounded.scale, plain.scale)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid['format']} {grid['granularity']}")
+def test_linears_solved_together_are_those_solved_alone(grid: dict[str, object]) -> None:
+    weight, gram = problem(72)
+    factor, spec = Factor.of(gram, 0.01, True), TensorSpec.model_validate(grid)
+    parts = [weight[:40].contiguous(), weight[40:].contiguous()]
+    grids = [(plain.scale, plain.zero) for plain in (quantize(part, spec) for part in parts)]
+    together = gptq(parts, factor, spec, grids)
+    for part, found, scale in zip(parts, together, grids, strict=True):
+        (alone,) = gptq([part], factor, spec, [scale])
+        assert (alone.dequantize() != found.dequantize()).float().mean() < 0.01
 
 
 def test_on_a_grid_that_is_fine_enough_it_returns_the_float_weight() -> None:
@@ -49,8 +59,8 @@ def test_on_a_grid_that_is_fine_enough_it_returns_the_float_weight() -> None:
     spec = TensorSpec(format="int8", granularity="per_channel")
     codes = torch.randint(-127, 128, (40, 160), generator=torch.Generator().manual_seed(1)).float()
     weight = codes / 127
-    solution = gptq(weight, gram, spec, torch.full((40, 1), 1 / 127), None, 0.01, True)
-    assert torch.equal(solution.rounded.codes.float().reshape(40, 160), codes)
+    (rounded,) = gptq([weight], Factor.of(gram, 0.01, True), spec, [(torch.full((40, 1), 1 / 127), None)])
+    assert torch.equal(rounded.codes.float().reshape(40, 160), codes)
 
 
 def test_it_solves_what_a_plain_loop_solves() -> None:
@@ -66,22 +76,29 @@ def test_it_solves_what_a_plain_loop_solves() -> None:
         error = (left[:, k] - wanted[:, k] * scale[:, 0]) / inverse[k, k]
         left -= error[:, None] * inverse[k]
         inverse -= inverse[:, k : k + 1] @ inverse[k : k + 1] / inverse[k, k].clone()
-    found = gptq(weight, gram, spec, scale, None, 0.01, False).rounded.codes.reshape(12, 150)
+    found = gptq([weight], Factor.of(gram, 0.01, False), spec, [(scale, None)])[0].codes.reshape(12, 150)
     assert (found.double() != wanted).float().mean() < 0.01  # float32 decides a near tie differently now and then
 
 
-def test_the_factor_is_that_of_the_inverse() -> None:
+@pytest.mark.parametrize("act_order", [True, False])
+def test_the_factor_is_that_of_the_damped_matrix(act_order: bool) -> None:
     _, gram = problem()
-    factor, damping = inverse_factor(gram.double(), 0.01)
-    damped = gram.double() + torch.diag(0.01 * gram.double().diagonal())
-    torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(160, dtype=torch.float64), rtol=0, atol=1e-8)
-    assert damping == 0.01 and factor.equal(factor.triu())
+    factor = Factor.of(gram.double(), 0.01, act_order)
+    damped = (gram.double() + torch.diag(0.01 * gram.double().diagonal()))[factor.order][:, factor.order]
+    pivots = torch.linalg.cholesky(damped).diagonal().square()
+    torch.testing.assert_close(factor.unit * pivots @ factor.unit.T, damped, rtol=1e-10, atol=1e-8)
+    assert factor.damping == 0.01 and factor.unit.equal(factor.unit.tril())
 
 
 def test_damping_grows_until_a_singular_matrix_can_be_factored() -> None:
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
-    factor, damping = inverse_factor(x.T @ x, 1e-12)
-    assert damping > 1e-12 and factor.isfinite().all()
+    factor = Factor.of(x.T @ x, 1e-12, True)
+    assert factor.damping > 1e-12 and factor.unit.isfinite().all()
+
+
+def test_a_matrix_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        Factor.of(torch.full((4, 4), torch.nan), 0.01, True)
 
 
 def test_the_asymmetric_target_is_the_least_squares_solution() -> None:
@@ -109,9 +126,3 @@ def test_a_percentile_leaves_out_the_largest_magnitudes() -> None:
     slices = torch.arange(1.0, 101.0)[None]
     scale, _ = percentile_scales(slices, spec, 90)
     assert scale.item() == pytest.approx(90 / 127)
-
-
-def test_spreading_gives_each_element_its_own_slice() -> None:
-    spec = TensorSpec(format="int4", granularity="per_group", group_size=4)
-    values = torch.arange(6.0)[:, None]
-    assert torch.equal(spread(values, spec, (2, 12)), torch.arange(6.0).repeat_interleave(4).reshape(2, 12))
