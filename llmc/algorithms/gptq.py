@@ -34,6 +34,8 @@ class GPTQ(Algorithm):
         "symmetric", description="what is aimed at: the float layer on the inputs observed, or on its float inputs"
     )
 
+    precision: Literal["float32", "float64"] = Field("float32", description="what the Gram matrices are added up in")
+
     @model_validator(mode="after")
     def _needs_two_streams(self) -> GPTQ:
         if self.target == "asymmetric" and self.propagate == "float":
@@ -46,11 +48,16 @@ class GPTQ(Algorithm):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"gram", "cross"} if self.target == "asymmetric" else {"gram"})
+        kinds = ("gram", "cross") if self.target == "asymmetric" else ("gram",)
+        return frozenset(self._moment(kind) for kind in kinds)
 
     @property
     def sequential(self) -> bool:
         return self.propagate == "quantized"
+
+    @property
+    def within_block(self) -> bool:
+        return self.target == "asymmetric"  # else a linear would correct once more what those before it have corrected
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
@@ -63,10 +70,10 @@ class GPTQ(Algorithm):
         from llmc.numerics.gptq import Factor, gptq, least_squares
         from llmc.numerics.quantize import sliced
 
-        gram = group.second_moment("gram")
+        gram = group.second_moment(self._moment("gram"))
         weights = [layer.float_weight() for layer in layers]
         if self.target == "asymmetric":
-            cross = group.second_moment("cross")
+            cross = group.second_moment(self._moment("cross"))
             branches = [layer.lowrank_product() for layer in layers]
             weights = [
                 least_squares(weight + branch, gram, cross, self.damping) - branch
@@ -87,3 +94,6 @@ class GPTQ(Algorithm):
             )
             for index, codes in zip(alike, rounded, strict=True):
                 layers[index].round(codes)
+
+    def _moment(self, kind: str) -> str:
+        return kind if self.precision == "float32" else f"{kind}64"

@@ -70,7 +70,7 @@ class _Columns:
 
     def __init__(self, columns: Tensor, factor: Factor, step: Tensor, zero: Tensor | None, spec: TensorSpec) -> None:
         self.left = columns  # a column's weights; once it is rounded, the error that it leaves
-        self.unit, self.step, self.zero, self.spec = factor.unit, step, zero, spec
+        self.unit, self.step, self.zero, self.spec = factor.unit.to(columns.dtype), step, zero, spec
         width = spec.group_size if spec.granularity in ("per_group", "per_block") else len(columns)
         self.grid_row = (factor.order // (width or 1)).tolist()
         self.codes = torch.empty_like(columns, dtype=torch.bfloat16)  # every format's codes are exact in it
