@@ -57,6 +57,13 @@ class CallStore:
         for call in self._calls[::every]:
             yield _map_call(call, lambda kept: self._tensor(kept.number).to(device), _Kept)
 
+    def where(self, keep: Callable[[Call], bool]) -> CallStore:
+        """The calls that `keep` says yes to, told by their headers; tensors are shared."""
+        chosen = CallStore(self.folder)
+        chosen._tensors = self._tensors
+        chosen._calls = [call for call in self._calls if keep(call)]
+        return chosen
+
     def headers(self) -> list[Call]:
         """The calls without their tensors."""
         return [replace(call, args=(), kwargs={}, output=None) for call in self._calls]

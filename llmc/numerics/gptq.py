@@ -54,20 +54,24 @@ class Solution:
     """A rounded weight, and the squared error of each of its outputs."""
 
     rounded: Quantized
-    errors: Tensor  # (out,)
+    errors: Tensor | None  # (out,), where they were asked for
 
 
-def gptq(weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Grid]) -> list[Solution]:
-    """Round weights (out, in) that read the same inputs, each on its given grid, so that outputs change little."""
+def gptq(
+    weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Grid], compare: bool = False
+) -> list[Solution]:
+    """Round weights (out, in) that read the same inputs, each on its given grid, so that outputs change little;
+    `compare` asks how much they do."""
     shapes = [(weight.shape[0], weight.shape[1]) for weight in weights]
     step = torch.cat([_by_column(scale, spec, shape) for (scale, _), shape in zip(grids, shapes, strict=True)], 1)
     zeros = [_by_column(zero, spec, shape) for (_, zero), shape in zip(grids, shapes, strict=True) if zero is not None]
     # one input column of the weights is one contiguous row here: layout decides the speed
     columns = torch.cat([weight.float() for weight in weights]).T[factor.order].contiguous()
-    solver = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec)
+    solver = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec, compare)
     solver.solve()
     rows = [rows for rows, _ in shapes]
-    codes, errors = torch.split(solver.codes.T, rows), torch.split(solver.errors, rows)
+    codes = torch.split(solver.codes.T, rows)
+    errors = [None] * len(rows) if solver.errors is None else torch.split(solver.errors, rows)
     return [
         Solution(_quantized(weight, grid, part, factor.order, spec), error)
         for weight, grid, part, error in zip(weights, grids, codes, errors, strict=True)
@@ -80,13 +84,14 @@ def gptq_on_best_grid(
     """The same with several grids for each weight: every output channel gets the one that disturbs it least."""
     chosen: list[Solution] = []
     for alternatives in zip(*grids, strict=True):
-        found = gptq(weights, factor, spec, alternatives)
+        found = gptq(weights, factor, spec, alternatives, compare=len(grids[0]) > 1)
         chosen = [_better(*pair) for pair in zip(chosen, found, strict=True)] if chosen else found
     return [solution.rounded for solution in chosen]
 
 
 def _better(one: Solution, other: Solution) -> Solution:
     """Of each output channel the one with the smaller error."""
+    assert one.errors is not None and other.errors is not None
     keep = (one.errors <= other.errors)[:, None]
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
@@ -108,14 +113,17 @@ def _quantized(weight: Tensor, grid: Grid, codes: Tensor, order: Tensor, spec: T
 class _Columns:
     """The transposed weights while their rows, which are input columns, are rounded from the last to the first."""
 
-    def __init__(self, columns: Tensor, factor: Factor, step: Tensor, zero: Tensor | None, spec: TensorSpec) -> None:
+    def __init__(
+        self, columns: Tensor, factor: Factor, step: Tensor, zero: Tensor | None, spec: TensorSpec, compare: bool
+    ) -> None:
         self.left = columns  # a column's weights; once it is rounded, the error that it leaves
-        self.unit, self.step, self.zero, self.spec = factor.unit.to(columns.dtype), step, zero, spec
+        self.unit, self.spec = factor.unit.to(columns.dtype), spec
+        self.steps, self.zeros = step.unbind(), None if zero is None else zero.unbind()
         width = spec.group_size if spec.granularity in ("per_group", "per_block") else len(columns)
         self.grid_row = (factor.order // (width or 1)).tolist()
         self.pivots = factor.pivots.tolist()
         self.codes = torch.empty_like(columns, dtype=torch.bfloat16)  # every format's codes are exact in it
-        self.errors = torch.zeros_like(columns[0])  # of each output, squared
+        self.errors = torch.zeros_like(columns[0]) if compare else None  # of each output, squared
 
     def solve(self) -> None:
         """Fill `codes`, (in, out) in the factor's order, and `errors`."""
@@ -134,15 +142,18 @@ class _Columns:
         return self._halve(start, middle, moved)
 
     def _one_by_one(self, start: int, end: int, moved: Tensor) -> None:
-        left, unit = self.left[start:end], self.unit[start:end, start:end]
+        # rows of each matrix taken apart once: on narrow layers, indexing would cost as much as the arithmetic
+        unit = self.unit[start:end, start:end]
+        left, codes, aims = (rows.unbind() for rows in (self.left[start:end], self.codes[start:end], moved))
         for i in range(end - start - 1, -1, -1):
             row = self.grid_row[start + i]
-            step, zero = self.step[row], None if self.zero is None else self.zero[row]
-            code = round_to_grid(left[i] + moved[i], step, zero, self.spec)
-            self.codes[start + i] = code
-            left[i].sub_((code if zero is None else code - zero).mul_(step))
-            missed = moved[i].add_(left[i])  # what of this column's aim nothing will make up for
-            self.errors.addcmul_(missed, missed, value=self.pivots[start + i])
+            step, zero = self.steps[row], None if self.zeros is None else self.zeros[row]
+            code = round_to_grid(left[i] + aims[i], step, zero, self.spec)
+            codes[i].copy_(code)
+            left[i].sub_((code if zero is None else code.sub_(zero)).mul_(step))
+            if self.errors is not None:
+                missed = aims[i].add_(left[i])  # what of this column's aim nothing will make up for
+                self.errors.addcmul_(missed, missed, value=self.pivots[start + i])
             moved[:i].addr_(unit[i, :i], left[i])
 
 

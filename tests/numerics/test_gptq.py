@@ -38,8 +38,9 @@ def test_it_beats_plain_rounding_on_the_same_grid(grid: dict[str, object], act_o
     damped = gram + torch.diag(0.01 * gram.diagonal())
     spec = TensorSpec.model_validate(grid)
     plain = quantize(weight, spec)
-    (solution,) = gptq([weight], Factor.of(gram, 0.01, act_order), spec, [(plain.scale, plain.zero)])
+    (solution,) = gptq([weight], Factor.of(gram, 0.01, act_order), spec, [(plain.scale, plain.zero)], compare=True)
     rounded = solution.rounded
+    assert solution.errors is not None
     assert solution.errors.sum().item() == pytest.approx(output_error(rounded.dequantize() - weight, damped), rel=1e-3)
     assert output_error(rounded.dequantize() - weight, gram) < 0.8 * output_error(plain.dequantize() - weight, gram)
     assert torch.equal(rounded.scale, plain.scale)
@@ -62,7 +63,7 @@ def test_of_several_grids_each_output_channel_gets_the_best(grid: dict[str, obje
     weight, gram = problem()
     factor, spec = Factor.of(gram, 0.01, True), TensorSpec.model_validate(grid)
     grids = shrunk_scales(sliced(weight, spec), spec)
-    errors = torch.stack([gptq([weight], factor, spec, [one])[0].errors for one in grids])
+    errors = torch.stack([gptq([weight], factor, spec, [one], compare=True)[0].errors for one in grids])
     (rounded,) = gptq_on_best_grid([weight], factor, spec, [grids])
     change, damped = rounded.dequantize() - weight, gram + torch.diag(0.01 * gram.diagonal())
     torch.testing.assert_close(((change @ damped) * change).sum(1), errors.amin(0), rtol=1e-3, atol=1e-3)

@@ -1,0 +1,1 @@
+"""What calibration costs and what it gains, measured; see benchmarks/README.md."""

@@ -1,0 +1,181 @@
+"""What each method costs on Wan blocks, as a multiple of one float trajectory over the same calls.
+
+python -m benchmarks.calibrate [--size small|1.3b|14b] [--method NAME ...] [--slopes] [--solver 5120] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from benchmarks.measure import cost, fastest
+from benchmarks.page import write_page
+from benchmarks.wan_blocks import Calls, Size, WanCalls, network, sampling
+from llmc.algorithms.awq import Awq
+from llmc.algorithms.base import Algorithm
+from llmc.algorithms.gptq import GPTQ
+from llmc.algorithms.hadamard import Hadamard
+from llmc.algorithms.lowrank import LowRank
+from llmc.algorithms.rtn import RTN
+from llmc.algorithms.smoothquant import SmoothQuant
+from llmc.calib.observers import OBSERVERS
+from llmc.models.base import Sample
+from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.policy.rules import Policy
+from llmc.steps.calibrate import calibrate
+from llmc.steps.network import Network, prepare
+
+SIZES = {
+    "small": Size(),
+    "1.3b": Size(dim=1536, ffn=8960, blocks=2, tokens=1024, calls=4),
+    "14b": Size(dim=5120, ffn=13824, blocks=1, tokens=1024, calls=2),
+}
+SEARCH = SmoothQuant(alpha="search")
+RECIPES: dict[str, tuple[Algorithm, ...]] = {
+    "RTN": (RTN(),),
+    "SmoothQuant": (SEARCH,),
+    "AWQ": (Awq(),),
+    "GPTQ sequential": (GPTQ(),),
+    "GPTQ range search": (GPTQ(range="search"),),
+    "GPTQ asymmetric": (GPTQ(target="asymmetric"),),
+    "full stack": (SEARCH, Hadamard(), LowRank(), GPTQ(range="search")),
+}
+W8A8 = LayerSpec(
+    weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
+)
+MAX_ROWS = 512
+
+
+def main() -> None:
+    """Print a table, or one JSON object as the last line."""
+    arguments = _arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = SIZES[arguments.size]
+    rows = [_in_own_process(method, size, arguments.threads) for method in arguments.method]
+    result: dict[str, Any] = {
+        "size": asdict(size),
+        "device": str(device),
+        "threads": arguments.threads,
+        "methods": rows,
+    }
+    if arguments.slopes:
+        result["slopes"] = [_slopes(method, size, arguments.threads, rows) for method in arguments.method]
+    if arguments.solver:
+        result["solver"] = solver(arguments.solver, device, arguments.threads)
+    if arguments.page:
+        write_page("calibrate", _table(result), device)
+    print(json.dumps(result) if arguments.json else _table(result))
+
+
+def measure(method: str, size: Size, threads: int) -> dict[str, Any]:
+    """One method in this process: seconds and memory, beside one float trajectory over the same calls."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    adapter, pipeline, how = WanCalls(), network(size, device), sampling(size)
+    part = prepare(adapter.parts(pipeline)[0], Policy(W8A8), ())
+    planned = [(0, Sample(prompt="none"), how)]
+    float_seconds = fastest(lambda: adapter.generate(pipeline, planned[0][1], how), device, 3)
+    found = cost(lambda: calibrate(RECIPES[method], adapter, pipeline, [part], planned, MAX_ROWS), device)
+    held = _allowed(part, RECIPES[method], pipeline, size)
+    return {
+        "method": method,
+        "ratio": found.seconds / float_seconds,
+        "seconds": found.seconds,
+        "float_seconds": float_seconds,
+        "peak_bytes": found.peak,
+        "allowed_bytes": sum(held.values()),
+        "peak_share": found.peak / max(1, sum(held.values())),
+        "allowed": held,
+    }
+
+
+def _allowed(part: Network, recipe: tuple[Algorithm, ...], pipeline: Calls, size: Size) -> dict[str, int]:
+    """What may be held above the float model: codes, one block's weights in float32, its statistics, the calls."""
+    needs = frozenset[str]().union(*(method.needs for method in recipe))
+    needs |= {"rows"} if needs else needs
+    sequential = any(method.sequential for method in recipe)
+    weights = [sum(4 * layer.weight.numel() for layer in block.linears.values()) for block in part.blocks]
+    observed = part.blocks[:1] if sequential else part.blocks
+    statistics = sum(_bytes_of(need, group.linears[0].in_features, size) for block in observed for group in block.groups
+                     for need in needs)  # fmt: skip
+    calls = size.calls * (size.tokens * size.dim + pipeline.latents.numel()) * 2 if sequential else 0
+    return {"codes": sum(weights) // 4, "block": max(weights), "statistics": statistics, "calls": calls}
+
+
+def _bytes_of(need: str, width: int, size: Size) -> int:
+    observer = OBSERVERS[need](size.calls, MAX_ROWS)
+    for _ in range(size.calls if need == "rows" else 1):
+        x = torch.zeros(size.tokens, width, dtype=torch.bfloat16)
+        observer.update(x, x)
+    return observer.result().nbytes
+
+
+def solver(width: int, device: torch.device, threads: int) -> dict[str, Any]:
+    """GPTQ of a square layer against a float32 product of matrices of that size, in operations per second."""
+    from llmc.numerics.gptq import Factor, gptq
+    from llmc.numerics.quantize import scales, sliced
+
+    torch.set_num_threads(threads)
+    x = torch.randn(2 * width, width, device=device)
+    gram, weight = x.T @ x, torch.randn(width, width, device=device)
+    spec = TensorSpec(format="int4", granularity="per_channel")
+    grid = scales(sliced(weight, spec), spec)
+    product = fastest(lambda: weight @ gram, device, 3)
+    solved = fastest(lambda: gptq([weight], Factor.of(gram, 0.01, True), spec, [grid]), device, 2)
+    # a Cholesky factor, and every column reaching all columns before it
+    operations = width**3 / 3 + width**3
+    share = (operations / solved) / (2 * width**3 / product)
+    return {"width": width, "seconds": solved, "product_seconds": product, "share_of_product_flops": share}
+
+
+def _slopes(method: str, size: Size, threads: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How the time grows when one of the sizes doubles: 1 is in proportion."""
+    before = next(row for row in rows if row["method"] == method)["seconds"]
+    grown = {name: replace(size, **{name: 2 * getattr(size, name)}) for name in ("tokens", "calls", "blocks")}
+    return {"method": method} | {
+        name: _in_own_process(method, larger, threads)["seconds"] / before / 2 for name, larger in grown.items()
+    }
+
+
+def _in_own_process(method: str, size: Size, threads: int) -> dict[str, Any]:
+    """So that no memory of one method is there when the next is measured."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (method, size, threads))
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{'method':<20} {'x float':>8} {'peak MB':>8} {'of allowed':>11}"]
+    lines += [
+        f"{row['method']:<20} {row['ratio']:>8.2f} {row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
+        for row in result["methods"]
+    ]
+    for row in result.get("slopes", []):
+        grown = ", ".join(f"{name} x{2 * row[name]:.2f}" for name in ("tokens", "calls", "blocks"))
+        lines.append(f"{row['method']:<20} doubling costs {grown}")
+    if "solver" in result:
+        found = result["solver"]
+        lines.append(
+            f"GPTQ of {found['width']}x{found['width']}: {found['share_of_product_flops']:.2f} of a product's FLOP/s"
+        )
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibrate", description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--slopes", action="store_true", help="also double tokens, calls and blocks")
+    parser.add_argument("--solver", type=int, nargs="?", const=5120, help="also time GPTQ's solver at this width")
+    parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

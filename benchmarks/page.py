@@ -1,0 +1,32 @@
+"""A dated page of results: what was run, on what, and what came out."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from llmc.convert.atomic import atomic_file
+from llmc.steps.folder import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_page(kind: str, table: str, device: torch.device) -> Path:
+    """Write `<date>-<kind>-<device>.md`; the command that was given stands in it."""
+    date = datetime.now(UTC).date().isoformat()
+    name = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    command = " ".join(["python -m", f"benchmarks.{kind}", *sys.argv[1:]])
+    packages = ", ".join(f"{key} {value}" for key, value in versions().items())
+    text = f"# {kind}, {date}\n\n`{command}` on {device.type} ({name}); {packages}\n\n```text\n{table}\n```\n"
+    path = RESULTS / f"{date}-{kind}-{device.type}.md"
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
+    return path

@@ -1,0 +1,207 @@
+"""What each recipe leaves of the error of plain rounding at the same bits, on a small trained model.
+
+python -m benchmarks.quality [--model assets/tiny_wan_i2v] [--variant clean outlier] [--recipe NAME ...] [--json]
+
+Errors are powers, |difference|^2 / |float|^2. Teacher-forced: of the network's output, fed what the float run fed it;
+endpoint: of the final latent of a run on its own. Each ratio is given with the interval that 90 % of resampled sets of
+(sample, seed) give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks.page import write_page
+from llmc.algorithms.awq import Awq
+from llmc.algorithms.base import Algorithm
+from llmc.algorithms.gptq import GPTQ
+from llmc.algorithms.hadamard import Hadamard
+from llmc.algorithms.lowrank import LowRank
+from llmc.algorithms.rtn import RTN
+from llmc.algorithms.smoothquant import SmoothQuant
+from llmc.calib.record import record_calls
+from llmc.calib.samples import read_samples
+from llmc.calib.store import CallStore
+from llmc.calib.teacher import relative_error, teacher_forced_errors
+from llmc.layers.linear import LayerState, in_mode
+from llmc.models.base import Sample, Sampling, Video
+from llmc.models.wan import WanI2V
+from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.policy.rules import Policy
+from llmc.steps.calibrate import quantize_on_calls
+from llmc.steps.network import prepare
+
+HOW = Sampling(height=64, width=64, num_frames=17, steps=12, guidance_scale=1.5, seed=42)
+SMOOTH = SmoothQuant(alpha="search")
+SOLVE = GPTQ(range="search")
+AIM = GPTQ(range="search", target="asymmetric")
+MAX_ROWS = 2048
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of the table; its error is given as a share of that of `against`."""
+
+    name: str
+    grid: str
+    methods: tuple[Algorithm, ...]
+    against: str = "RTN"
+    steps: float = 1.0  # share of the steps that it is calibrated on, from the first
+
+
+RECIPES = (
+    Recipe("smoothing", "W8A8", (SMOOTH,)),
+    Recipe("AWQ", "W8A8", (Awq(),)),
+    Recipe("GPTQ", "W4A8", (SOLVE,)),
+    Recipe("smoothing, GPTQ", "W4A8", (SMOOTH, SOLVE)),
+    Recipe("smoothing, GPTQ asymmetric", "W4A8", (SMOOTH, AIM)),
+    Recipe("smoothing, low rank, GPTQ asymmetric", "W4A8", (SMOOTH, LowRank(), AIM)),
+    Recipe("full stack", "W4A4 g64", (SMOOTH, Hadamard(), LowRank(), SOLVE)),
+    Recipe("GPTQ asymmetric against symmetric", "W4A8", (AIM,), against="GPTQ"),
+    Recipe("the same, smoothed", "W4A8", (SMOOTH, AIM), against="smoothing, GPTQ"),
+    Recipe("GPTQ on the first quarter of the steps against all", "W4A8", (SOLVE,), against="GPTQ", steps=0.25),
+    Recipe("the same, smoothed ", "W4A8", (SMOOTH, SOLVE), against="smoothing, GPTQ", steps=0.25),
+)
+
+
+def main() -> None:
+    """Print a table, or one JSON object as the last line."""
+    arguments = _arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [row for variant in arguments.variant for row in measure(arguments, variant, device)]
+    if arguments.page:
+        write_page("quality", _table(rows), device)
+    print(json.dumps({"rows": rows}) if arguments.json else _table(rows))
+
+
+def measure(arguments: argparse.Namespace, variant: str, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Every recipe on one variant of the model."""
+    bench = Bench(arguments.model, variant, device, arguments.seeds, arguments.samples)
+    known: dict[tuple[str, str], Errors] = {}
+    for recipe in RECIPES:
+        if arguments.recipe and recipe.name not in arguments.recipe:
+            continue
+        for name in (recipe.against, recipe.name):
+            key = (recipe.grid, name)
+            if key not in known:
+                other = next((r for r in RECIPES if (r.grid, r.name) == key), Recipe("RTN", recipe.grid, (RTN(),)))
+                known[key] = bench.errors(other)
+        ours, theirs = known[recipe.grid, recipe.name], known[recipe.grid, recipe.against]
+        row: dict[str, Any] = {
+            "variant": variant,
+            "grid": recipe.grid,
+            "recipe": recipe.name,
+            "against": recipe.against,
+        }
+        for kind in ("teacher_forced", "endpoint"):
+            row[kind] = ratio(getattr(ours, kind), getattr(theirs, kind))
+        print(f"{variant} {recipe.grid} {recipe.name}: {row['teacher_forced']['ratio']:.4f}", flush=True)
+        yield row
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of one quantized network: one number for each (sample, seed)."""
+
+    teacher_forced: list[float]
+    endpoint: list[float]
+
+
+class Bench:
+    """A float pipeline, its calls on the calibration samples, and its runs on those that it is judged on."""
+
+    def __init__(self, model: Path, variant: str, device: torch.device, seeds: int, samples: int | None) -> None:
+        self.adapter, self.device = WanI2V(), device
+        self.pipeline = self.adapter.load(model, "auto", str(device))
+        if variant != "outlier":
+            from diffusers import WanTransformer3DModel
+
+            other = WanTransformer3DModel.from_pretrained(model, subfolder=f"transformer_{variant}")
+            self.pipeline.register_modules(transformer=other.to(device).eval())
+        self.network = prepare(self.adapter.parts(self.pipeline)[0], Policy(_grid("W8A8")), ())
+        assets = model.parent / "wan_i2v"
+        calib, judged = (read_samples(assets / name, True, samples) for name in ("calib", "eval"))
+        self.calls = CallStore()
+        self._run([(i, s, HOW.model_copy(update={"seed": HOW.seed + i})) for i, s in enumerate(calib)], self.calls)
+        self.judged = [
+            (seed * len(judged) + i, sample, HOW.model_copy(update={"seed": 1000 + seed}))
+            for seed in range(seeds) for i, sample in enumerate(judged)
+        ]  # fmt: skip
+        self.truth = CallStore()
+        self.videos = self._run(self.judged, self.truth, keep_outputs=True)
+
+    def errors(self, recipe: Recipe) -> Errors:
+        """Quantize by the recipe, and judge."""
+        for layer in self.network.layers.values():
+            layer.state, layer.spec = LayerState(), _grid(recipe.grid)
+        last = HOW.steps * recipe.steps
+        calls = self.calls if recipe.steps == 1 else self.calls.where(lambda call: call.step < last)
+        quantize_on_calls(replace(self.network, recipe=recipe.methods), calls, MAX_ROWS)
+        with in_mode(self.network.layers.values(), "quantized"):
+            forced = teacher_forced_errors(self.network.part, self.truth, self.device)
+            videos = self._run(self.judged, None)
+        return Errors(
+            [fmean(error for step in forced[index].values() for error in step) for index, _, _ in self.judged],
+            [relative_error(ours.latents, float_.latents) for ours, float_ in zip(videos, self.videos, strict=True)],
+        )
+
+    def _run(
+        self, planned: list[tuple[int, Sample, Sampling]], store: CallStore | None, keep_outputs: bool = False
+    ) -> list[Video]:
+        part = self.network.part
+        stores = {} if store is None else {part.name: store}
+        return record_calls(self.adapter, self.pipeline, [part], planned, stores, keep_outputs)
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """The ratio of the means, and the interval of 90 % of it under resampling."""
+    a, b = torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)
+    drawn = torch.randint(len(a), (DRAWS, len(a)), generator=torch.Generator().manual_seed(0))
+    ratios = (a[drawn].mean(1) / b[drawn].mean(1)).sort().values
+    low, high = ratios[int(0.05 * DRAWS)], ratios[int(0.95 * DRAWS)]
+    return {"ratio": float(a.mean() / b.mean()), "low": float(low), "high": float(high)}
+
+
+def _grid(name: str) -> LayerSpec:
+    bits, _, group = name.partition(" g")
+    own = {"granularity": "per_group", "group_size": int(group)} if group else {}
+    return LayerSpec(
+        weight=TensorSpec.model_validate({"format": f"int{bits[1]}", "granularity": "per_channel"} | own),
+        act=TensorSpec.model_validate({"format": f"int{bits[3]}", "granularity": "per_token"} | own),
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'variant':<9}{'grid':<10}{'recipe':<52}{'teacher-forced':>24}{'endpoint':>24}"]
+    for row in rows:
+        shown = "".join(f"{row[k]['ratio']:>8.4f} [{row[k]['low']:.4f}, {row[k]['high']:.4f}]".rjust(26)
+                        for k in ("teacher_forced", "endpoint"))  # fmt: skip
+        lines.append(f"{row['variant']:<9}{row['grid']:<10}{row['recipe']:<50}{shown}")
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument(
+        "--model", type=Path, default=Path("assets/tiny_wan_i2v"), help="pipeline folder, samples beside"
+    )
+    parser.add_argument("--variant", nargs="+", default=["clean", "outlier"], help="outlier, or X of transformer_X")
+    parser.add_argument("--recipe", nargs="+", choices=[recipe.name for recipe in RECIPES])
+    parser.add_argument("--seeds", type=int, default=2, help="noises that each sample is judged with")
+    parser.add_argument("--samples", type=int, default=None, help="only the first samples, of calibration and judging")
+    parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
