@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Protocol
 
 import torch
 
-from llmc.convert.atomic import atomic_file
+from llmc.atomic import atomic_file
 from llmc.errors import ExportError
 
 # as torch names them, in the order in which safetensors lays them out: wide types first keeps every tensor aligned
