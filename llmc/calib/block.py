@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from llmc.calib.observers import OBSERVERS
 from llmc.layers.linear import QuantLinear
-from llmc.layers.transforms import Scale, Transform
-from llmc.models.base import Part
+from llmc.layers.transforms import ModulatedRows, Scale, Transform
+from llmc.models.base import Fold, Part
 from llmc.numerics.quantize import fake_quantize
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
@@ -30,7 +30,7 @@ class Group:
     name: str  # full name of the first linear
     names: tuple[str, ...]
     linears: tuple[QuantLinear, ...]
-    fold: tuple[tuple[str, nn.Module], ...]
+    fold: tuple[tuple[str | ModulatedRows, nn.Module], ...]
     stats: Stats = field(default_factory=dict)
     may_scale: bool = True  # whether every target can carry a scale of this input
 
@@ -124,20 +124,29 @@ class BlockStep:
         return False
 
 
-def block_steps(part: Part, may_scale: Callable[[tuple[str, ...]], bool]) -> list[BlockStep]:
+def block_steps(part: Part, may_scale: Callable[[tuple[Fold, ...]], bool]) -> list[BlockStep]:
     """The blocks of a part whose linears were swapped; `may_scale` says which groups' inputs the targets can scale."""
     return [BlockStep(name, block, _groups(part, name, block, may_scale)) for name, block in part.blocks]
 
 
-def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[str, ...]], bool]) -> list[Group]:
+def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[Fold, ...]], bool]) -> list[Group]:
     groups = []
     for group in part.groups(block):
         linears = tuple(block.get_submodule(name) for name in group.linears)
         assert all(isinstance(layer, QuantLinear) for layer in linears), f"swap the linears of {prefix} first"
         names = tuple(f"{prefix}.{name}" for name in group.linears)
-        fold = tuple((f"{prefix}.{name}", block.get_submodule(name)) for name in group.fold)
+        fold = tuple(_absorber(prefix, block, fold) for fold in group.fold)
         groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold)))  # type: ignore[arg-type]
     return groups
+
+
+def _absorber(prefix: str, block: nn.Module, fold: Fold) -> tuple[str | ModulatedRows, nn.Module]:
+    if isinstance(fold, str):
+        return f"{prefix}.{fold}", block.get_submodule(fold)
+    linear = block.get_submodule(fold.linear)
+    assert isinstance(linear, nn.Linear)
+    width = linear.out_features // fold.chunks
+    return ModulatedRows(f"{prefix}.{fold.linear}", fold.shift * width, fold.scale * width), linear
 
 
 class Observation:

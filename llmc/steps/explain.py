@@ -47,7 +47,7 @@ def explain(config: Config) -> str:
 def smoothing(part: Part, group: LinearGroup, online: bool) -> str:
     """Who multiplies, if a method scales this input."""
     if group.fold:
-        return "folds into " + ", ".join(group.fold)
+        return "folds into " + ", ".join(map(str, group.fold))
     return "at run time" if online else "cannot be carried: not smoothed"
 
 

@@ -12,6 +12,7 @@ from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import teacher_forced_errors
 from llmc.layers.linear import in_mode
+from llmc.models.base import adapters
 from llmc.plugin import discover
 from llmc.steps.calibrate import calibrate
 from llmc.steps.network import layer_errors
@@ -59,10 +60,18 @@ RECIPES = [
     for names in permutations(METHODS, count)
     if all("rounded" not in METHODS[name].leaves for name in names[:-1])
 ]
+# every order on one family, the longest useful one on all others: what composes does not know the family
+COMPOSED = [("WanI2V", names) for names in RECIPES]
+COMPOSED += [(name, ("SmoothQuant", "LowRank", "GPTQ")) for name in adapters() if name != "WanI2V"]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("names", RECIPES, ids=" ".join)
+@pytest.mark.parametrize(
+    ("family", "names"),
+    COMPOSED,
+    indirect=["family"],
+    ids=[f"{family}-{' '.join(names)}" for family, names in COMPOSED],
+)
 def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: tuple[str, ...]) -> None:
     """Before rounding the float function is kept; with it, the whole stays close at W8A8."""
     pipeline, networks = family.load()
