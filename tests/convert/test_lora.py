@@ -323,7 +323,7 @@ def test_a_name_that_two_schemes_give_to_two_modules_is_refused(tmp_path: Path) 
 
 
 def test_weights_that_are_not_there_cannot_take_a_lora(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"proj_out\.weight holds no floats \(torch\.float32 on meta\)"):
+    with pytest.raises(ExportError, match=r"proj_out\.weight are on the meta device, without values"):
         merge_lora(tiny_wan("t2v").to("meta"), saved(tmp_path, GOOD), 1.0)
 
 
