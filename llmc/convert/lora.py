@@ -93,8 +93,9 @@ class Delta:
             rows += self.scale * first.reshape(rows.shape)
             return
         up, down = first.flatten(1), others[0].flatten(1)  # a convolution is a linear of its flattened patch
-        for part, some in zip(rows.view(len(up), -1).split(ROWS), up.split(ROWS), strict=True):
-            part += self.scale * (some @ down)
+        matrix = rows.view(len(up), -1)
+        for start in range(0, len(up), ROWS):
+            matrix[start : start + ROWS] += self.scale * (up[start : start + ROWS] @ down)
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ def write_report(path: Path, results: Results, media: Path, max_samples: int = 6
         error=known["latent_error"].show,
         gain=GAIN,
         colour=_colour,
+        label=_label,
         box=charts,
         config=yaml.safe_dump(results.model_dump(mode="json")["config"], sort_keys=False, allow_unicode=True),
     )

@@ -84,6 +84,7 @@ class Results(Strict):
     ratio: Figures = Field({})
     samples: list[SampleResult] = Field([])
     blocks: dict[str, list[BlockResult]] = Field({})
+    encoders: dict[str, Figures] = Field({})  # position -> encoder -> relative error of what the pipeline reads of it
     layers: list[LayerResult] = Field([])
     rejected: dict[str, int] = Field({})
     warnings: list[str] = Field([])

@@ -69,6 +69,7 @@ class LinearGroup:
 
 
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
+Section = Literal["video_gen", "text_encoder", "image_encoder"]  # of `quant`: what says how a part is quantized
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,15 @@ class Part:
     module: torch.nn.Module
     blocks: Sequence[tuple[str, torch.nn.Module]]
     layout: Layout
+    section: Section = "video_gen"
+
+    def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
+        """What a recording keeps of a call: all of it."""
+        return args, kwargs, output
+
+    def read(self, output: Any) -> Any:
+        """What the pipeline reads of what the network returns."""
+        return output
 
     def groups(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
         """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
@@ -137,6 +147,7 @@ class ModelAdapter(Plugin):
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
     makes_images: ClassVar[bool] = False  # a video of one frame
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:

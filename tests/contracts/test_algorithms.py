@@ -26,10 +26,10 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_keeps_the_float_function_and_w8a8_stays_close(family: Family, method: str, streamed: bool) -> None:
-    pipeline, networks = family.load()
+    pipeline, networks = family.load(recipe=(METHODS[method](),))
     stores = {network.part.name: CallStore() for network in networks}
     record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
-    calibrate((METHODS[method](),), family.adapter, pipeline, networks, family.planned, 64, streamed)
+    calibrate(family.adapter, pipeline, networks, family.planned, 64, streamed)
     for network in networks:
         worst = {}
         for mode in ("transformed", "quantized"):
@@ -45,8 +45,8 @@ def test_a_method_keeps_the_float_function_and_w8a8_stays_close(family: Family, 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_layer_ends_worse_than_plain_rounding(family: Family, method: str) -> None:
     """On rows that the calibration kept; half of them were not seen by a search, hence the small allowance."""
-    pipeline, networks = family.load()
-    calibrate((METHODS[method](),), family.adapter, pipeline, networks, family.planned, 256)
+    pipeline, networks = family.load(recipe=(METHODS[method](),))
+    calibrate(family.adapter, pipeline, networks, family.planned, 256)
     for network in networks:
         errors = layer_errors(network)
         for group in network.groups:
@@ -74,11 +74,10 @@ COMPOSED += [(name, ("SmoothQuant", "LowRank", "GPTQ")) for name in adapters() i
 )
 def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: tuple[str, ...]) -> None:
     """Before rounding the float function is kept; with it, the whole stays close at W8A8."""
-    pipeline, networks = family.load()
+    pipeline, networks = family.load(recipe=[METHODS[name]() for name in names])
     stores = {network.part.name: CallStore() for network in networks}
     record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
-    recipe = [METHODS[name]() for name in names]
-    calibrate(recipe, family.adapter, pipeline, networks, family.planned[:1], 64)
+    calibrate(family.adapter, pipeline, networks, family.planned[:1], 64)
     for network in networks:
         for mode, limit in (("transformed", 1e-9), ("quantized", 0.0025)):
             with in_mode(network.layers.values(), mode):  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from torch import Tensor, zeros
 
 from llmc.convert.names import Constant, Omitted, Reshaped, Table
 from llmc.models.base import Fused
+from llmc.models.encoders import CLIP_VISION_ORIGINAL
 
 EMBEDDING = 1024  # width of what an XLM-RoBERTa ViT-H/14 CLIP compares images and texts in
 
@@ -31,20 +32,19 @@ def _transposed(tensor: Tensor) -> Tensor:
 
 
 def _vision(prefix: str) -> Table:
-    layer = f"{prefix}encoder.layers.{{}}"
-    return (
+    special: Table = (
         Reshaped(f"{prefix}embeddings.class_embedding", "visual.cls_embedding", _class_there, _class_back),
-        (f"{prefix}embeddings.patch_embedding", "visual.patch_embedding"),
         Reshaped(f"{prefix}embeddings.position_embedding.weight", "visual.pos_embedding", _batched, _first),
-        (f"{prefix}pre_layrnorm", "visual.pre_norm"),
-        (f"{layer}.layer_norm1", "visual.transformer.{}.norm1"),
-        Fused(tuple(f"{layer}.self_attn.{name}_proj" for name in "qkv"), "visual.transformer.{}.attn.to_qkv"),
-        (f"{layer}.self_attn.out_proj", "visual.transformer.{}.attn.proj"),
-        (f"{layer}.layer_norm2", "visual.transformer.{}.norm2"),
-        (f"{layer}.mlp.fc1", "visual.transformer.{}.mlp.0"),
-        (f"{layer}.mlp.fc2", "visual.transformer.{}.mlp.2"),
-        (f"{prefix}post_layernorm", "visual.post_norm"),
+        Fused(
+            tuple(f"{prefix}encoder.layers.{{}}.self_attn.{name}_proj" for name in "qkv"),
+            "visual.transformer.{}.attn.to_qkv",
+        ),
         Reshaped("visual_projection.weight", "visual.head", _transposed, _transposed),
+    )
+    targets = {row.target for row in special if not isinstance(row, tuple)}
+    return (
+        *special,
+        *((prefix + ours, theirs) for ours, theirs in CLIP_VISION_ORIGINAL if theirs not in targets),
         ("logit_scale", "log_scale"),
         # LightX2V's loader asks for both, and its image encoder reads neither
         Constant("visual.head", "visual.post_norm.weight", lambda norm: zeros(norm[0], EMBEDDING)),
