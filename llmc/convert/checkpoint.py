@@ -54,6 +54,9 @@ class PickledTensor:
     def make(self) -> Tensor:
         return self.tensor
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.tensor[start:stop]
+
 
 def open_checkpoint(path: Path, network: str = "transformer") -> Checkpoint:
     """Read the headers of the one checkpoint that `path` means; of a pipeline, the `network` of that name."""

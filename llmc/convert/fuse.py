@@ -7,14 +7,14 @@ is its codes and its scales: what belongs to a row goes with the row, what belon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 from typing import TypeAlias
 
 import torch
 
-from llmc.convert.safetensors_file import LazyTensor, StoredTensor
+from llmc.convert.safetensors_file import LazyTensor, make_rows, row_cuts
 from llmc.errors import ExportError
 
 Layer: TypeAlias = Mapping[str, LazyTensor]  # `weight`, `bias`, `weight_scale`, ... of one module
@@ -24,7 +24,6 @@ OF_THE_LAYER = (
     *("input_scale", "alpha", "input_global_scale", "weight_global_scale", "input_absmax"),
     *("pre_quant_scale", "weight_scale_2", "scale_weight", "scale_input", "comfy_quant"),
 )
-COMPARED = 2**24  # elements that are in memory of each of two tensors
 TILE = 128  # rows that scales of blocks, and swizzled ones, are laid out by
 
 
@@ -49,10 +48,10 @@ class Rows:
         return (self.base,)
 
     def make(self) -> torch.Tensor:
-        if isinstance(self.base, StoredTensor):  # only these rows are read
-            row = prod(self.base.shape[1:]) * self.dtype.itemsize
-            return replace(self.base, shape=self.shape, start=self.base.start + self.start * row).make()
-        return self.base.make()[self.start : self.stop]
+        return self.rows(0, self.stop - self.start)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return make_rows(self.base, self.start + start, self.start + stop)
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,15 @@ class Stacked:
         return (sum(base.shape[0] for base in self.bases), *self.bases[0].shape[1:])
 
     def make(self) -> torch.Tensor:
-        whole = torch.empty(self.shape, dtype=self.dtype)
-        row = 0
-        for base in self.bases:
-            whole[row : row + base.shape[0]] = base.make()
-            row += base.shape[0]
+        return self.rows(0, self.shape[0])
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        whole = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+        ends = accumulate((base.shape[0] for base in self.bases), initial=0)
+        for base, (first, end) in zip(self.bases, pairwise(ends), strict=True):
+            low, high = max(start, first), min(stop, end)
+            if low < high:
+                whole[low - start : high - start] = make_rows(base, low - first, high - first)
         return whole
 
 
@@ -95,9 +98,14 @@ class Shared:
     def make(self) -> torch.Tensor:
         return self.bases[0].make()
 
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return make_rows(self.bases[0], start, stop)
+
 
 def fuse(name: str, layers: Sequence[Layer], shares: Sequence[int]) -> dict[str, LazyTensor]:
     """The tensors of the one layer `name` that `layers` are, or the reason why they cannot be one."""
+    for layer in layers:
+        _check_whole(name, layer)
     _check_alike(name, layers)
     fused: dict[str, LazyTensor] = {}
     for leaf in layers[0]:
@@ -119,8 +127,7 @@ def fuse(name: str, layers: Sequence[Layer], shares: Sequence[int]) -> dict[str,
 
 def split(name: str, layer: Layer, shares: Sequence[int]) -> list[dict[str, LazyTensor]]:
     """The inverse of `fuse`: the tensors of each part of the layer `name`."""
-    if "weight" not in layer:
-        raise ExportError(f"{name} has {', '.join(layer)}, but no weight; a layer is cut by the rows of its weight")
+    _check_whole(name, layer)
     parts: list[dict[str, LazyTensor]] = [{} for _ in shares]
     weight_rows = _shared_out(name, "weight", layer["weight"].shape[0], shares)
     for leaf, tensor in layer.items():
@@ -158,13 +165,19 @@ def equal(left: LazyTensor, right: LazyTensor) -> bool:
         return False
     if not left.shape:
         return _bytes(left).equal(_bytes(right))
-    rows = max(1, COMPARED // max(1, prod(left.shape[1:])))
-    cuts = [(start, min(start + rows, left.shape[0])) for start in range(0, left.shape[0], rows)]
-    return all(_bytes(Rows(left, *cut)).equal(_bytes(Rows(right, *cut))) for cut in cuts)
+    return all(_bytes(Rows(left, *cut)).equal(_bytes(Rows(right, *cut))) for cut in row_cuts(left))
 
 
 def _bytes(tensor: LazyTensor) -> torch.Tensor:
     return tensor.make().contiguous().flatten().view(torch.uint8)
+
+
+def _check_whole(name: str, layer: Layer) -> None:
+    if "weight" not in layer:
+        raise ExportError(
+            f"{name} has {', '.join(layer)}, but no weight, or a part of it has none; a layer is fused and cut by the "
+            "rows of its weight; download or copy the checkpoint again"
+        )
 
 
 def _check_alike(name: str, layers: Sequence[Layer]) -> None:

@@ -20,12 +20,11 @@ from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Valida
 from torch import Tensor
 
 from llmc.convert.names import Names, Place, Range
-from llmc.convert.safetensors_file import LazyTensor, StoredTensor, read_header
+from llmc.convert.safetensors_file import LazyTensor, StoredTensor, make_rows, read_header
 from llmc.errors import ExportError
 from llmc.models.base import Original
 
 SHOWN = 8  # problems in one message
-ROWS = 1024  # of a product that are in memory at a time
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
 FLAT = "lora_unet_"  # after it stands a module's name, with underscores for dots
 FLAT_PREFIX = re.compile(r"^(lora_unet|lora_transformer|lycoris)_+")
@@ -74,28 +73,33 @@ class Delta:
     keys: tuple[str, ...]
     factors: tuple[StoredTensor, ...]
     scale: float
-    rows: Range | None = None  # of the parameter; None: all
-    of_change: Range | None = None  # rows of the factors' product; None: all
+    rows: Range | None = None  # of the parameter; None: it is not added row by row, but reshaped as a whole
+    of_change: Range | None = None  # the same rows of what is added
 
     @property
     def shape(self) -> tuple[int, ...]:
-        if self.of_change is None:
-            return (*self.factors[0].shape[:1], *self.factors[-1].shape[1:])
-        return (self.of_change[1] - self.of_change[0], *self.factors[-1].shape[1:])
+        return (*self.factors[0].shape[:1], *self.factors[-1].shape[1:])
 
-    def add_to(self, total: Tensor) -> None:
-        """Add it in the type of `total`, which is the whole parameter."""
-        rows = total if self.rows is None else total[slice(*self.rows)]
-        first, *others = (factor.make().to(total.device, total.dtype) for factor in self.factors)
-        if self.of_change is not None:
-            first = first[slice(*self.of_change)]
-        if not others:
-            rows += self.scale * first.reshape(rows.shape)
+    def at(self, place: Place, shape: tuple[int, ...], strength: float) -> Delta:
+        """The same at a place of a parameter of that shape, as strong as asked for."""
+        rows, of_change = place.rows or _all_rows(shape), place.of_change or _all_rows(self.shape)
+        by_row = rows is not None and of_change is not None and rows[1] - rows[0] == of_change[1] - of_change[0]
+        ranges = (rows, of_change) if by_row else (None, None)
+        return replace(self, scale=strength * self.scale, rows=ranges[0], of_change=ranges[1])
+
+    def add_to(self, total: Tensor, start: int) -> None:
+        """Add it, in the type of `total`, which holds the rows of the parameter from `start` on."""
+        if self.rows is None or self.of_change is None:
+            first, *others = self.factors
+            total += self.scale * _product(first.make(), others, total).reshape(total.shape)
             return
-        up, down = first.flatten(1), others[0].flatten(1)  # a convolution is a linear of its flattened patch
-        matrix = rows.view(len(up), -1)
-        for start in range(0, len(up), ROWS):
-            matrix[start : start + ROWS] += self.scale * (up[start : start + ROWS] @ down)
+        low, high = max(self.rows[0], start), min(self.rows[1], start + len(total))
+        if low < high:
+            offset = self.of_change[0] - self.rows[0]
+            first, *others = self.factors
+            rows = total[low - start : high - start]
+            change = _product(first.rows(low + offset, high + offset), others, total)
+            rows += self.scale * change.reshape(rows.shape)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Merged:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.base.shape
+        return tuple(self.base.shape)
 
     @property
     def bases(self) -> tuple[LazyTensor, ...]:
@@ -119,6 +123,11 @@ class Merged:
 
     def make(self) -> Tensor:
         return _sum(self.base.make(), self.deltas)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        if any(delta.rows is None for delta in self.deltas):
+            return self.make()[start:stop]
+        return _sum(make_rows(self.base, start, stop), self.deltas, start)
 
 
 class PeftConfig(BaseModel):
@@ -173,11 +182,24 @@ def with_loras(
     return {n: Merged(tensor, tuple(deltas[n])) if n in deltas else tensor for n, tensor in tensors.items()}
 
 
-def _sum(tensor: Tensor, deltas: Iterable[Delta]) -> Tensor:
+def _sum(tensor: Tensor, deltas: Iterable[Delta], start: int = 0) -> Tensor:
+    """A parameter, or its rows from `start` on, with what is added to it."""
     total = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
     for delta in deltas:
-        delta.add_to(total)
+        delta.add_to(total, start)
     return total.to(tensor.dtype)
+
+
+def _product(first: Tensor, others: Sequence[StoredTensor], like: Tensor) -> Tensor:
+    """What factors make, in the type of `like`; a convolution is a linear of its flattened patch."""
+    first = first.to(like.device, like.dtype)
+    for factor in others:
+        first = first.flatten(1) @ factor.make().to(like.device, like.dtype).flatten(1)
+    return first
+
+
+def _all_rows(shape: tuple[int, ...]) -> Range | None:
+    return (0, shape[0]) if shape else None
 
 
 def lora_file(path: Path) -> Path:
@@ -214,8 +236,7 @@ def _plan(lora: Lora, shapes: Shapes, dtypes: Mapping[str, torch.dtype], meaning
                 if other := _already(changed_by[place.name], place, module):
                     problems.append(f"{module}: {other} is the same module")
                 changed_by[place.name][place.rows] = module
-                scale = lora.strength * delta.scale
-                plan[place.name].append(replace(delta, scale=scale, rows=place.rows, of_change=place.of_change))
+                plan[place.name].append(delta.at(place, shapes[place.name], lora.strength))
     if problems:
         shown = [f"  {problem}" for problem in problems[:SHOWN]]
         more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
@@ -307,9 +328,13 @@ def _misfit(
         if not dtype.is_floating_point or dtype.itemsize == 1:
             return f"{keys}: {place.name} holds codes ({dtype}), not floats; merge LoRAs before quantizing"
         rows = shape if place.rows is None else (place.rows[1] - place.rows[0], *shape[1:])
-        if not _fits(replace(delta, of_change=place.of_change).shape, rows):
+        if not _fits((*_length(place.of_change, delta.shape[:1]), *delta.shape[1:]), rows):
             return f"{keys}: {delta.shape} cannot be added to {place.name} {shape}"
     return None
+
+
+def _length(rows: Range | None, of_all: tuple[int, ...]) -> tuple[int, ...]:
+    return of_all if rows is None else (rows[1] - rows[0],)
 
 
 def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

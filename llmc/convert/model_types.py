@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from llmc.convert.config_keys import to_diffusers, to_original
-from llmc.convert.names import Names, Table
+from llmc.convert.names import Names
+from llmc.convert.rows import Table
 from llmc.convert.tables.clip import CLIP, CLIP_PREFIXED
 from llmc.convert.tables.hunyuan import HUNYUAN_15
 from llmc.convert.tables.qwen import QWEN

@@ -1,7 +1,6 @@
 """A checkpoint in one naming scheme, and the same in the other: names, fused layers, other shapes; exact both ways.
 
-A table is made of rows: a pair of names, or one of the classes here and in `llmc.models.base`, for what is more than a
-name. Ours (diffusers, transformers) is on the left, the original release on the right.
+Headers are enough to plan it. Between the two, the parts of a layer that is one in the original are numbered: `qkv[0]`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from llmc.convert.fuse import BY_ROW, Layer, fuse, shared, split
 from llmc.convert.rename import Renamer
+from llmc.convert.rows import Constant, Omitted, Reshaped, Table, Tied
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
 from llmc.models.base import Fused, Swapped
@@ -28,42 +28,6 @@ Range: TypeAlias = tuple[int, int]  # of rows: the first, and the one after the 
 PART = re.compile(r"(?P<module>.+)\[(?P<index>\d+)\](?:\.(?P<leaf>.+))?")  # how the parts of a layer are called between
 
 
-@dataclass(frozen=True)
-class Reshaped:
-    """One tensor that has another shape in the original."""
-
-    source: str
-    target: str
-    there: Callable[[Tensor], Tensor]
-    back: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Tied:
-    """Names of ours for one and the same tensor."""
-
-    sources: tuple[str, ...]
-    target: str
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A tensor that only the original has, of known values, made in the type of the one `beside` it, from its shape."""
-
-    target: str
-    beside: str
-    values: Callable[[tuple[int, ...]], Tensor]
-
-
-@dataclass(frozen=True)
-class Omitted:
-    """What only the original has, below one module, and no class of ours reads."""
-
-    target: str
-    what: str
-
-
-Table: TypeAlias = tuple[tuple[str, str] | Fused | Swapped | Reshaped | Tied | Constant | Omitted, ...]
 Special: TypeAlias = Fused | Swapped | Reshaped | Tied | Omitted
 
 

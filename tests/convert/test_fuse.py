@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmc.convert import fuse as fuse_module
+from llmc.convert import safetensors_file
 from llmc.convert.fuse import equal, fuse, split
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
@@ -76,7 +76,7 @@ def test_what_is_not_known_of_a_layer_is_refused() -> None:
 
 
 def test_equal_compares_bits_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_module, "COMPARED", 16)
+    monkeypatch.setattr(safetensors_file, "PIECE", 16)
     nan = torch.full((3, 10), float("nan"), dtype=torch.bfloat16)
     assert equal(lazy(nan), lazy(nan.clone())) and not equal(lazy(nan), lazy(nan.float()))
     other = nan.clone()

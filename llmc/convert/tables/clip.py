@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, zeros
 
-from llmc.convert.names import Constant, Omitted, Reshaped, Table
+from llmc.convert.rows import Constant, Omitted, Reshaped, Table
 from llmc.models.base import Fused
 from llmc.models.encoders import CLIP_VISION_ORIGINAL
 

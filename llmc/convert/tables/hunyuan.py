@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmc.convert.names import Table
+from llmc.convert.rows import Table
 from llmc.models.base import Fused
 from llmc.models.hunyuan import ORIGINAL as HUNYUAN
 

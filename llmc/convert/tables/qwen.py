@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmc.convert.names import Table
+from llmc.convert.rows import Table
 
 MODULES = (
     *("img_in", "txt_in", "txt_norm", "norm_out.linear", "proj_out"),

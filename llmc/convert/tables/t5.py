@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmc.convert.names import Table, Tied
+from llmc.convert.rows import Table, Tied
 from llmc.models.encoders import UMT5_ORIGINAL
 
 EMBEDDING = "token_embedding"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, tensor
 
-from llmc.convert.names import Constant, Reshaped, Table
+from llmc.convert.rows import Constant, Reshaped, Table
 from llmc.models.base import Fused
 from llmc.models.wan import LIGHTX2V
 
