@@ -9,11 +9,13 @@ from pathlib import Path
 from llmc import distributed
 from llmc.calib.samples import read_samples
 from llmc.config.schema import Config
+from llmc.convert.encoder_weights import load_encoder
 from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.log import attach_file, log
 from llmc.models.base import check_adapter, flow_shift
+from llmc.models.encoders import encoder_parts
 from llmc.steps.calibrate import calibrate
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder, open_run_folder, versions
@@ -36,12 +38,16 @@ def run(config: Config) -> Results:
     exporters = config.save.targets()
     with folder.phase("load"):
         pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
-        policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
+        for name, path in config.model.encoder_weights().items():
+            load_encoder(getattr(pipeline, name), path)
+            log.info("read the weights of the %s from %s", name, path)
+        outputs = [exporter for exporter, _ in exporters]
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
             changed = merge_lora(part.module, lora.path, lora.strength, adapter.renames.values())
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
-        networks = [prepare(part, policy, outputs) for part in parts]
+        parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
+        networks = [prepare(part, config.policy(part.section), outputs, config.recipe(part.section)) for part in parts]
     with folder.phase("calibrate"):
         samples = read_samples(config.calib.path, adapter.needs_image, config.calib.n_samples, config.calib.prompts)
         sampling = config.calib_sampling()
@@ -50,7 +56,7 @@ def run(config: Config) -> Results:
             (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
             for i, sample in distributed.share(samples)
         ]
-        calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
+        calibrate(adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
     judgement = None
@@ -78,17 +84,22 @@ def export(
         "fingerprint": config.fingerprint(),
     }
     samplings = config.eval_samplings() or (config.calib_sampling(),)
+    parts = [
+        FinishedPart(
+            name=network.part.name,
+            module=network.part.module,
+            layers=network.layers,
+            renames=config.model.adapter().renames,
+            source=config.model.path,
+            provenance=provenance,
+            sampling={**samplings[0].model_dump(), "shift": shift},
+            section=network.part.section,
+            parts=tuple(network.part.name for network in networks),
+        )
+        for network in networks
+    ]
     for exporter, path in exporters if folder.writes else []:
-        for network in networks:
-            part = FinishedPart(
-                name=network.part.name,
-                module=network.part.module,
-                layers=network.layers,
-                renames=config.model.adapter().renames,
-                source=config.model.path,
-                provenance=provenance,
-                sampling={**samplings[0].model_dump(), "shift": shift},
-            )
-            written.append(exporter.write(part, path))
+        written += [exporter.write(part, path) for part in parts]
+        exporter.finish(parts, path)
     distributed.wait()
     return written[0] if written else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ class Clock:
 
     sample: int = 0
     step: int = 0
-    calls_in_step: int = 0
+    calls_in_step: Counter[str] = field(default_factory=Counter)  # by part: in one step each counts its own branches
 
     def tick(self, step: int) -> None:
-        self.step, self.calls_in_step = step, 0
+        self.step = step
+        self.calls_in_step.clear()
 
 
 @torch.no_grad()
@@ -61,10 +63,11 @@ def _noting(
     part: Part, clock: Clock, branches: tuple[str, ...], store: CallStore | None, keep_output: bool
 ) -> Iterator[None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        branch = branches[clock.calls_in_step % len(branches)]
-        clock.calls_in_step += 1
+        branch = branches[clock.calls_in_step[part.name] % len(branches)]
+        clock.calls_in_step[part.name] += 1
         if store is not None:
             timestep = _timestep(kwargs)
+            args, kwargs, output = part.kept(args, kwargs, output)
             kept = output if keep_output else None
             store.add(Call(clock.sample, clock.step, timestep, branch, args, kwargs, kept))
 

@@ -13,6 +13,7 @@ from llmc.config.paths import input_candidates
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.errors import LlmcError
 from llmc.models.base import check_adapter
+from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
 
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
@@ -28,7 +29,8 @@ def check_config(config: Config) -> None:
 def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     checks = (
-        model_problems, samples_problems, sampling_problems, order_problems, target_problems, output_problems
+        model_problems, encoder_problems, samples_problems, sampling_problems, order_problems, target_problems,
+        output_problems,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
 
@@ -43,6 +45,31 @@ def model_problems(config: Config) -> Iterator[Problem]:
             yield Problem(("model", "path"), str(error))
     for index, lora in enumerate(config.model.lora):
         yield from _missing(config, ("model", "lora", index, "path"), lora.path)
+
+
+def encoder_problems(config: Config) -> Iterator[Problem]:
+    """Whether the pipeline has the encoders that are to be quantized or replaced, of classes whose layout is known."""
+    for name, path in config.model.encoder_weights().items():
+        yield from _missing(config, ("model", name), path)
+    if not (config.model.path / "model_index.json").is_file():  # said already
+        return
+    classes = encoder_classes(config.model.path, config.model.adapter().encoders)
+    for name in config.model.encoder_weights().keys() - classes.keys():
+        has = ", ".join(classes) or "no encoder at all"
+        yield Problem(("model", name), f"the pipeline has {has}; leave model.{name} out")
+    for section in config.quant.sections():
+        mine = {name: found for name, found in classes.items() if section_of(name) == section}
+        if section != "video_gen" and not mine:
+            has = ", ".join(classes) or "no encoder at all"
+            yield Problem(("quant", section), f"the pipeline has {has}; leave quant.{section} out")
+        for name, found in mine.items():
+            try:
+                known_class(name, found)
+            except LlmcError as error:
+                yield Problem(("quant", section), str(error))
+            for exporter, _ in config.save.targets():
+                if (problem := exporter.encoder_problem(found)) is not None:
+                    yield Problem(("quant", section), f"{exporter.name} was asked for in `save`, and {problem}")
 
 
 def samples_problems(config: Config) -> Iterator[Problem]:
@@ -72,27 +99,30 @@ def sampling_problems(config: Config) -> Iterator[Problem]:
 
 def order_problems(config: Config) -> Iterator[Problem]:
     """Whether each method finds the weights in a state that it can work on."""
-    rounding: str | None = None
-    for index, method in enumerate(config.recipe()):
-        if rounding is not None and not method.works_on_rounded:
-            text = f"{method.name} comes after {rounding}, which has rounded the weights; put {method.name} before it"
-            yield Problem(("quant", "video_gen", "method", index), text)
-        if "rounded" in method.leaves:
-            rounding = method.name
+    for section in config.quant.sections():
+        rounding: str | None = None
+        for index, method in enumerate(config.recipe(section)):
+            if rounding is not None and not method.works_on_rounded:
+                text = (
+                    f"{method.name} comes after {rounding}, which has rounded the weights; put {method.name} before it"
+                )
+                yield Problem(("quant", section, "method", index), text)
+            if "rounded" in method.leaves:
+                rounding = method.name
 
 
 def target_problems(config: Config) -> Iterator[Problem]:
     """Whether each target can store what the methods and grids leave."""
-    quant = config.quant.video_gen
-    left = frozenset[str]().union(*(method.leaves for method in config.recipe()))
-    specs: list[tuple[KeyPath, LayerSpec]] = [(("quant", "video_gen"), quant.default_spec())]
-    specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
-    if config.ignored_layers != IgnoredLayersConfig():
-        specs.append((("ignored_layers",), LayerSpec()))
-    for exporter, _ in config.save.targets():
-        for keys, spec in specs:
-            for sentence in exporter.problems(spec, left):
-                yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+    for section, quant in config.quant.sections().items():
+        left = frozenset[str]().union(*(method.leaves for method in quant.method))
+        specs: list[tuple[KeyPath, LayerSpec]] = [(("quant", section), quant.default_spec())]
+        specs += [(("quant", section, "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+        if section == "video_gen" and config.ignored_layers != IgnoredLayersConfig():
+            specs.append((("ignored_layers",), LayerSpec()))
+        for exporter, _ in config.save.targets():
+            for keys, spec in specs:
+                for sentence in exporter.problems(spec, left):
+                    yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
 
 
 def output_problems(config: Config) -> Iterator[Problem]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from llmc.config.schema import Config
-from llmc.models.base import Sampling
+from llmc.models.base import Sampling, Section
 
 
 def plan(config: Config) -> str:
     """The run in the order in which it happens."""
     steps = [("model", f"{config.model.type} from {config.model.path}, {config.model.torch_dtype}")]
-    if any(method.needs for method in config.recipe()):
+    sections = config.quant.sections()
+    if any(method.needs for section in sections for method in config.recipe(section)):
         steps.append(("calibrate", f"{_sampling(config.calib_sampling())}, samples of {config.calib.path}"))
-    steps.append(("methods", ", then ".join(method.label() for method in config.recipe())))
-    policy = config.policy()
-    steps.append(("layers", str(policy.default)))
-    steps += [(f"  {rule.match}", str(rule.spec)) for rule in policy.rules]
-    if policy.ignored_blocks or policy.ignored_layers:
-        ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
-        steps.append(("  float", ", ".join(ignored)))
+    for section in sections:
+        policy = config.policy(section)
+        steps.append(("methods" if section == "video_gen" else section, methods(config, section)))
+        steps.append(("layers", str(policy.default)))
+        steps += [(f"  {rule.match}", str(rule.spec)) for rule in policy.rules]
+        if policy.ignored_blocks or policy.ignored_layers:
+            ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
+            steps.append(("  float", ", ".join(ignored)))
     steps += [("export", f"{exporter.name} to {folder}") for exporter, folder in config.save.targets()]
     if config.eval is not None:
         against = f" and {config.eval.baseline}" if config.eval.baseline else ""
@@ -27,6 +29,11 @@ def plan(config: Config) -> str:
     steps.append(("run folder", str(config.run_dir)))
     width = max(len(name) for name, _ in steps)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in steps)
+
+
+def methods(config: Config, section: Section) -> str:
+    """The methods of a section in order."""
+    return ", then ".join(method.label() for method in config.recipe(section))
 
 
 def _sampling(how: Sampling) -> str:

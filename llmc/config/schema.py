@@ -16,7 +16,7 @@ from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
 from llmc.config.words import choice
 from llmc.eval.metrics.base import Metric
-from llmc.models.base import ModelAdapter, Sampling
+from llmc.models.base import ModelAdapter, Sampling, Section
 from llmc.plugin import Strict, by_name, discover
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
@@ -66,6 +66,12 @@ class ModelConfig(Strict):
         "auto", description="auto: as the weights are stored"
     )
     lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
+    text_encoder: InputPath | None = Field(
+        None, description="other weights for the text encoder: a .pth of Wan's own release, or a Hugging Face folder"
+    )
+    image_encoder: InputPath | None = Field(
+        None, description="other weights for the image encoder: a .pth of Wan's own release, or a Hugging Face folder"
+    )
 
     @field_validator("type")
     @classmethod
@@ -79,6 +85,11 @@ class ModelConfig(Strict):
         """The adapter that `type` names."""
         adapter: ModelAdapter = discover("llmc.models", ModelAdapter)[self.type]()
         return adapter
+
+    def encoder_weights(self) -> dict[str, Path]:
+        """Component -> where its weights are read from, other than the model's folder."""
+        given = {"text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
+        return {name: path for name, path in given.items() if path is not None}
 
 
 class SamplesConfig(Strict):
@@ -157,7 +168,7 @@ class EvalConfig(SamplesConfig):
 
 
 class IgnoredLayersConfig(Strict):
-    """Layers that stay float."""
+    """Layers of the denoising networks that stay float."""
 
     block_ids: str | tuple[StrictInt | str, ...] = Field(
         (), description='block numbers and ranges: "0,15-23" or [0, "15-23"]'
@@ -184,7 +195,9 @@ class Config(Strict):
     calib: CalibConfig = Field(description="what the network is observed on")
     eval: EvalConfig | None = Field(None, description="which videos are generated in the end; left out: none")
     quant: QuantConfig = Field(description="the methods, and each layer's grid")
-    ignored_layers: IgnoredLayersConfig = Field(IgnoredLayersConfig(), description="layers that stay float")
+    ignored_layers: IgnoredLayersConfig = Field(
+        IgnoredLayersConfig(), description="layers of the denoising networks that stay float"
+    )
     save: SaveConfig = Field(SaveConfig(), description="what is written for a runtime")
     _source: Source | None = PrivateAttr(None)
 
@@ -202,14 +215,15 @@ class Config(Strict):
         stem = self._source.path.stem if self._source else "run"
         return self.base.run_dir or Path("runs") / f"{stem}-{self.fingerprint()[:8]}"
 
-    def recipe(self) -> tuple[Algorithm, ...]:
+    def recipe(self, section: Section = "video_gen") -> tuple[Algorithm, ...]:
         """The methods in order."""
-        return self.quant.video_gen.method
+        return self.quant.sections()[section].method
 
-    def policy(self) -> Policy:
+    def policy(self, section: Section = "video_gen") -> Policy:
         """Which layer gets which grid."""
-        quant, ignored = self.quant.video_gen, self.ignored_layers
+        quant = self.quant.sections()[section]
         rules = tuple(Rule(rule.match, quant.rule_spec(rule)) for rule in quant.rules)
+        ignored = self.ignored_layers if section == "video_gen" else IgnoredLayersConfig()
         return Policy(quant.default_spec(), rules, parse_block_ids(ignored.block_ids), ignored.layer_names)
 
     def calib_sampling(self) -> Sampling:

@@ -41,6 +41,14 @@ class Renamer:
         """Old name -> new name, for names on the right of the table; all unknown names are refused at once."""
         return _rename_all(names, self._right, self._left)
 
+    def is_left(self, name: str) -> bool:
+        """Whether `forward` knows the name."""
+        return _rename(name, self._left) is not None
+
+    def is_right(self, name: str) -> bool:
+        """Whether `backward` knows the name."""
+        return _rename(name, self._right) is not None
+
 
 def _tree(table: Renames) -> Tree:
     """The table as a tree. No row may be the beginning of another, else a name would have two translations."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -21,23 +21,57 @@ Renames = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
+class Fused:
+    """Modules of ours that are one in the target: its rows are theirs, one below the other, in these shares."""
+
+    sources: tuple[str, ...]
+    target: str
+    shares: tuple[int, ...] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A module whose two halves of rows change places: diffusers has (scale, shift) where originals have the other."""
+
+    source: str
+    target: str
+
+
+Original = tuple[tuple[str, str] | Fused | Swapped, ...]  # a table of Renames, with what is more than a new name
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """A linear of the block whose rows, in equal chunks, give a norm's output x * (1 + scale) + shift, among others."""
+
+    linear: str
+    chunks: int
+    shift: int  # the number of the chunk
+    scale: int
+
+    def __str__(self) -> str:
+        return f"{self.linear} rows {self.shift},{self.scale} of {self.chunks}"
+
+
+Fold = str | Modulation  # who can absorb a scale
+
+
+@dataclass(frozen=True)
 class LinearGroup:
     """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
 
-    `fold` names an affine norm, a modulated norm, or the linears whose outputs are linearly that tensor; empty: nobody.
-    `attention` names the module whose heads lie side by side in that tensor.
+    `fold` names an affine norm, a modulated norm whose runtime multiplies, the linear that modulates a norm, or the
+    linears whose outputs are linearly that tensor; empty: nobody. `attention` names the module whose heads lie side by
+    side in that tensor.
     """
 
     linears: tuple[str, ...]
-    fold: tuple[str, ...] = ()
+    fold: tuple[Fold, ...] = ()
     attention: str | None = None
 
 
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
-
-
-def _here(names: tuple[str, ...], here: set[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in here)
+Section = Literal["video_gen", "text_encoder", "image_encoder"]  # of `quant`: what says how a part is quantized
 
 
 @dataclass(frozen=True)
@@ -48,15 +82,37 @@ class Part:
     module: torch.nn.Module
     blocks: Sequence[tuple[str, torch.nn.Module]]
     layout: Layout
+    section: Section = "video_gen"
+
+    def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
+        """What a recording keeps of a call: all of it."""
+        return args, kwargs, output
+
+    def read(self, output: Any) -> Any:
+        """What the pipeline reads of what the network returns."""
+        return output
 
     def groups(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
         """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
-        here = {name for name, _ in block.named_modules()}
+        here = dict(block.named_modules())
         groups = (
-            replace(group, linears=_here(group.linears, here), fold=_here(group.fold, here))
+            replace(
+                group,
+                linears=tuple(name for name in group.linears if name in here),
+                fold=tuple(fold for fold in group.fold if _has(here, fold)),
+            )
             for group in self.layout[type(block).__name__]
         )
         return tuple(group for group in groups if group.linears)
+
+
+def _has(modules: Mapping[str, torch.nn.Module], fold: Fold) -> bool:
+    if isinstance(fold, str):
+        return fold in modules
+    linear = modules.get(fold.linear)
+    if not isinstance(linear, torch.nn.Linear) or linear.bias is None:  # the 1 of 1 + scale goes into the bias
+        return False
+    return linear.out_features == fold.chunks * linear.in_features
 
 
 class Sample(Strict):
@@ -96,15 +152,28 @@ class ModelAdapter(Plugin):
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
+    makes_images: ClassVar[bool] = False  # a video of one frame
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
         """What is wrong with sizes that this family cannot make, each in one sentence; empty if nothing is."""
         return []
 
+    @classmethod
+    def original(cls, network: torch.nn.Module) -> Original:
+        """The names and rows of the network in the repository that it comes from; empty if they are not known."""
+        return ()
+
+    @classmethod
+    def task(cls) -> Literal["i2v", "t2v", "t2i"]:
+        """What a sample is, and what is made of it."""
+        return "i2v" if cls.needs_image else "t2i" if cls.makes_images else "t2v"
+
     @abstractmethod
-    def load(self, path: Path, torch_dtype: str, device: str) -> Any:
-        """The float pipeline, ready to run on `device`."""
+    def load(self, path: Path, torch_dtype: str, device: str, transformer: Path | None = None) -> Any:
+        """The float pipeline, ready to run on `device`; `transformer` is a file of the original repository's layout,
+        to take in place of the folder's own."""
 
     @abstractmethod
     def skeleton(self, path: Path) -> list[Part]:

@@ -105,7 +105,7 @@ class WanI2V(ModelAdapter):
             problems.append(f"num_frames is {num_frames}; Wan makes 4k + 1 frames, such as {num_frames // 4 * 4 + 1}")
         return problems
 
-    def load(self, path: Path, torch_dtype: str, device: str) -> Any:
+    def load(self, path: Path, torch_dtype: str, device: str, transformer: Path | None = None) -> Any:
         quiet_libraries()
         from diffusers import WanImageToVideoPipeline
 

@@ -1,20 +1,19 @@
-"""Calibrate: one float run gathers what the recipe needs, then each method works on each block in turn."""
+"""Calibrate: one float run gathers what the recipes need, then each method works on each block in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 
-from llmc.algorithms.base import Algorithm
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
-from llmc.layers.linear import QuantLinear
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
 from llmc.steps.network import Network, quantize_block
@@ -24,7 +23,6 @@ Planned = Sequence[tuple[int, Sample, Sampling]]
 
 @torch.no_grad()
 def calibrate(
-    recipe: Sequence[Algorithm],
     adapter: ModelAdapter,
     pipeline: Any,
     networks: Sequence[Network],
@@ -32,61 +30,45 @@ def calibrate(
     max_rows: int,
     streamed: bool = False,
 ) -> None:
-    """Quantize every block. `streamed` gathers statistics block by block over recorded calls, not all at once."""
-    needs = frozenset[str]().union(*(method.needs for method in recipe))
-    if any(is_static(layer) for network in networks for layer in network.layers.values()):
-        needs |= {"range"}
-    if needs:  # whoever observes also keeps the rows that each layer's error is told from
-        needs |= {"rows"}
+    """Quantize every block by its network's recipe. `streamed` gathers statistics block by block over recorded calls,
+    not all at once; so do recipes that ask for it, and encoders, whose recorded calls are without padding."""
 
-    def record(stores: dict[str, CallStore]) -> None:
-        with progress("calibration videos", len(planned)) as advance:
-            record_calls(adapter, pipeline, [network.part for network in networks], planned, stores, on_video=advance)
+    def goes_by_block(network: Network) -> bool:
+        return bool(network.needs) and (streamed or network.sequential or network.part.section != "video_gen")
 
-    if not needs:  # plain rounding looks at weights alone: no need to run the network
-        quantize_all(networks, recipe)
-    elif streamed or any(method.sequential for method in recipe):
-        _stream(recipe, networks, needs, max_rows, record)
-    else:
-        calls = sum(how.steps * (len(adapter.branches) if how.guidance_scale > 1 else 1) for _, _, how in planned)
+    by_block = [network for network in networks if goes_by_block(network)]
+    at_once = [network for network in networks if not goes_by_block(network)]
+    calls = sum(how.steps * (len(adapter.branches) if how.guidance_scale > 1 else 1) for _, _, how in planned)
+    with TemporaryDirectory(prefix="llmc-calls-") as folder:
+        stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in by_block}
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
-        with Observation([g for network in networks for g in network.groups], needs, calls, max_rows) as observation:
-            record({})
-        observation.attach()
-        quantize_all(networks, recipe)
+        observations = [Observation(n.groups, n.needs, calls, max_rows) for n in at_once if n.needs]
+        if by_block or observations:  # plain rounding looks at weights alone: no need to run the pipeline
+            with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
+                for observation in observations:
+                    stack.enter_context(observation)
+                record_calls(adapter, pipeline, [n.part for n in networks], planned, stores, on_video=advance)
+        for observation in observations:
+            observation.attach()
+        quantize_all(at_once)
+        for network in by_block:
+            _stream(network, stores[network.part.name], max_rows)
 
 
-def quantize_all(networks: Sequence[Network], recipe: Sequence[Algorithm]) -> None:
-    """Let the recipe work on every block, all statistics being there."""
-    blocks = [block for network in networks for block in network.blocks]
+def quantize_all(networks: Sequence[Network]) -> None:
+    """Let the recipes work on every block, all statistics being there."""
+    blocks = [(block, network.recipe) for network in networks for block in network.blocks]
     with progress("quantizing blocks", len(blocks)) as advance:
-        for block in blocks:
+        for block, recipe in blocks:
             quantize_block(block, recipe)
             advance()
 
 
-def is_static(layer: QuantLinear) -> bool:
-    """Whether the layer's activation scale comes from calibration."""
-    return layer.spec.act is not None and not layer.spec.act.dynamic
-
-
-def _stream(
-    recipe: Sequence[Algorithm],
-    networks: Sequence[Network],
-    needs: frozenset[str],
-    max_rows: int,
-    record: Callable[[dict[str, CallStore]], None],
-) -> None:
-    propagate: Literal["quantized", "float"] = "quantized" if any(m.sequential for m in recipe) else "float"
-    with TemporaryDirectory(prefix="llmc-calls-") as folder:
-        stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in networks}
-        record(stores)
-        for network in networks:
-            device = next(network.part.module.parameters()).device
-            blocks = BlockStream(
-                network.part, network.blocks, stores[network.part.name], needs, max_rows, device, propagate
-            )
-            with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
-                for block in blocks:
-                    quantize_block(block, recipe)
-                    advance()
+def _stream(network: Network, store: CallStore, max_rows: int) -> None:
+    device = next(network.part.module.parameters()).device
+    propagate: Literal["quantized", "float"] = "quantized" if network.sequential else "float"
+    blocks = BlockStream(network.part, network.blocks, store, network.needs, max_rows, device, propagate)
+    with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
+        for block in blocks:
+            quantize_block(block, network.recipe)
+            advance()

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from llmc.config.plan import methods
 from llmc.config.schema import Config
 from llmc.models.base import LinearGroup, Part
+from llmc.models.encoders import encoder_skeletons
 from llmc.steps.network import with_exact_scales
 
 
@@ -23,11 +25,12 @@ class Row:
 
 def explain(config: Config) -> str:
     """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches."""
-    lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
-    policy = config.policy()
+    lines = [f"methods: {methods(config, 'video_gen')}"]
     exporters = [exporter for exporter, _ in config.save.targets()]
     online = all(exporter.online_scale for exporter in exporters)
-    for part in config.model.adapter().skeleton(config.model.path):
+    adapter, folder, sections = config.model.adapter(), config.model.path, config.quant.sections()
+    for part in [*adapter.skeleton(folder), *encoder_skeletons(folder, adapter.encoders, sections)]:
+        policy = config.policy(part.section)
         found: dict[tuple[str, str, str], list[int]] = {}
         names = []
         for number, (block, module) in enumerate(part.blocks):
@@ -40,6 +43,8 @@ def explain(config: Config) -> str:
                     found.setdefault(key, []).append(number)
         rows = [Row(pattern, tuple(numbers), spec, scale) for (pattern, spec, scale), numbers in found.items()]
         lines += ["", f"{part.name}: {len(part.blocks)} blocks, {len(names)} linears", *table(rows)]
+        if part.section != "video_gen":
+            lines.append(f"methods of {part.name}: {methods(config, part.section)}")
         lines += [f"rule {glob}: {count} layers" for glob, count in policy.check(names).items()]
     return "\n".join(lines)
 
@@ -47,7 +52,7 @@ def explain(config: Config) -> str:
 def smoothing(part: Part, group: LinearGroup, online: bool) -> str:
     """Who multiplies, if a method scales this input."""
     if group.fold:
-        return "folds into " + ", ".join(group.fold)
+        return "folds into " + ", ".join(map(str, group.fold))
     return "at run time" if online else "cannot be carried: not smoothed"
 
 

@@ -26,6 +26,7 @@ class Network:
     part: Part
     layers: dict[str, QuantLinear]
     blocks: list[BlockStep]
+    recipe: Sequence[Algorithm] = ()
     matched: Counter[str] = field(default_factory=Counter)  # rule -> layers
 
     @property
@@ -37,14 +38,32 @@ class Network:
         """How far each layer is from float, where rows were kept to tell."""
         return {name: error for block in self.blocks for name, error in block.errors.items()}
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics of its inputs that its recipe and its grids ask for."""
+        needs = frozenset[str]().union(*(method.needs for method in self.recipe))
+        if any(is_static(layer) for layer in self.layers.values()):
+            needs |= {"range"}
+        return needs | {"rows"} if needs else needs  # each layer's error is told from the rows
 
-def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Network:
+    @property
+    def sequential(self) -> bool:
+        """Whether a block is to be observed on what the quantized blocks before it give."""
+        return any(method.sequential for method in self.recipe)
+
+
+def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter], recipe: Sequence[Algorithm] = ()) -> Network:
     """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
     names = {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
     matched = policy.check(f"{block}.{linear}" for block, linears in names.items() for linear in linears)
     layers = swap_linears(part.blocks, names, lambda name: with_exact_scales(policy.spec_of(name), exporters))
     online = all(exporter.online_scale for exporter in exporters)
-    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
+    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), recipe, matched)
+
+
+def is_static(layer: QuantLinear) -> bool:
+    """Whether the layer's activation scale comes from calibration."""
+    return layer.spec.act is not None and not layer.spec.act.dynamic
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from llmc.algorithms.base import Algorithm
 from llmc.config.schema import Config
 from llmc.eval.compare import Comparison, compare_videos, mean_of
 from llmc.eval.report import write_report
@@ -31,7 +32,7 @@ def collect(
     folder: RunFolder,
 ) -> Results:
     """Everything that is known of a run; rank 0 also writes it."""
-    layers = layer_table(networks, describe(config))
+    layers = layer_table(networks)
     judged = {} if judgement is None else judged_fields(config, judgement, folder)
     device = str(next(networks[0].part.module.parameters()).device)
     results = Results(
@@ -51,12 +52,17 @@ def collect(
 
 def describe(config: Config) -> str:
     """The recipe in one line."""
-    quant = config.quant.video_gen
-    methods = " + ".join(method.label() for method in config.recipe())
-    return f"{methods}: {quant.default_spec()}"
+    said = {section: f"{methods(quant.method)}: {quant.default_spec()}"
+            for section, quant in config.quant.sections().items()}  # fmt: skip
+    return "; ".join(text if section == "video_gen" else f"{section} {text}" for section, text in said.items())
 
 
-def layer_table(networks: Sequence[Network], recipe: str) -> list[LayerResult]:
+def methods(recipe: Sequence[Algorithm]) -> str:
+    """The methods in a few words."""
+    return " + ".join(method.label() for method in recipe)
+
+
+def layer_table(networks: Sequence[Network]) -> list[LayerResult]:
     """What became of every linear."""
     table = []
     for network in networks:
@@ -67,7 +73,7 @@ def layer_table(networks: Sequence[Network], recipe: str) -> list[LayerResult]:
                     name=name,
                     spec=str(layer.spec),
                     transforms="; ".join(str(transform) for transform in layer.state.transforms),
-                    method=recipe.partition(":")[0] if layer.state.rounded is not None else "float weight",
+                    method=methods(network.recipe) if layer.state.rounded is not None else "float weight",
                     error=error and error.recipe,
                     baseline_error=error and error.baseline,
                     weight_error=error and error.weight,
@@ -119,8 +125,10 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
         position: [BlockResult(name=name, error=error) for name, error in judged.blocks]
         for position, judged in replayed.items()
     }
+    encoders = {position: dict(judged.encoders) for position, judged in replayed.items() if judged.encoders}
     missing = sorted({why for found in compared.values() for one in found for why in one.missing.values()})
-    return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks, "warnings": missing}
+    return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks,
+            "encoders": encoders, "warnings": missing}  # fmt: skip
 
 
 def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:

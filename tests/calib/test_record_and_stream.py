@@ -194,7 +194,7 @@ def test_a_static_activation_gets_the_range_of_every_call(pipeline: Any, folder:
     hook = layer.register_forward_pre_hook(
         lambda module, args: seen.append(torch.stack([args[0].min(), args[0].max()]))
     )
-    calibrate((), WanI2V(), pipeline, [network], planned(folder), max_rows=32)
+    calibrate(WanI2V(), pipeline, [network], planned(folder), max_rows=32)
     hook.remove()
     low, high = torch.stack(seen).T
     assert layer.state.static is not None

@@ -12,8 +12,11 @@ from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import relative_error, teacher_forced_errors
+from llmc.export.base import FinishedPart
+from llmc.export.folding import folded_tensors
+from llmc.export.transformed import transformed_tensors
 from llmc.layers.linear import in_mode
-from llmc.layers.transforms import Scale
+from llmc.layers.transforms import ModulatedRows, Scale
 from llmc.models.base import adapters
 from tests.contracts.conftest import Family
 from tests.tiny_pipelines import TINY
@@ -39,7 +42,7 @@ def test_linears_of_a_group_truly_read_the_same_tensor(family: Family) -> None:
         hook.remove()
     for network in networks:
         for group in network.groups:
-            assert len({id(read[name]) for name in group.names}) == 1, group.names
+            assert all(torch.equal(read[name], read[group.names[0]]) for name in group.names), group.names
 
 
 @torch.no_grad()
@@ -74,6 +77,30 @@ def test_smoothing_leaves_the_float_output_as_it_is(family: Family, online: bool
         assert max(e for steps in errors.values() for step in steps.values() for e in step) < 1e-10
 
 
+@torch.no_grad()
+def test_smoothing_that_files_hold_leaves_the_network_as_it_is(family: Family) -> None:
+    """In rows of the linear before, in an affine norm, or in what modulates it; a fresh network reads the file."""
+    pipeline, networks = family.load()
+    stores = {network.part.name: CallStore() for network in networks}
+    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
+    parts = {part.name: part for part in family.adapter.parts(family.adapter.load(family.source, "auto", "cpu"))}
+    generator = torch.Generator().manual_seed(0)
+    for network in networks:
+        state = network.part.module.state_dict()
+        for group in network.groups:
+            if any(isinstance(fold, ModulatedRows) or f"{fold}.weight" in state for fold, _ in group.fold):
+                group.transform(Scale(torch.rand(group.linears[0].in_features, generator=generator) * 3 + 0.2))
+        finished = FinishedPart(network.part.name, network.part.module, network.layers, {}, family.source, {}, {})
+        tensors = folded_tensors(finished)
+        for name, layer in network.layers.items():
+            tensors |= transformed_tensors(name, layer)
+        fresh = parts[network.part.name]
+        assert any(not torch.equal(tensors[name].make(), state[name]) for name in state)
+        fresh.module.load_state_dict({name: tensor.make() for name, tensor in tensors.items()})
+        errors = teacher_forced_errors(fresh, stores[network.part.name], CPU)
+        assert max(e for steps in errors.values() for step in steps.values() for e in step) < 1e-10
+
+
 def test_generating_twice_gives_the_same_video(family: Family) -> None:
     pipeline, networks = family.load()
     parts = [network.part for network in networks]
@@ -94,6 +121,20 @@ def test_names_translate_to_every_target_and_back(family: Family) -> None:
             assert len(set(there.values())) == len(names)
             back = Renamer(table).backward_all(there.values())
             assert {new: old for old, new in there.items()} == back
+
+
+def test_the_original_layout_is_a_bijection(family: Family) -> None:
+    from llmc.models.original import from_original, to_original
+
+    _, networks = family.load()
+    for network in networks:
+        state = network.part.module.state_dict()
+        table = family.adapter.original(network.part.module)
+        if not table:
+            assert family.adapter.renames, "a family has a table of original names, or of names alone"
+            continue
+        back = from_original(to_original(state, table), table, state)
+        assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
 
 def test_the_skeleton_has_the_layers_of_the_model_and_no_weights(family: Family) -> None:
