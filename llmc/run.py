@@ -35,7 +35,7 @@ def run(config: Config) -> Results:
         folder.write_json("versions.json", versions())
     exporters = config.save.targets()
     with folder.phase("load"):
-        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
+        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device), config.model.transformer)
         policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
