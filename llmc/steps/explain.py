@@ -30,7 +30,8 @@ def explain(config: Config) -> str:
     for part in config.model.adapter().skeleton(config.model.path):
         found: dict[tuple[str, str, str], list[int]] = {}
         names = []
-        for number, (block, module) in enumerate(part.blocks):
+        for block, module in part.blocks:
+            number = int(block.rpartition(".")[2])
             for group in part.groups(module):
                 for linear in group.linears:
                     name = f"{block}.{linear}"
