@@ -13,7 +13,7 @@ from llmc.models.base import adapters
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "configs"
 
-# variant: adapter, parameters, gigabytes of the published 16-bit file, share that is quantized, linears of each kind of block
+# variant: adapter, parameters, gigabytes of the published 16-bit file, quantized share, linears by kind of block
 VARIANTS = {
     "flux1_dev": ("Flux", 11_901_408_320, 23.80, 0.72,
                   {"FluxTransformerBlock": 19 * 12, "FluxSingleTransformerBlock": 38 * 5}),
