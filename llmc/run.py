@@ -37,7 +37,7 @@ def run(config: Config) -> Results:
         folder.write_json("versions.json", versions())
     exporters = config.save.targets()
     with folder.phase("load"):
-        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
+        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device), config.model.transformer)
         for name, path in config.model.encoder_weights().items():
             load_encoder(getattr(pipeline, name), path)
             log.info("read the weights of the %s from %s", name, path)

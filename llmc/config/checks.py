@@ -16,6 +16,11 @@ from llmc.models.base import check_adapter
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
 
+TASKS = {
+    "i2v": "i2v: each sample needs a first frame",
+    "t2v": "t2v: it takes a prompt alone",
+    "t2i": "t2i: it makes an image of a prompt",
+}
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
 
 
@@ -29,7 +34,8 @@ def check_config(config: Config) -> None:
 def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     checks = (
-        model_problems, encoder_problems, samples_problems, sampling_problems, order_problems, target_problems,
+        model_problems, encoder_problems, samples_problems, sampling_problems, metric_problems, order_problems,
+        target_problems,
         output_problems,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
@@ -43,6 +49,8 @@ def model_problems(config: Config) -> Iterator[Problem]:
             check_adapter(type(config.model.adapter()), config.model.path)
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
+    if config.model.transformer is not None:
+        yield from _missing(config, ("model", "transformer"), config.model.transformer)
     for index, lora in enumerate(config.model.lora):
         yield from _missing(config, ("model", "lora", index, "path"), lora.path)
 
@@ -74,11 +82,11 @@ def encoder_problems(config: Config) -> Iterator[Problem]:
 
 def samples_problems(config: Config) -> Iterator[Problem]:
     """Whether samples.json can be read, and every image it names is there."""
-    needs_image = config.model.adapter().needs_image
+    adapter = config.model.adapter()
+    needs_image, task = adapter.needs_image, adapter.task()
     for key, samples in _sample_sections(config):
-        if (samples.name == "i2v") != needs_image:
-            wanted = "i2v: each sample needs a first frame" if needs_image else "t2v: it takes a prompt alone"
-            yield Problem((key, "name"), f"it is {samples.name}; {config.model.type} is of the kind {wanted}")
+        if samples.name != task:
+            yield Problem((key, "name"), f"it is {samples.name}; {config.model.type} is of the kind {TASKS[task]}")
         yield from _missing(config, (key, "path"), samples.path)
         if samples.path.exists():
             try:
@@ -91,10 +99,26 @@ def sampling_problems(config: Config) -> Iterator[Problem]:
     """Whether the model family can make videos of these sizes."""
     adapter = type(config.model.adapter())
     for key, samples in _sample_sections(config):
-        for sentence in adapter.check_sampling(samples.target_height, samples.target_width, samples.num_frames):
+        if samples.num_frames is None and not adapter.makes_images:
+            yield Problem((key, "num_frames"), "the key is missing; give the frames of the video")
+            continue
+        if samples.num_frames not in (None, 1) and adapter.makes_images:
+            text = f"it is {samples.num_frames}; {config.model.type} makes images: leave it out"
+            yield Problem((key, "num_frames"), text)
+        for sentence in adapter.check_sampling(samples.target_height, samples.target_width, samples.num_frames or 1):
             name = sentence.split()[0]
             keys = (key, name) if name in type(samples).model_fields else (key,)
             yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+
+
+def metric_problems(config: Config) -> Iterator[Problem]:
+    """Whether each metric that was asked for can tell of what the model makes."""
+    if config.eval is None or not config.model.adapter().makes_images or "metrics" not in config.eval.model_fields_set:
+        return
+    for index, metric in enumerate(config.eval.metrics):
+        if metric.least_frames > 1:
+            text = f"{metric.name} compares videos, and {config.model.type} makes images: leave it out"
+            yield Problem(("eval", "metrics", index), text)
 
 
 def order_problems(config: Config) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ def plan(config: Config) -> str:
     if config.eval is not None:
         against = f" and {config.eval.baseline}" if config.eval.baseline else ""
         steps += [("judge", f"{_sampling(how)}, samples of {config.eval.path}") for how in config.eval_samplings()]
-        metrics = ", ".join(metric.name for metric in config.eval.metrics)
+        metrics = ", ".join(metric.name for metric in config.metrics())
         steps.append(("", f"{', '.join(config.eval.eval_pos)}{against} against float: {metrics}"))
     steps.append(("run folder", str(config.run_dir)))
     width = max(len(name) for name, _ in steps)
@@ -37,5 +37,6 @@ def methods(config: Config, section: Section) -> str:
 
 
 def _sampling(how: Sampling) -> str:
-    size = f"{how.num_frames} frames of {how.width}x{how.height}"
+    frames = f"{how.num_frames} frames" if how.num_frames > 1 else "images"
+    size = f"{frames} of {how.width}x{how.height}"
     return f"{size}, {how.steps} steps, guidance {how.guidance_scale:g}, seed {how.seed}"

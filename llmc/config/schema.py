@@ -62,6 +62,11 @@ class ModelConfig(Strict):
 
     type: str = Field(description="the model family's adapter, such as WanI2V; `llmc list` names them")
     path: InputPath = Field(description="folder of the float pipeline in diffusers layout (with model_index.json)")
+    transformer: InputPath | None = Field(
+        None,
+        description="file of the transformer in its original repository's layout, such as flux1-dev.safetensors or "
+        "mp_rank_00_model_states.pt, in place of the folder's own weights",
+    )
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: as the weights are stored"
     )
@@ -95,8 +100,8 @@ class ModelConfig(Strict):
 class SamplesConfig(Strict):
     """Samples, and the size of what is generated from them."""
 
-    name: Literal["i2v", "t2v"] = Field(
-        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone"
+    name: Literal["i2v", "t2v", "t2i"] = Field(
+        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image"
     )
     download: StrictBool = Field(False, description="False: nothing is ever downloaded")
     path: InputPath = Field(description="folder with samples.json and the images it names")
@@ -106,7 +111,9 @@ class SamplesConfig(Strict):
     )
     target_height: StrictInt = Field(ge=1, description="height of the video in pixels")
     target_width: StrictInt = Field(ge=1, description="width of the video in pixels")
-    num_frames: StrictInt = Field(ge=1, description="frames of the video")
+    num_frames: StrictInt | None = Field(
+        None, ge=1, description="frames of the video; left out where the model makes images"
+    )
     guidance_scale: Number = Field(ge=0, description="weight of classifier-free guidance; up to 1 switches it off")
 
     @field_validator("download")
@@ -159,7 +166,7 @@ class EvalConfig(SamplesConfig):
     metrics: tuple[AnyMetric, ...] = Field(
         ("psnr", "ssim", "vmaf", "temporal_error"),
         validate_default=True,
-        description="how videos are compared with the float model's",
+        description="how videos are compared with the float model's; an image by those that can tell of one frame",
     )
     baseline: Literal["RTN"] | None = Field(
         "RTN", description="also judge plain rounding, to see what the methods gain; null: do not"
@@ -239,6 +246,12 @@ class Config(Strict):
         steps = self.eval.steps or self.calib.sample_steps
         return tuple(_sampling(self.eval, steps, seed) for seed in self.eval.seeds or (self.base.seed,))
 
+    def metrics(self) -> tuple[Metric, ...]:
+        """How what is generated is compared; of the default, images get what can tell of one frame."""
+        given = self.eval.metrics if self.eval is not None else ()
+        videos = not self.model.adapter().makes_images
+        return tuple(metric for metric in given if videos or metric.least_frames == 1)
+
     def fingerprint(self) -> str:
         """The same for the same work, wherever its output goes: sha256 over everything else."""
         work = self.model_dump(mode="json", exclude=OUTPUTS)
@@ -247,6 +260,6 @@ class Config(Strict):
 
 def _sampling(samples: SamplesConfig, steps: int, seed: int) -> Sampling:
     return Sampling(
-        height=samples.target_height, width=samples.target_width, num_frames=samples.num_frames,
+        height=samples.target_height, width=samples.target_width, num_frames=samples.num_frames or 1,
         steps=steps, guidance_scale=samples.guidance_scale, seed=seed,
     )  # fmt: skip

@@ -50,7 +50,7 @@ class Modulation:
     scale: int
 
     def __str__(self) -> str:
-        return f"{self.linear} rows {self.shift},{self.scale} of {self.chunks}"
+        return f"{self.linear} (chunks {self.shift} and {self.scale} of {self.chunks})"
 
 
 Fold = str | Modulation  # who can absorb a scale

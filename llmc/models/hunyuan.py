@@ -106,5 +106,9 @@ class HunyuanVideo(JointTransformer):
 
     def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:
         return pipeline(
-            prompt=sample.prompt, num_frames=sampling.num_frames, guidance_scale=sampling.guidance_scale, **common
+            prompt=sample.prompt,
+            num_frames=sampling.num_frames,
+            guidance_scale=sampling.guidance_scale,
+            max_sequence_length=min(256, pipeline.tokenizer.model_max_length),  # beside the words set around a prompt
+            **common,
         ).frames[0]

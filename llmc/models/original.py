@@ -125,11 +125,17 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def common_dtype(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The type of most elements."""
+    """The type of most elements; one that a network can compute in, or it is no float model."""
     sizes: Counter[torch.dtype] = Counter()
     for tensor in tensors.values():
         sizes[tensor.dtype] += tensor.numel()
-    return sizes.most_common(1)[0][0]
+    dtype = sizes.most_common(1)[0][0]
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise AdapterError(
+            f"most weights are {dtype}: they were rounded before; what is read is bfloat16, float16 or float32: give "
+            "the file of the float model, or say `model.torch_dtype` to take them for one"
+        )
+    return dtype
 
 
 def _stack(row: tuple[str, str] | Fused | Swapped) -> Stack:

@@ -33,7 +33,8 @@ def explain(config: Config) -> str:
         policy = config.policy(part.section)
         found: dict[tuple[str, str, str], list[int]] = {}
         names = []
-        for number, (block, module) in enumerate(part.blocks):
+        for block, module in part.blocks:
+            number = int(block.rpartition(".")[2])
             for group in part.groups(module):
                 for linear in group.linears:
                     name = f"{block}.{linear}"

@@ -53,7 +53,7 @@ def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequen
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
     loras = [(lora.path, lora.strength) for lora in config.model.lora]
-    sources = [config.model.path, *config.model.encoder_weights().items(), *loras]
+    sources = [config.model.path, config.model.transformer, *config.model.encoder_weights().items(), *loras]
     recording = judge_float(adapter, pipeline, networks, planned, cache, sources)
     positions = {"float": Judged(recording.videos, [], [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]

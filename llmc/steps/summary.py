@@ -96,7 +96,7 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
     compared: dict[str, list[Comparison]] = {}
     with progress("comparing videos", len(judgement.positions)) as advance:
         for position, judged in judgement.positions.items():
-            compared[position] = compare_videos(reference, judged.videos, config.eval.metrics)
+            compared[position] = compare_videos(reference, judged.videos, config.metrics())
             advance()
     everyone = range(len(judgement.samples))
     metrics = {

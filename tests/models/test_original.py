@@ -110,6 +110,13 @@ def test_a_file_of_another_variant_is_refused_with_the_tensors_that_tell(saved: 
         adapter.load(saved("Flux"), "auto", "cpu", transformer=tmp_path / "narrow.safetensors")
 
 
+def test_weights_that_were_rounded_before_are_refused(saved: Saved, tmp_path: Path) -> None:
+    rounded = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in original_of("Flux", saved("Flux")).items()}
+    save_file(rounded, tmp_path / "flux1-dev-fp8.safetensors")
+    with pytest.raises(AdapterError, match=r"most weights are torch\.float8_e4m3fn"):
+        adapters()["Flux"]().load(saved("Flux"), "auto", "cpu", transformer=tmp_path / "flux1-dev-fp8.safetensors")
+
+
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"not at all")
     torch.save({"module": {"step": 3}}, tmp_path / "strange.pt")

@@ -58,7 +58,9 @@ def words() -> Any:
     vocabulary = dict.fromkeys(["<pad>", "<unk>", *(word for word, _ in split.pre_tokenize_str(text))])
     pieces = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     pieces.pre_tokenizer = split
-    return PreTrainedTokenizerFast(tokenizer_object=pieces, pad_token="<pad>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces, pad_token="<pad>", unk_token="<unk>", model_max_length=24
+    )  # fmt: skip
 
 
 PIPELINES: Tiny = {
