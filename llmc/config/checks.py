@@ -62,7 +62,7 @@ def encoder_problems(config: Config) -> Iterator[Problem]:
     if not (config.model.path / "model_index.json").is_file():  # said already
         return
     classes = encoder_classes(config.model.path, config.model.adapter().encoders)
-    for name in config.model.encoder_weights().keys() - classes.keys():
+    for name in sorted(config.model.encoder_weights().keys() - classes.keys()):
         has = ", ".join(classes) or "no encoder at all"
         yield Problem(("model", name), f"the pipeline has {has}; leave model.{name} out")
     for section in config.quant.sections():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmc.config.schema import Config
-from llmc.models.base import Sampling, Section
+from llmc.models.base import Sampling
 
 
 def plan(config: Config) -> str:
@@ -14,7 +14,8 @@ def plan(config: Config) -> str:
         steps.append(("calibrate", f"{_sampling(config.calib_sampling())}, samples of {config.calib.path}"))
     for section in sections:
         policy = config.policy(section)
-        steps.append(("methods" if section == "video_gen" else section, methods(config, section)))
+        methods = ", then ".join(method.label() for method in config.recipe(section))
+        steps.append(("methods" if section == "video_gen" else section, methods))
         steps.append(("layers", str(policy.default)))
         steps += [(f"  {rule.match}", str(rule.spec)) for rule in policy.rules]
         if policy.ignored_blocks or policy.ignored_layers:
@@ -29,11 +30,6 @@ def plan(config: Config) -> str:
     steps.append(("run folder", str(config.run_dir)))
     width = max(len(name) for name, _ in steps)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in steps)
-
-
-def methods(config: Config, section: Section) -> str:
-    """The methods of a section in order."""
-    return ", then ".join(method.label() for method in config.recipe(section))
 
 
 def _sampling(how: Sampling) -> str:

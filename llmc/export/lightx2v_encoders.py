@@ -36,9 +36,8 @@ class Target:
     stem: str
     dtype: str
     built: Mapping[str, object]
-    unread: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # wanted by its module, never used: name -> shape
+    # what its module wants and never uses: name -> type, and the sizes that make up the shape
+    unread: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 TARGETS: Mapping[str, Target] = {
@@ -50,7 +49,7 @@ TARGETS: Mapping[str, Target] = {
         "clip", "models_clip_open-clip-xlm-roberta-large-vit-huge-14", "float16",
         {"hidden_size": 1280, "num_attention_heads": 16, "num_hidden_layers": 32, "image_size": 224, "patch_size": 14,
          "hidden_act": "gelu"},
-        {"visual.head": ("hidden_size", "projection_dim"), "log_scale": ()},
+        {"visual.head": ("float16", ("hidden_size", "projection_dim")), "log_scale": ("float32", ())},
     ),
 }  # fmt: skip
 
@@ -68,8 +67,8 @@ def write_encoder(part: FinishedPart, folder: Path, file: EncoderFile) -> Path:
     for name, layer in part.layers.items():
         tensors |= _linear(name, layer, dtype)
     named = to_original(type(part.module).__name__, tensors)
-    for name, sizes in target.unread.items():
-        named[name] = kept(torch.zeros([getattr(config, size) for size in sizes], dtype=dtype))
+    for name, (kind, sizes) in target.unread.items():
+        named[name] = kept(torch.zeros([getattr(config, size) for size in sizes], dtype=getattr(torch, kind)))
     path = encoder_path(part, folder, file)
     write_checkpoint(path.parent, named, "single", part.provenance, stem=path.stem, suffix=SUFFIXES[file])
     return path

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmc.config.plan import methods
 from llmc.config.schema import Config
 from llmc.models.base import LinearGroup, Part
 from llmc.models.encoders import encoder_skeletons
@@ -25,7 +24,7 @@ class Row:
 
 def explain(config: Config) -> str:
     """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches."""
-    lines = [f"methods: {methods(config, 'video_gen')}"]
+    lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
     exporters = [exporter for exporter, _ in config.save.targets()]
     online = all(exporter.online_scale for exporter in exporters)
     adapter, folder, sections = config.model.adapter(), config.model.path, config.quant.sections()
@@ -44,8 +43,6 @@ def explain(config: Config) -> str:
                     found.setdefault(key, []).append(number)
         rows = [Row(pattern, tuple(numbers), spec, scale) for (pattern, spec, scale), numbers in found.items()]
         lines += ["", f"{part.name}: {len(part.blocks)} blocks, {len(names)} linears", *table(rows)]
-        if part.section != "video_gen":
-            lines.append(f"methods of {part.name}: {methods(config, part.section)}")
         lines += [f"rule {glob}: {count} layers" for glob, count in policy.check(names).items()]
     return "\n".join(lines)
 
