@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 
 from llmc import distributed
-from llmc.calib.samples import read_samples
 from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
@@ -15,10 +14,11 @@ from llmc.export.base import Exporter, FinishedPart
 from llmc.log import attach_file, log
 from llmc.models.base import check_adapter, flow_shift
 from llmc.steps.calibrate import calibrate
+from llmc.steps.coverage import coverage_table
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, layer_errors, prepare
+from llmc.steps.network import Network, layer_errors, prepare_all
 from llmc.steps.summary import collect, describe
 
 
@@ -41,24 +41,27 @@ def run(config: Config) -> Results:
         for part, lora in product(parts, config.model.lora):
             changed = merge_lora(part.module, lora.path, lora.strength, adapter.renames.values())
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
-        networks = [prepare(part, policy, outputs) for part in parts]
+        networks = prepare_all(parts, policy, outputs)
     with folder.phase("calibrate"):
-        samples = read_samples(config.calib.path, adapter.needs_image, config.calib.n_samples, config.calib.prompts)
+        samples = config.calib.samples(adapter, config.calib.prompts)
         sampling = config.calib_sampling()
         # another noise for each sample: more of what the network can meet
         planned = [
             (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
             for i, sample in distributed.share(samples)
         ]
-        calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
-        errors = {name: error for network in networks for name, error in layer_errors(network).items()}
+        seen = calibrate(
+            config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed
+        )
+        coverage = coverage_table(seen, networks, samples)
+        errors = {network.part.name: layer_errors(network) for network in networks}
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
             judgement = judge(config, adapter, pipeline, networks, folder.path)
-    results = collect(config, networks, errors, judgement, checkpoint, folder)
+    results = collect(config, networks, errors, coverage, judgement, checkpoint, folder)
     distributed.wait()
     distributed.stop()
     return results
@@ -88,7 +91,9 @@ def export(
                 renames=config.model.adapter().renames,
                 source=config.model.path,
                 provenance=provenance,
-                sampling={**samplings[0].model_dump(), "shift": shift},
+                sampling={**samplings[0].model_dump(), "shift": samplings[0].shift or shift},
+                expert=network.part.expert,
+                parts=tuple(network.part.name for network in networks),
             )
             written.append(exporter.write(part, path))
     distributed.wait()

@@ -27,7 +27,7 @@ Stats = dict[str, Tensor]  # observer name -> what it measured
 class Group:
     """Linears that read one tensor, and who could absorb a scale of it."""
 
-    name: str  # full name of the first linear
+    name: str  # its part's name and the full name of the first linear: two experts have the same blocks
     names: tuple[str, ...]
     linears: tuple[QuantLinear, ...]
     fold: tuple[tuple[str, nn.Module], ...]
@@ -72,8 +72,10 @@ class Group:
             layer.fix_act_scale(low, high)
 
     def transform(self, transform: Transform) -> None:
-        """Change the basis of the shared input; a Scale that linears before can absorb goes into their rows at once."""
-        if isinstance(transform, Scale) and self.fold:
+        """Change the basis of the shared input; a Scale that linears before can absorb goes into their rows at once.
+        Nobody before can absorb it once the input is rotated: its channels are no longer theirs."""
+        in_own_channels = all(isinstance(before, Scale) for before in self.linears[0].state.transforms)
+        if isinstance(transform, Scale) and self.fold and in_own_channels:
             producers = [module for _, module in self.fold if isinstance(module, QuantLinear)]
             for producer in producers:
                 producer.multiply_output(transform.multiplier)
@@ -136,7 +138,8 @@ def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tupl
         assert all(isinstance(layer, QuantLinear) for layer in linears), f"swap the linears of {prefix} first"
         names = tuple(f"{prefix}.{name}" for name in group.linears)
         fold = tuple((f"{prefix}.{name}", block.get_submodule(name)) for name in group.fold)
-        groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold)))  # type: ignore[arg-type]
+        full = f"{part.name}.{names[0]}"
+        groups.append(Group(full, names, linears, fold, may_scale=may_scale(group.fold)))  # type: ignore[arg-type]
     return groups
 
 

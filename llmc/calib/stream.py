@@ -15,7 +15,8 @@ from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
 from llmc.models.base import Part
 
-Outputs = dict[type, Any]  # of one call: the output of the last finished block of each class
+# of one call: the output of the last finished block of each class, or of each block whose class is lasting
+Outputs = dict[type | int, Any]
 
 
 class _Halt(BaseException):
@@ -39,10 +40,10 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
     name, target = part.blocks[index]
     run, ran = target.forward, []
 
-    def replay(position: int, block: nn.Module) -> Callable[..., Any]:
+    def replay(position: int) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             ran.append(position)
-            return outputs.get(type(block))
+            return outputs.get(_key(part, position))
 
         return forward
 
@@ -51,7 +52,7 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
 
     with ExitStack() as stack:
         for position, (_, block) in enumerate(part.blocks[:index]):
-            stack.enter_context(_forward(block, replay(position, block)))
+            stack.enter_context(_forward(block, replay(position)))
         stack.enter_context(_forward(target, run_then_halt))
         try:
             part.module(*call.args, **call.kwargs)
@@ -87,9 +88,9 @@ def stream_blocks(
             output = run_to_block(part, index, call, _on(device, stream))
         return _to_host(output), inputs
 
-    def advance(streams: list[Outputs], outputs: list[Any], block: type) -> None:
+    def advance(streams: list[Outputs], outputs: list[Any], index: int) -> None:
         for stream, output in zip(streams, outputs, strict=True):
-            stream[block] = output
+            stream[_key(part, index)] = output
 
     for index, block in enumerate(blocks):
         observation = Observation(block.groups, needs, len(store), max_rows)
@@ -108,8 +109,13 @@ def stream_blocks(
             with in_mode(block.linears.values(), "quantized"):
                 outputs = [run(index, call, stream)[0]
                            for call, stream in zip(store.calls(device), streams, strict=True)]  # fmt: skip
-        advance(streams, outputs, type(block.module))
-        advance(float_streams, float_outputs, type(block.module))
+        advance(streams, outputs, index)
+        advance(float_streams, float_outputs, index)
+
+
+def _key(part: Part, index: int) -> type | int:
+    block = type(part.blocks[index][1])
+    return index if block.__name__ in part.lasting else block
 
 
 def _to_host(output: Any) -> Any:

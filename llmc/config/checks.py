@@ -6,15 +6,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmc.calib.samples import read_samples
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.paths import input_candidates
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.errors import LlmcError
-from llmc.models.base import check_adapter
+from llmc.models.base import adapters, check_adapter
 from llmc.numerics.spec import LayerSpec
 
+# field of Sampling -> its key in the configuration
+SCHEDULE = {
+    "guidance_scale_2": "guidance_scale_2",
+    "shift": "sample_shift",
+    "denoising_step_list": "denoising_step_list",
+}
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
 
 
@@ -47,15 +52,16 @@ def model_problems(config: Config) -> Iterator[Problem]:
 
 def samples_problems(config: Config) -> Iterator[Problem]:
     """Whether samples.json can be read, and every image it names is there."""
-    needs_image = config.model.adapter().needs_image
+    adapter = config.model.adapter()
     for key, samples in _sample_sections(config):
-        if (samples.name == "i2v") != needs_image:
-            wanted = "i2v: each sample needs a first frame" if needs_image else "t2v: it takes a prompt alone"
+        if (samples.name == "i2v") != adapter.needs_image and not (samples.name == "i2v" and adapter.takes_image):
+            wanted = "i2v: each sample needs an image" if adapter.needs_image else "t2v: it takes a prompt alone"
             yield Problem((key, "name"), f"it is {samples.name}; {config.model.type} is of the kind {wanted}")
+            continue
         yield from _missing(config, (key, "path"), samples.path)
         if samples.path.exists():
             try:
-                read_samples(samples.path, needs_image, samples.n_samples)
+                samples.samples(adapter)
             except LlmcError as error:
                 yield Problem((key, "path"), str(error))
 
@@ -68,6 +74,33 @@ def sampling_problems(config: Config) -> Iterator[Problem]:
             name = sentence.split()[0]
             keys = (key, name) if name in type(samples).model_fields else (key,)
             yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+        for field, name in SCHEDULE.items():
+            if getattr(samples, name) is not None and field not in adapter.optional:
+                able = [other for other, cls in adapters().items() if field in cls.optional]
+                yield Problem(
+                    (key, name), f"{config.model.type} does not read it; leave it out (it is for {', '.join(able)})"
+                )
+        if samples.guidance_scale_2 is not None and (samples.guidance_scale_2 > 1) != (samples.guidance_scale > 1):
+            text = (
+                f"it is {samples.guidance_scale_2:g} beside guidance_scale {samples.guidance_scale:g}; guidance is on "
+            )
+            yield Problem(
+                (key, "guidance_scale_2"), text + "for both experts or for none: put both above 1, or leave it out"
+            )
+    yield from step_problems(config)
+
+
+def step_problems(config: Config) -> Iterator[Problem]:
+    """Whether the number of steps is that of the list of a distilled model."""
+    given = [("calib", "sample_steps", config.calib.sample_steps, config.calib.denoising_step_list)]
+    if config.eval is not None:
+        listed = config.eval.denoising_step_list or config.calib.denoising_step_list
+        given.append(("eval", "steps", config.eval.steps or 0, listed))
+    for section, key, steps, listed in given:
+        if listed and steps and steps != len(listed):
+            yield Problem(
+                (section, key), f"it is {steps}, but denoising_step_list has {len(listed)}; write {len(listed)}"
+            )
 
 
 def order_problems(config: Config) -> Iterator[Problem]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.samples import read_samples
 from llmc.config.document import Source
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
 from llmc.config.words import choice
 from llmc.eval.metrics.base import Metric
-from llmc.models.base import ModelAdapter, Sampling
+from llmc.models.base import ModelAdapter, Sample, Sampling
 from llmc.plugin import Strict, by_name, discover
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
@@ -97,6 +98,18 @@ class SamplesConfig(Strict):
     target_width: StrictInt = Field(ge=1, description="width of the video in pixels")
     num_frames: StrictInt = Field(ge=1, description="frames of the video")
     guidance_scale: Number = Field(ge=0, description="weight of classifier-free guidance; up to 1 switches it off")
+    guidance_scale_2: Number | None = Field(
+        None, ge=0, description="the same for the low-noise expert of a model that has one; default: guidance_scale"
+    )
+    sample_shift: Number | None = Field(
+        None, gt=0, description="shift of the schedule towards noise; default in calib: the model's, in eval: calib's"
+    )
+    denoising_step_list: tuple[StrictInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description="the steps of a distilled model out of 1000, before the shift, such as [1000, 750, 500, 250]; "
+        "default in calib: the model's scheduler, in eval: calib's",
+    )
 
     @field_validator("download")
     @classmethod
@@ -106,6 +119,21 @@ class SamplesConfig(Strict):
                 "download is True; llmc downloads nothing: put the samples into `path`, and write `download: False`"
             )
         return download
+
+    @field_validator("denoising_step_list")
+    @classmethod
+    def _steps_go_down(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        falls = steps is None or list(steps) == sorted(set(steps), reverse=True)
+        if steps is not None and not (falls and 1 <= steps[-1] <= steps[0] <= 1000):
+            raise ValueError(
+                f"denoising_step_list is {list(steps)}; it must fall from at most 1000 to at least 1, each step once; "
+                "write the list that the distilled model was trained for"
+            )
+        return steps
+
+    def samples(self, adapter: ModelAdapter, prompts: tuple[str, ...] = ()) -> list[Sample]:
+        """The samples that the section names."""
+        return read_samples(self.path, self.name == "i2v", self.n_samples, prompts, adapter.needs_last_image)
 
     @field_validator("bs")
     @classmethod
@@ -162,7 +190,9 @@ class IgnoredLayersConfig(Strict):
     block_ids: str | tuple[StrictInt | str, ...] = Field(
         (), description='block numbers and ranges: "0,15-23" or [0, "15-23"]'
     )
-    layer_names: tuple[str, ...] = Field((), description="globs over full layer names")
+    layer_names: tuple[str, ...] = Field(
+        (), description="globs over full layer names, with or without the part's name before them"
+    )
 
     @field_validator("block_ids", mode="before")
     @classmethod
@@ -214,16 +244,19 @@ class Config(Strict):
 
     def calib_sampling(self) -> Sampling:
         """How the float run is made that the network is observed in."""
-        return _sampling(
-            self.calib, self.calib.sample_steps, self.base.seed if self.calib.seed is None else self.calib.seed
-        )
+        calib = self.calib
+        seed = self.base.seed if calib.seed is None else calib.seed
+        return _sampling(calib, calib.sample_steps, seed, calib.sample_shift, calib.denoising_step_list)
 
     def eval_samplings(self) -> tuple[Sampling, ...]:
         """How the videos are generated: one for each seed; none without `eval`."""
         if self.eval is None:
             return ()
-        steps = self.eval.steps or self.calib.sample_steps
-        return tuple(_sampling(self.eval, steps, seed) for seed in self.eval.seeds or (self.base.seed,))
+        listed = self.eval.denoising_step_list or self.calib.denoising_step_list
+        steps = self.eval.steps or (len(listed) if listed else self.calib.sample_steps)
+        shift = self.calib.sample_shift if self.eval.sample_shift is None else self.eval.sample_shift
+        seeds = self.eval.seeds or (self.base.seed,)
+        return tuple(_sampling(self.eval, steps, seed, shift, listed) for seed in seeds)
 
     def fingerprint(self) -> str:
         """The same for the same work, wherever its output goes: sha256 over everything else."""
@@ -231,8 +264,11 @@ class Config(Strict):
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
-def _sampling(samples: SamplesConfig, steps: int, seed: int) -> Sampling:
+def _sampling(
+    samples: SamplesConfig, steps: int, seed: int, shift: float | None, listed: tuple[int, ...] | None
+) -> Sampling:  # fmt: skip
     return Sampling(
         height=samples.target_height, width=samples.target_width, num_frames=samples.num_frames,
-        steps=steps, guidance_scale=samples.guidance_scale, seed=seed,
+        steps=steps, guidance_scale=samples.guidance_scale, seed=seed, guidance_scale_2=samples.guidance_scale_2,
+        shift=shift, denoising_step_list=listed,
     )  # fmt: skip

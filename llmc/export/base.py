@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -37,6 +37,8 @@ class FinishedPart:
     source: Path  # the folder of the float pipeline
     provenance: Mapping[str, str]  # recipe, versions, fingerprint: goes into the files' metadata
     sampling: Mapping[str, Any]  # how the videos were judged: goes into ready runtime configurations
+    expert: Literal["high_noise", "low_noise"] | None = None  # which half of the schedule it denoises, if not all
+    parts: tuple[str, ...] = ()  # the names of all parts that are written, this one among them
 
 
 class Exporter(Plugin):

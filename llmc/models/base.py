@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -32,6 +32,7 @@ class LinearGroup:
 
 
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
+Expert = Literal["high_noise", "low_noise"] | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Part:
     module: torch.nn.Module
     blocks: Sequence[tuple[str, torch.nn.Module]]
     layout: Layout
+    expert: Expert = None  # which half of the schedule it denoises, if not all
+    lasting: frozenset[str] = frozenset()  # block classes of which later blocks read every output, not only the last
 
     def groups(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
         """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
@@ -59,10 +62,11 @@ class Sample(Strict):
     prompt: str
     negative_prompt: str = ""
     image: Path | None = None
+    last_image: Path | None = None
 
 
 class Sampling(Strict):
-    """How the pipeline is run."""
+    """How the pipeline is run; None leaves what the model's folder says."""
 
     height: int
     width: int
@@ -70,6 +74,30 @@ class Sampling(Strict):
     steps: int
     guidance_scale: float
     seed: int
+    guidance_scale_2: float | None = None  # of the low-noise expert; None: the same
+    shift: float | None = None  # of the schedule towards noise
+    denoising_step_list: tuple[int, ...] | None = None  # of a distilled model: its steps of 1000, before the shift
+
+
+@dataclass(frozen=True)
+class PipelineIndex:
+    """What a folder's model_index.json says: the pipeline's class, the components that are there, and its settings."""
+
+    folder: Path
+    class_name: str
+    components: frozenset[str]
+    settings: Mapping[str, Any]
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """The component's config.json; empty if it has none."""
+        path = self.folder / component / "config.json"
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+
+    def __str__(self) -> str:
+        told = [name for name in sorted(self.components) if name.startswith("transformer_")]
+        told += [f"{name} {value}" for name, value in self.settings.items() if value not in (None, False)]
+        return f"{self.class_name}{' with ' if told else ''}{', '.join(told)}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,14 @@ class ModelAdapter(Plugin):
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
+    takes_image: ClassVar[bool] = False  # a sample may have an image, and need not
+    needs_last_image: ClassVar[bool] = False
+    optional: ClassVar[frozenset[str]] = frozenset()  # the settings of Sampling with a default that it understands
+
+    @classmethod
+    def fits(cls, index: PipelineIndex) -> bool:
+        """Whether this adapter reads such a folder; families that share a pipeline class tell them apart here."""
+        return index.class_name == cls.pipeline
 
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
@@ -112,6 +148,11 @@ class ModelAdapter(Plugin):
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
 
+    def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
+        """How many times each part is called for one sample."""
+        calls = sampling.steps * (len(self.branches) if sampling.guidance_scale > 1 else 1)
+        return {part.name: calls for part in self.parts(pipeline)}
+
 
 def flow_shift(pipeline: Any) -> float:
     """How far the pipeline's schedule is shifted towards noise; 1 if it says nothing of it."""
@@ -128,34 +169,37 @@ def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.
     ]
 
 
-def pipeline_class(folder: Path) -> str:
-    """The pipeline that a diffusers folder holds."""
-    index = folder / "model_index.json"
-    if not index.is_file():
+def pipeline_index(folder: Path) -> PipelineIndex:
+    """What a diffusers folder says of itself."""
+    path = folder / "model_index.json"
+    if not path.is_file():
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
         raise AdapterError(
             f"{folder} has no model_index.json (found: {inside or 'nothing'}).\n"
             "  A model is a diffusers pipeline folder, with model_index.json beside transformer/, vae/ and the rest."
         )
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        class_name = str(entries["_class_name"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AdapterError(f"{index} is not a diffusers model index: {error}; save the pipeline again") from error
-    return str(name)
+        raise AdapterError(f"{path} is not a diffusers model index: {error}; save the pipeline again") from error
+    own = {name: value for name, value in entries.items() if not name.startswith("_")}
+    components = frozenset(name for name, value in own.items() if isinstance(value, list) and value[0] is not None)
+    settings = {name: value for name, value in own.items() if not isinstance(value, list)}
+    return PipelineIndex(folder, class_name, components, settings)
 
 
 def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:
     """Refuse a folder of another family, and name the adapter that would fit it."""
-    found = pipeline_class(folder)
-    if found == adapter.pipeline:
+    index = pipeline_index(folder)
+    if adapter.fits(index):
         return
-    fitting = [name for name, other in adapters().items() if other.pipeline == found]
+    fitting = [name for name, other in adapters().items() if other.fits(index)]
     advice = (
         f"write `model.type: {fitting[0]}`" if fitting else f"no adapter reads it; there are {', '.join(adapters())}"
     )
-    raise AdapterError(
-        f"{folder} holds a {found}, but {adapter.model_fields['name'].default} reads a {adapter.pipeline}: {advice}"
-    )
+    name = adapter.model_fields["name"].default
+    raise AdapterError(f"{folder} holds a {index}; {name} is for {adapter.summary().rstrip('.')}: {advice}")
 
 
 def adapters() -> dict[str, type[ModelAdapter]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -11,9 +13,11 @@ import torch
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.block import Observation
+from llmc.calib.coverage import Coverage
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import stream_blocks
+from llmc.errors import CalibrationError
 from llmc.layers.linear import QuantLinear
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
@@ -31,29 +35,58 @@ def calibrate(
     planned: Planned,
     max_rows: int,
     streamed: bool = False,
-) -> None:
-    """Quantize every block. `streamed` gathers statistics block by block over recorded calls, not all at once."""
+) -> Coverage:
+    """Quantize every block; returns which calls were observed, of each part by itself. `streamed` gathers statistics
+    block by block over recorded calls, not all at once."""
     needs = frozenset[str]().union(*(method.needs for method in recipe))
     if any(is_static(layer) for network in networks for layer in network.layers.values()):
         needs |= {"range"}
     if needs:  # whoever observes also keeps the rows that each layer's error is told from
         needs |= {"rows"}
 
+    coverage = Coverage()
+
     def record(stores: dict[str, CallStore]) -> None:
+        parts = [network.part for network in networks]
         with progress("calibration videos", len(planned)) as advance:
-            record_calls(adapter, pipeline, [network.part for network in networks], planned, stores, on_video=advance)
+            record_calls(adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage)
 
     if not needs:  # plain rounding looks at weights alone: no need to run the network
         quantize_all(networks, recipe)
-    elif streamed or any(method.sequential for method in recipe):
+        return coverage
+    calls = expected_calls(adapter, pipeline, networks, planned)
+    if streamed or any(method.sequential for method in recipe):
         _stream(recipe, networks, needs, max_rows, record)
     else:
-        calls = sum(how.steps * (len(adapter.branches) if how.guidance_scale > 1 else 1) for _, _, how in planned)
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
-        with Observation([g for network in networks for g in network.groups], needs, calls, max_rows) as observation:
+        with ExitStack() as stack:
+            observations = [
+                stack.enter_context(Observation(network.groups, needs, calls[network.part.name], max_rows))
+                for network in networks
+            ]
             record({})
-        observation.attach()
+        for observation in observations:
+            observation.attach()
         quantize_all(networks, recipe)
+    coverage.reduce()
+    return coverage
+
+
+def expected_calls(
+    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned
+) -> dict[str, int]:
+    """How many calls each part will get, all samples together; a part that would get none cannot be calibrated."""
+    calls: Counter[str] = Counter()
+    for _, _, how in planned:
+        calls.update(adapter.call_counts(pipeline, how))
+    for network in networks:
+        if planned and calls[network.part.name] == 0:
+            steps = planned[0][2].steps
+            raise CalibrationError(
+                f"{network.part.name} runs in none of the {steps} steps of this schedule, so nothing would be known of "
+                "it: another expert has them all; give calib more steps, or another shift"
+            )
+    return dict(calls)
 
 
 def quantize_all(networks: Sequence[Network], recipe: Sequence[Algorithm]) -> None:

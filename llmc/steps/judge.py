@@ -13,7 +13,6 @@ import torch
 from llmc import distributed
 from llmc.calib.record import record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
-from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import StepErrors, block_errors, teacher_forced_errors
 from llmc.config.schema import Config
@@ -46,7 +45,7 @@ class Judgement:
 def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], cache: Path) -> Judgement:
     """Float, the baseline and every position of `eval.eval_pos`, from the same seeds."""
     assert config.eval is not None
-    samples = read_samples(config.eval.path, adapter.needs_image, config.eval.n_samples)
+    samples = config.eval.samples(adapter)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
     sources = [config.model.path, *((lora.path, lora.strength) for lora in config.model.lora)]
@@ -117,7 +116,8 @@ def judge_position(
             device = next(network.part.module.parameters()).device
             with progress(f"{position} on the float trajectory", len(store)) as advance:
                 steps.append(teacher_forced_errors(network.part, store, device, advance))
-            blocks += block_errors(network.part, network.layers.values(), store, device)
+            found = block_errors(network.part, network.layers.values(), store, device)
+            blocks += [(network.prefix + name, error) for name, error in found]
     return Judged(videos, per_step(steps, [index for index, _, _ in planned]), blocks)
 
 

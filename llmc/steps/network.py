@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import linear
@@ -30,20 +29,38 @@ class Network:
     part: Part
     layers: dict[str, QuantLinear]
     blocks: list[BlockStep]
-    matched: Counter[str] = field(default_factory=Counter)  # rule -> layers
+    prefix: str = ""  # before the names of layers and blocks in tables: the part's name, if there are several parts
 
     @property
     def groups(self) -> list[Group]:
         return [group for block in self.blocks for group in block.groups]
 
 
-def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Network:
+def prepare_all(parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> list[Network]:
+    """Every part made ready; a rule that matches no layer of any part is refused."""
+    policy.check({part.name: layer_names(part) for part in parts})
+    return [prepare(part, policy, exporters, f"{part.name}." if len(parts) > 1 else "") for part in parts]
+
+
+def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter], prefix: str = "") -> Network:
     """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
-    names = {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
-    matched = policy.check(f"{block}.{linear}" for block, linears in names.items() for linear in linears)
-    layers = swap_linears(part.blocks, names, lambda name: with_exact_scales(policy.spec_of(name), exporters))
+
+    def spec_of(name: str) -> LayerSpec:
+        return with_exact_scales(policy.spec_of(name, part.name), exporters)
+
+    layers = swap_linears(part.blocks, linears_of(part), spec_of)
     online = all(exporter.online_scale for exporter in exporters)
-    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
+    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), prefix)
+
+
+def linears_of(part: Part) -> dict[str, list[str]]:
+    """The linears of each block, by their names within it."""
+    return {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
+
+
+def layer_names(part: Part) -> list[str]:
+    """The names of all linears that are quantized, within the part."""
+    return [f"{block}.{linear}" for block, linears in linears_of(part).items() for linear in linears]
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:

@@ -16,6 +16,7 @@ from llmc.eval.report import write_report
 from llmc.eval.results import BlockResult, LayerResult, Results, SampleResult, ratios, write_results
 from llmc.eval.video import write_preview, write_video
 from llmc.log import progress
+from llmc.steps.coverage import CoverageTable
 from llmc.steps.folder import RunFolder, versions
 from llmc.steps.judge import Judgement
 from llmc.steps.network import LayerError, Network
@@ -24,8 +25,8 @@ LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_erro
 
 
 def collect(
-    config: Config, networks: Sequence[Network], errors: Mapping[str, LayerError], judgement: Judgement | None,
-    checkpoint: Path | None, folder: RunFolder,
+    config: Config, networks: Sequence[Network], errors: Mapping[str, Mapping[str, LayerError]],
+    coverage: CoverageTable, judgement: Judgement | None, checkpoint: Path | None, folder: RunFolder,
 ) -> Results:  # fmt: skip
     """Everything that is known of a run; rank 0 also writes it."""
     layers = layer_table(networks, errors, describe(config))
@@ -35,7 +36,8 @@ def collect(
         run=str(folder.path), name=folder.path.name, created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
         device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
-        seconds=folder.seconds, layers=layers, rejected=rejections(networks), **judged,
+        seconds=folder.seconds, layers=layers, rejected=rejections(networks), coverage=coverage.rows,
+        warnings=[*coverage.warnings, *judged.pop("warnings", [])], **judged,
     )  # fmt: skip
     if folder.writes:
         write_results(folder.path / "results.json", results)
@@ -53,15 +55,17 @@ def describe(config: Config) -> str:
     return f"{methods}: {quant.default_spec()}"
 
 
-def layer_table(networks: Sequence[Network], errors: Mapping[str, LayerError], recipe: str) -> list[LayerResult]:
+def layer_table(
+    networks: Sequence[Network], errors: Mapping[str, Mapping[str, LayerError]], recipe: str
+) -> list[LayerResult]:
     """What became of every linear."""
     table = []
     for network in networks:
         for name, layer in network.layers.items():
-            error = errors.get(name)
+            error = errors[network.part.name].get(name)
             table.append(
                 LayerResult(
-                    name=name,
+                    name=network.prefix + name,
                     spec=str(layer.spec),
                     transforms="; ".join(str(transform) for transform in layer.state.transforms),
                     method=recipe.partition(":")[0] if layer.state.rounded is not None else "float weight",
