@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.log import attach_file, log
-from llmc.models.base import check_adapter, flow_shift
+from llmc.models.base import check_adapter, schedule_of
 from llmc.steps.calibrate import calibrate
 from llmc.steps.coverage import coverage_table
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
 from llmc.steps.network import Network, layer_errors, prepare_all
+from llmc.steps.source import load_pipeline
 from llmc.steps.summary import collect, describe
 
 
@@ -35,10 +36,12 @@ def run(config: Config) -> Results:
         folder.write_json("versions.json", versions())
     exporters = config.save.targets()
     with folder.phase("load"):
-        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
+        pipeline = load_pipeline(config.model, str(device))
         policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
+            if lora.part not in (None, part.name):
+                continue
             changed = merge_lora(part.module, lora.path, lora.strength, adapter.renames.values())
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
         networks = prepare_all(parts, policy, outputs)
@@ -56,7 +59,7 @@ def run(config: Config) -> Results:
         coverage = coverage_table(seen, networks, samples)
         errors = {network.part.name: layer_errors(network) for network in networks}
     with folder.phase("export"):
-        checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
+        checkpoint = export(config, networks, exporters, folder, schedule_of(pipeline))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
@@ -72,7 +75,7 @@ def export(
     networks: Sequence[Network],
     exporters: Sequence[tuple[Exporter, Path]],
     folder: RunFolder,
-    shift: float,
+    schedule: Mapping[str, float],
 ) -> Path | None:
     """Write every target that was asked for; returns the first one's folder."""
     written = []
@@ -82,6 +85,8 @@ def export(
         "fingerprint": config.fingerprint(),
     }
     samplings = config.eval_samplings() or (config.calib_sampling(),)
+    said = {key: value for key, value in samplings[0].model_dump().items() if value is not None}
+    names = [network.part.name for network in networks]
     for exporter, path in exporters if folder.writes else []:
         for network in networks:
             part = FinishedPart(
@@ -91,9 +96,8 @@ def export(
                 renames=config.model.adapter().renames,
                 source=config.model.path,
                 provenance=provenance,
-                sampling={**samplings[0].model_dump(), "shift": samplings[0].shift or shift},
-                expert=network.part.expert,
-                parts=tuple(network.part.name for network in networks),
+                sampling={**schedule, **said},
+                others=tuple(name for name in names if name != network.part.name),
             )
             written.append(exporter.write(part, path))
     distributed.wait()

@@ -10,8 +10,9 @@ from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.paths import input_candidates
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
+from llmc.config.words import choice
 from llmc.errors import LlmcError
-from llmc.models.base import adapters, check_adapter
+from llmc.models.base import adapters, check_adapter, pipeline_index
 from llmc.numerics.spec import LayerSpec
 
 # field of Sampling -> its key in the configuration
@@ -39,15 +40,29 @@ def config_problems(config: Config) -> list[Problem]:
 
 
 def model_problems(config: Config) -> Iterator[Problem]:
-    """Whether the folder holds a pipeline of the adapter's family, and the LoRAs are there."""
+    """Whether the folder holds a pipeline of the adapter's family, and everything that joins it is there."""
+    adapter = type(config.model.adapter())
+    components: frozenset[str] | None = None
     yield from _missing(config, ("model", "path"), config.model.path)
     if config.model.path.exists():
         try:
-            check_adapter(type(config.model.adapter()), config.model.path)
+            check_adapter(adapter, config.model.path)
+            components = pipeline_index(config.model.path).components
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
+    for name, path in config.model.networks().items():
+        keys: KeyPath = ("model", name)
+        yield from _missing(config, keys, path)
+        if not adapter.release:
+            able = ", ".join(other for other, cls in adapters().items() if cls.release)
+            yield Problem(keys, f"{config.model.type} reads its folder alone; leave it out (it is for {able})")
+        elif components is not None and name not in components:
+            yield Problem(keys, f"{config.model.path} has no {name} that it could stand in for; leave it out")
     for index, lora in enumerate(config.model.lora):
         yield from _missing(config, ("model", "lora", index, "path"), lora.path)
+        if components is not None and lora.part is not None and lora.part not in components:
+            text = f"it is {lora.part}; the model has no such network: {choice(lora.part, sorted(components))}"
+            yield Problem(("model", "lora", index, "part"), text)
 
 
 def samples_problems(config: Config) -> Iterator[Problem]:

@@ -31,4 +31,7 @@ def plan(config: Config) -> str:
 
 def _sampling(how: Sampling) -> str:
     size = f"{how.num_frames} frames of {how.width}x{how.height}"
-    return f"{size}, {how.steps} steps, guidance {how.guidance_scale:g}, seed {how.seed}"
+    steps = f"{how.steps} steps" + (f" at {list(how.denoising_step_list)}" if how.denoising_step_list else "")
+    guidance = f"guidance {how.guidance_scale:g}" + (f" and {how.guidance_scale_2:g}" if how.guidance_scale_2 else "")
+    shift = f", shift {how.shift:g}" if how.shift else ""
+    return f"{size}, {steps}{shift}, {guidance}, seed {how.seed}"

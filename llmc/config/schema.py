@@ -56,6 +56,9 @@ class LoraConfig(Strict):
 
     path: InputPath = Field(description="the LoRA's safetensors file, or a folder with one")
     strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
+    part: str | None = Field(
+        None, description="the network that it is for, such as transformer_2, where experts have one each; default: all"
+    )
 
 
 class ModelConfig(Strict):
@@ -66,6 +69,11 @@ class ModelConfig(Strict):
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: as the weights are stored"
     )
+    transformer: InputPath | None = Field(
+        None,
+        description="a checkpoint in diffusers' or the original names that takes the place of the folder's transformer",
+    )
+    transformer_2: InputPath | None = Field(None, description="the same for the low-noise expert")
     lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
 
     @field_validator("type")
@@ -75,6 +83,11 @@ class ModelConfig(Strict):
         if name not in adapters:
             raise ValueError(f"no model adapter is called {name}; {choice(name, adapters)}")
         return name
+
+    def networks(self) -> dict[str, Path]:
+        """The networks that are read from elsewhere than the folder."""
+        given = {"transformer": self.transformer, "transformer_2": self.transformer_2}
+        return {name: path for name, path in given.items() if path is not None}
 
     def adapter(self) -> ModelAdapter:
         """The adapter that `type` names."""

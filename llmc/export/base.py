@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -37,8 +37,7 @@ class FinishedPart:
     source: Path  # the folder of the float pipeline
     provenance: Mapping[str, str]  # recipe, versions, fingerprint: goes into the files' metadata
     sampling: Mapping[str, Any]  # how the videos were judged: goes into ready runtime configurations
-    expert: Literal["high_noise", "low_noise"] | None = None  # which half of the schedule it denoises, if not all
-    parts: tuple[str, ...] = ()  # the names of all parts that are written, this one among them
+    others: tuple[str, ...] = ()  # names of the parts that are written beside this one
 
 
 class Exporter(Plugin):

@@ -28,7 +28,7 @@ class Transformed(Exporter):
         config = network_config(part)
         if is_smoothed_at_run_time(tensors):
             config["quant_method"] = "advanced_ptq"
-        folder = folder / part.name if len(part.parts) > 1 else folder
+        folder = folder / part.name if part.others else folder
         write_checkpoint(folder, tensors, "sharded", part.provenance, config=config)
         return folder
 

@@ -108,6 +108,15 @@ class Video:
     latents: torch.Tensor
 
 
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A network from outside of its pipeline's folder: its configuration, and its tensors by this model's names."""
+
+    config: Mapping[str, Any]
+    dtype: torch.dtype  # of most of its elements
+    tensors: Mapping[str, Callable[[], torch.Tensor]]
+
+
 OnStep = Callable[[int], None]  # called after each denoising step with the index of the next one
 
 
@@ -120,6 +129,7 @@ class ModelAdapter(Plugin):
     needs_image: ClassVar[bool] = False
     takes_image: ClassVar[bool] = False  # a sample may have an image, and need not
     needs_last_image: ClassVar[bool] = False
+    release: ClassVar[str] = ""  # the table of `renames` that leads to the original release; empty: it is not read
     optional: ClassVar[frozenset[str]] = frozenset()  # the settings of Sampling with a default that it understands
 
     @classmethod
@@ -148,6 +158,14 @@ class ModelAdapter(Plugin):
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
 
+    def skeleton_with(self, configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[Part]:
+        """The skeleton, with other configurations in the place of the folder's own; only if there is a `release`."""
+        raise AdapterError(f"{self.name} reads no network from outside of its folder; leave model.transformer out")
+
+    def load_with(self, stored: Mapping[str, StoredNetwork], path: Path, torch_dtype: str, device: str) -> Any:
+        """The pipeline, with other networks in the place of the folder's own; only if there is a `release`."""
+        raise AdapterError(f"{self.name} reads no network from outside of its folder; leave model.transformer out")
+
     def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
         """How many times each part is called for one sample."""
         calls = sampling.steps * (len(self.branches) if sampling.guidance_scale > 1 else 1)
@@ -158,6 +176,12 @@ def flow_shift(pipeline: Any) -> float:
     """How far the pipeline's schedule is shifted towards noise; 1 if it says nothing of it."""
     config = pipeline.scheduler.config
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+
+def schedule_of(pipeline: Any) -> dict[str, float]:
+    """What a pipeline says of its noise schedule: its shift, and where the high-noise expert hands over."""
+    boundary = pipeline.config.get("boundary_ratio")
+    return {"shift": flow_shift(pipeline)} | ({} if boundary is None else {"boundary": float(boundary)})
 
 
 def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:
@@ -184,7 +208,7 @@ def pipeline_index(folder: Path) -> PipelineIndex:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise AdapterError(f"{path} is not a diffusers model index: {error}; save the pipeline again") from error
     own = {name: value for name, value in entries.items() if not name.startswith("_")}
-    components = frozenset(name for name, value in own.items() if isinstance(value, list) and value[0] is not None)
+    components = frozenset(name for name, value in own.items() if isinstance(value, list) and any(value))
     settings = {name: value for name, value in own.items() if not isinstance(value, list)}
     return PipelineIndex(folder, class_name, components, settings)
 

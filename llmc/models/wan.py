@@ -19,6 +19,7 @@ from llmc.models.base import (
     Renames,
     Sample,
     Sampling,
+    StoredNetwork,
     Video,
     flow_shift,
     named_blocks,
@@ -101,6 +102,7 @@ class Wan(ModelAdapter):
     """What all variants share; each says which folders it reads, what a sample gives, and its sizes."""
 
     renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V}
+    release: ClassVar[str] = "lightx2v"  # which kept the names of the original release
     optional: ClassVar[frozenset[str]] = frozenset({"shift", "denoising_step_list"})
     multiple: ClassVar[int] = 16  # pixels of a token's side: the autoencoder's compression times the patch
 
@@ -116,27 +118,34 @@ class Wan(ModelAdapter):
         return problems
 
     def load(self, path: Path, torch_dtype: str, device: str) -> Any:
+        return self.load_with({}, path, torch_dtype, device)
+
+    def load_with(self, stored: Mapping[str, StoredNetwork], path: Path, torch_dtype: str, device: str) -> Any:
         quiet_libraries()
         import diffusers
 
-        dtype = stored_dtype(path / "transformer") if torch_dtype == "auto" else getattr(torch, torch_dtype)
+        first = stored.get("transformer")
+        found = first.dtype if first else stored_dtype(path / "transformer")
+        dtype = found if torch_dtype == "auto" else getattr(torch, torch_dtype)
+        given = {name: filled(network, dtype) for name, network in stored.items()}
         # the autoencoder and the image encoder are small, and their rounding errors would be seen in every frame
         dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
-        pipeline = getattr(diffusers, self.pipeline).from_pretrained(path, dtype=dtypes, local_files_only=True)
+        pipeline = getattr(diffusers, self.pipeline).from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 
     def skeleton(self, path: Path) -> list[Part]:
-        quiet_libraries()
-        import diffusers
+        return self.skeleton_with({}, path)
 
+    def skeleton_with(self, configs: Mapping[str, Mapping[str, Any]], path: Path) -> list[Part]:
+        quiet_libraries()
         index = pipeline_index(path)
-        networks = {}
-        for name in TRANSFORMERS:
-            if name in index.components:
-                config = dict(index.config(name))
-                with torch.device("meta"):
-                    networks[name] = getattr(diffusers, config["_class_name"]).from_config(config)
+        with torch.device("meta"):
+            networks = {
+                name: empty(configs.get(name) or index.config(name))
+                for name in TRANSFORMERS
+                if name in index.components
+            }
         return parts_of(networks)
 
     def parts(self, pipeline: Any) -> list[Part]:
@@ -210,6 +219,28 @@ def parts_of(networks: Mapping[str, torch.nn.Module]) -> list[Part]:
         lasting = frozenset({"WanVACETransformerBlock"})
         parts.append(Part(name, network, named_blocks(network, *lists), LAYOUT, expert, lasting))
     return parts
+
+
+def empty(config: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that a config.json describes."""
+    import diffusers
+
+    network: torch.nn.Module = getattr(diffusers, config["_class_name"]).from_config(dict(config))
+    return network
+
+
+def filled(stored: StoredNetwork, dtype: torch.dtype) -> torch.nn.Module:
+    """The network with its tensors, in the types that diffusers would load them in."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):  # the rotary tables are computed, not stored
+        network = empty(stored.config)
+    precise = frozenset(network._keep_in_fp32_modules)  # type: ignore[arg-type]
+    tensors = {}
+    for name, make in stored.tensors.items():
+        tensors[name] = make().to(torch.float32 if precise & set(name.split(".")) else dtype)
+    network.load_state_dict(tensors, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def fitted(path: Path | None, sampling: Sampling) -> Image:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from llmc.config.schema import Config
 from llmc.models.base import LinearGroup, Part
 from llmc.steps.network import layer_names, with_exact_scales
+from llmc.steps.source import skeleton
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def explain(config: Config) -> str:
     policy = config.policy()
     exporters = [exporter for exporter, _ in config.save.targets()]
     online = all(exporter.online_scale for exporter in exporters)
-    parts = config.model.adapter().skeleton(config.model.path)
+    parts = skeleton(config.model)
     for part in parts:
         found: dict[tuple[str, str, str], list[int]] = {}
         for block, module in part.blocks:

@@ -20,6 +20,7 @@ from llmc.layers.linear import in_mode
 from llmc.log import log, progress
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.steps.network import Network, rounded_to_nearest
+from llmc.steps.source import sources
 
 Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
 MODES = {"pretrain": "float", "transformed": "transformed", "fake_quant": "quantized", "baseline": "quantized"}
@@ -48,8 +49,8 @@ def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequen
     samples = config.eval.samples(adapter)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
-    sources = [config.model.path, *((lora.path, lora.strength) for lora in config.model.lora)]
-    recording = judge_float(adapter, pipeline, networks, planned, cache, sources)
+    depends = [*sources(config.model), *((lora.path, lora.strength, lora.part) for lora in config.model.lora)]
+    recording = judge_float(adapter, pipeline, networks, planned, cache, depends)
     positions = {"float": Judged(recording.videos, [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
     for position in dict.fromkeys(wanted):
@@ -78,14 +79,14 @@ def judge_float(
     networks: Sequence[Network],
     planned: Planned,
     cache: Path,
-    sources: Sequence[object],
+    depends: Sequence[object],
 ) -> Recording:
     """The float videos and every call behind them; from the cache if the very same were made before."""
     parts = [network.part for network in networks]
     weight = next(parts[0].module.parameters())
     samples = [(sample.model_dump(mode="json"), sampling.model_dump()) for _, sample, sampling in planned]
     images = [sample.image for _, sample, _ in planned if sample.image]
-    key = fingerprint(adapter.name, sources, samples, *images, str(weight.dtype), str(weight.device), torch.__version__)
+    key = fingerprint(adapter.name, depends, samples, *images, str(weight.dtype), str(weight.device), torch.__version__)
 
     def record(stores: dict[str, CallStore]) -> list[Video]:
         with progress("float videos", len(planned)) as advance:
