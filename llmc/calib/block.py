@@ -25,7 +25,7 @@ HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how 
 class Group:
     """Linears that read one tensor, and who could absorb a scale of it."""
 
-    name: str  # full name of the first linear
+    name: str  # its part's name and the full name of the first linear: two experts have the same blocks
     names: tuple[str, ...]
     linears: tuple[QuantLinear, ...]
     fold: tuple[tuple[str | ModulatedRows, nn.Module], ...]
@@ -188,7 +188,8 @@ def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tupl
         names = tuple(f"{prefix}.{name}" for name in group.linears)
         fold = tuple(_absorber(prefix, block, fold) for fold in group.fold)
         width = linears[0].in_features // _heads(block.get_submodule(group.attention)) if group.attention else None
-        groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold), head_width=width))
+        full = f"{part.name}.{names[0]}"
+        groups.append(Group(full, names, linears, fold, may_scale=may_scale(group.fold), head_width=width))
     return groups
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmc.calib.coverage import Coverage
 from llmc.calib.store import Call, CallStore
 from llmc.errors import CalibrationError
 from llmc.models.base import ModelAdapter, Part, Sample, Sampling, Video
@@ -38,13 +39,15 @@ def record_calls(
     stores: dict[str, CallStore],
     keep_outputs: bool = False,
     on_video: Callable[[], None] = lambda: None,
+    coverage: Coverage | None = None,
 ) -> list[Video]:
-    """Generate a video of each sample; calls of the parts that have a store go into it."""
+    """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all."""
     clock = Clock()
     videos = []
     with ExitStack() as hooks:
         for part in parts:
-            hooks.enter_context(_noting(part, clock, adapter.branches, stores.get(part.name), keep_outputs))
+            store = stores.get(part.name)
+            hooks.enter_context(_noting(part, clock, adapter.branches, store, keep_outputs, coverage))
         for index, sample, sampling in samples:
             clock.sample = index
             clock.tick(0)
@@ -60,11 +63,18 @@ def record_calls(
 
 @contextmanager
 def _noting(
-    part: Part, clock: Clock, branches: tuple[str, ...], store: CallStore | None, keep_output: bool
+    part: Part,
+    clock: Clock,
+    branches: tuple[str, ...],
+    store: CallStore | None,
+    keep_output: bool,
+    coverage: Coverage | None,
 ) -> Iterator[None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         branch = branches[clock.calls_in_step[part.name] % len(branches)]
         clock.calls_in_step[part.name] += 1
+        if coverage is not None:
+            coverage.note(part.name, clock.sample, clock.step)
         if store is not None:
             timestep = _timestep(kwargs)
             args, kwargs, output = part.kept(args, kwargs, output)
@@ -79,5 +89,6 @@ def _noting(
 
 
 def _timestep(kwargs: dict[str, Any]) -> float:
+    """The noisiest of the call's timesteps: a first frame that is given has the timestep 0 on its own tokens."""
     timestep = kwargs.get("timestep")
-    return float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float("nan")
+    return float(timestep.max()) if isinstance(timestep, Tensor) else float("nan")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llmc.calib.samples import read_samples
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.paths import input_candidates
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
+from llmc.config.words import choice
 from llmc.errors import LlmcError
-from llmc.models.base import check_adapter
+from llmc.models.base import adapters, check_adapter, pipeline_index
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
 
 TASKS = {
-    "i2v": "i2v: each sample needs a first frame",
+    "i2v": "i2v: each sample needs an image",
     "t2v": "t2v: it takes a prompt alone",
     "t2i": "t2i: it makes an image of a prompt",
+}
+# field of Sampling -> its key in the configuration
+SCHEDULE = {
+    "guidance_scale_2": "guidance_scale_2",
+    "shift": "sample_shift",
+    "denoising_step_list": "denoising_step_list",
 }
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
 
@@ -42,17 +48,29 @@ def config_problems(config: Config) -> list[Problem]:
 
 
 def model_problems(config: Config) -> Iterator[Problem]:
-    """Whether the folder holds a pipeline of the adapter's family, and the LoRAs are there."""
+    """Whether the folder holds a pipeline of the adapter's family, and everything that joins it is there."""
+    adapter = type(config.model.adapter())
+    components: Mapping[str, str] | None = None
     yield from _missing(config, ("model", "path"), config.model.path)
     if config.model.path.exists():
         try:
-            check_adapter(type(config.model.adapter()), config.model.path)
+            check_adapter(adapter, config.model.path)
+            components = pipeline_index(config.model.path).components
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
-    if config.model.transformer is not None:
-        yield from _missing(config, ("model", "transformer"), config.model.transformer)
+    for name, path in config.model.networks().items():
+        keys: KeyPath = ("model", name)
+        yield from _missing(config, keys, path)
+        if name not in adapter.networks:
+            able = ", ".join(other for other, cls in adapters().items() if name in cls.networks)
+            yield Problem(keys, f"{config.model.type} reads its folder alone; leave it out (it is for {able})")
+        elif components is not None and name not in components:
+            yield Problem(keys, f"{config.model.path} has no {name} that it could stand in for; leave it out")
     for index, lora in enumerate(config.model.lora):
         yield from _missing(config, ("model", "lora", index, "path"), lora.path)
+        if components is not None and lora.part is not None and lora.part not in components:
+            text = f"it is {lora.part}; the model has no such network: {choice(lora.part, sorted(components))}"
+            yield Problem(("model", "lora", index, "part"), text)
 
 
 def encoder_problems(config: Config) -> Iterator[Problem]:
@@ -83,14 +101,15 @@ def encoder_problems(config: Config) -> Iterator[Problem]:
 def samples_problems(config: Config) -> Iterator[Problem]:
     """Whether samples.json can be read, and every image it names is there."""
     adapter = config.model.adapter()
-    needs_image, task = adapter.needs_image, adapter.task()
     for key, samples in _sample_sections(config):
-        if samples.name != task:
-            yield Problem((key, "name"), f"it is {samples.name}; {config.model.type} is of the kind {TASKS[task]}")
+        if samples.name not in adapter.tasks():
+            wanted = " or ".join(TASKS[task] for task in adapter.tasks())
+            yield Problem((key, "name"), f"it is {samples.name}; {config.model.type} is of the kind {wanted}")
+            continue
         yield from _missing(config, (key, "path"), samples.path)
         if samples.path.exists():
             try:
-                read_samples(samples.path, needs_image, samples.n_samples)
+                samples.samples(adapter)
             except LlmcError as error:
                 yield Problem((key, "path"), str(error))
 
@@ -109,6 +128,33 @@ def sampling_problems(config: Config) -> Iterator[Problem]:
             name = sentence.split()[0]
             keys = (key, name) if name in type(samples).model_fields else (key,)
             yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+        for field, name in SCHEDULE.items():
+            if getattr(samples, name) is not None and field not in adapter.optional:
+                able = [other for other, cls in adapters().items() if field in cls.optional]
+                yield Problem(
+                    (key, name), f"{config.model.type} does not read it; leave it out (it is for {', '.join(able)})"
+                )
+        if samples.guidance_scale_2 is not None and (samples.guidance_scale_2 > 1) != (samples.guidance_scale > 1):
+            text = (
+                f"it is {samples.guidance_scale_2:g} beside guidance_scale {samples.guidance_scale:g}; guidance is on "
+            )
+            yield Problem(
+                (key, "guidance_scale_2"), text + "for both experts or for none: put both above 1, or leave it out"
+            )
+    yield from step_problems(config)
+
+
+def step_problems(config: Config) -> Iterator[Problem]:
+    """Whether the number of steps is that of the list of a distilled model."""
+    given = [("calib", "sample_steps", config.calib.sample_steps, config.calib.denoising_step_list)]
+    if config.eval is not None:
+        listed = config.eval.denoising_step_list or config.calib.denoising_step_list
+        given.append(("eval", "steps", config.eval.steps or 0, listed))
+    for section, key, steps, listed in given:
+        if listed and steps and steps != len(listed):
+            yield Problem(
+                (section, key), f"it is {steps}, but denoising_step_list has {len(listed)}; write {len(listed)}"
+            )
 
 
 def metric_problems(config: Config) -> Iterator[Problem]:

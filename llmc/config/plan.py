@@ -33,6 +33,8 @@ def plan(config: Config) -> str:
 
 
 def _sampling(how: Sampling) -> str:
-    frames = f"{how.num_frames} frames" if how.num_frames > 1 else "images"
-    size = f"{frames} of {how.width}x{how.height}"
-    return f"{size}, {how.steps} steps, guidance {how.guidance_scale:g}, seed {how.seed}"
+    size = f"{f'{how.num_frames} frames' if how.num_frames > 1 else 'images'} of {how.width}x{how.height}"
+    steps = f"{how.steps} steps" + (f" at {list(how.denoising_step_list)}" if how.denoising_step_list else "")
+    guidance = f"guidance {how.guidance_scale:g}" + (f" and {how.guidance_scale_2:g}" if how.guidance_scale_2 else "")
+    shift = f", shift {how.shift:g}" if how.shift else ""
+    return f"{size}, {steps}{shift}, {guidance}, seed {how.seed}"

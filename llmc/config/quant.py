@@ -119,7 +119,11 @@ class ActConfig(GridConfig):
 class RuleConfig(Strict):
     """What the layers of a name are given; the first rule that matches a layer wins."""
 
-    match: str = Field(min_length=1, description="glob over full layer names, such as `blocks.*.ffn.net.2`")
+    match: str = Field(
+        min_length=1,
+        description="glob over full layer names, such as `blocks.*.ffn.net.2`, or "
+        "`transformer_2.blocks.*.ffn.net.2` for one part of several",
+    )
     weight: WeightConfig | Literal["inherit"] | None = Field(
         "inherit", description="inherit: as above in `weight`; null: float"
     )

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.samples import read_samples
 from llmc.config.document import Source
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
 from llmc.config.words import choice
 from llmc.eval.metrics.base import Metric
-from llmc.models.base import ModelAdapter, Sampling, Section
+from llmc.models.base import ModelAdapter, Sample, Sampling, Section, Task
 from llmc.plugin import Strict, by_name, discover
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
@@ -55,6 +56,9 @@ class LoraConfig(Strict):
 
     path: InputPath = Field(description="the LoRA's safetensors file, or a folder with one")
     strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
+    part: str | None = Field(
+        None, description="the network that it is for, such as transformer_2, where experts have one each; default: all"
+    )
 
 
 class ModelConfig(Strict):
@@ -62,14 +66,15 @@ class ModelConfig(Strict):
 
     type: str = Field(description="the model family's adapter, such as WanI2V; `llmc list` names them")
     path: InputPath = Field(description="folder of the float pipeline in diffusers layout (with model_index.json)")
-    transformer: InputPath | None = Field(
-        None,
-        description="file of the transformer in its original repository's layout, such as flux1-dev.safetensors or "
-        "mp_rank_00_model_states.pt, in place of the folder's own weights",
-    )
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: as the weights are stored"
     )
+    transformer: InputPath | None = Field(
+        None,
+        description="a checkpoint that takes the place of the folder's transformer, in diffusers' names or those of "
+        "its original repository, such as flux1-dev.safetensors",
+    )
+    transformer_2: InputPath | None = Field(None, description="the same for the low-noise expert")
     lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
     text_encoder: InputPath | None = Field(
         None, description="other weights for the text encoder: a .pth of Wan's own release, or a Hugging Face folder"
@@ -86,6 +91,11 @@ class ModelConfig(Strict):
             raise ValueError(f"no model adapter is called {name}; {choice(name, adapters)}")
         return name
 
+    def networks(self) -> dict[str, Path]:
+        """The networks that are read from elsewhere than the folder."""
+        given = {"transformer": self.transformer, "transformer_2": self.transformer_2}
+        return {name: path for name, path in given.items() if path is not None}
+
     def adapter(self) -> ModelAdapter:
         """The adapter that `type` names."""
         adapter: ModelAdapter = discover("llmc.models", ModelAdapter)[self.type]()
@@ -100,7 +110,7 @@ class ModelConfig(Strict):
 class SamplesConfig(Strict):
     """Samples, and the size of what is generated from them."""
 
-    name: Literal["i2v", "t2v", "t2i"] = Field(
+    name: Task = Field(
         description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image"
     )
     download: StrictBool = Field(False, description="False: nothing is ever downloaded")
@@ -115,6 +125,18 @@ class SamplesConfig(Strict):
         None, ge=1, description="frames of the video; left out where the model makes images"
     )
     guidance_scale: Number = Field(ge=0, description="weight of classifier-free guidance; up to 1 switches it off")
+    guidance_scale_2: Number | None = Field(
+        None, ge=0, description="the same for the low-noise expert of a model that has one; default: guidance_scale"
+    )
+    sample_shift: Number | None = Field(
+        None, gt=0, description="shift of the schedule towards noise; default in calib: the model's, in eval: calib's"
+    )
+    denoising_step_list: tuple[StrictInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description="the steps of a distilled model out of 1000, before the shift, such as [1000, 750, 500, 250]; "
+        "default in calib: the model's scheduler, in eval: calib's",
+    )
 
     @field_validator("download")
     @classmethod
@@ -124,6 +146,21 @@ class SamplesConfig(Strict):
                 "download is True; llmc downloads nothing: put the samples into `path`, and write `download: False`"
             )
         return download
+
+    @field_validator("denoising_step_list")
+    @classmethod
+    def _steps_go_down(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        falls = steps is None or list(steps) == sorted(set(steps), reverse=True)
+        if steps is not None and not (falls and 1 <= steps[-1] <= steps[0] <= 1000):
+            raise ValueError(
+                f"denoising_step_list is {list(steps)}; it must fall from at most 1000 to at least 1, each step once; "
+                "write the list that the distilled model was trained for"
+            )
+        return steps
+
+    def samples(self, adapter: ModelAdapter, prompts: tuple[str, ...] = ()) -> list[Sample]:
+        """The samples that the section names."""
+        return read_samples(self.path, self.name == "i2v", self.n_samples, prompts, adapter.needs_last_image)
 
     @field_validator("bs")
     @classmethod
@@ -180,7 +217,9 @@ class IgnoredLayersConfig(Strict):
     block_ids: str | tuple[StrictInt | str, ...] = Field(
         (), description='block numbers and ranges: "0,15-23" or [0, "15-23"]'
     )
-    layer_names: tuple[str, ...] = Field((), description="globs over full layer names")
+    layer_names: tuple[str, ...] = Field(
+        (), description="globs over full layer names, with or without the part's name before them"
+    )
 
     @field_validator("block_ids", mode="before")
     @classmethod
@@ -235,16 +274,19 @@ class Config(Strict):
 
     def calib_sampling(self) -> Sampling:
         """How the float run is made that the network is observed in."""
-        return _sampling(
-            self.calib, self.calib.sample_steps, self.base.seed if self.calib.seed is None else self.calib.seed
-        )
+        calib = self.calib
+        seed = self.base.seed if calib.seed is None else calib.seed
+        return _sampling(calib, calib.sample_steps, seed, calib.sample_shift, calib.denoising_step_list)
 
     def eval_samplings(self) -> tuple[Sampling, ...]:
         """How the videos are generated: one for each seed; none without `eval`."""
         if self.eval is None:
             return ()
-        steps = self.eval.steps or self.calib.sample_steps
-        return tuple(_sampling(self.eval, steps, seed) for seed in self.eval.seeds or (self.base.seed,))
+        listed = self.eval.denoising_step_list or self.calib.denoising_step_list
+        steps = self.eval.steps or (len(listed) if listed else self.calib.sample_steps)
+        shift = self.calib.sample_shift if self.eval.sample_shift is None else self.eval.sample_shift
+        seeds = self.eval.seeds or (self.base.seed,)
+        return tuple(_sampling(self.eval, steps, seed, shift, listed) for seed in seeds)
 
     def metrics(self) -> tuple[Metric, ...]:
         """How what is generated is compared; of the default, images get what can tell of one frame."""
@@ -258,8 +300,11 @@ class Config(Strict):
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
-def _sampling(samples: SamplesConfig, steps: int, seed: int) -> Sampling:
+def _sampling(
+    samples: SamplesConfig, steps: int, seed: int, shift: float | None, listed: tuple[int, ...] | None
+) -> Sampling:  # fmt: skip
     return Sampling(
         height=samples.target_height, width=samples.target_width, num_frames=samples.num_frames or 1,
-        steps=steps, guidance_scale=samples.guidance_scale, seed=seed,
+        steps=steps, guidance_scale=samples.guidance_scale, seed=seed, guidance_scale_2=samples.guidance_scale_2,
+        shift=shift, denoising_step_list=listed,
     )  # fmt: skip

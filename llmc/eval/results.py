@@ -67,6 +67,16 @@ class LayerResult(Strict):
     weight_error: Figure = None
 
 
+class CoverageResult(Strict):
+    """What one part saw of one calibration sample."""
+
+    part: str
+    sample: int
+    prompt: str
+    steps: str  # such as 0-12
+    calls: int
+
+
 class Results(Strict):
     """One run. `metrics` are means over the samples, `seconds` the time of each phase."""
 
@@ -87,6 +97,7 @@ class Results(Strict):
     encoders: dict[str, Figures] = Field({})  # position -> encoder -> relative error of what the pipeline reads of it
     layers: list[LayerResult] = Field([])
     rejected: dict[str, int] = Field({})
+    coverage: list[CoverageResult] = Field([])
     warnings: list[str] = Field([])
 
 

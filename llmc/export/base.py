@@ -38,7 +38,7 @@ class FinishedPart:
     provenance: Mapping[str, str]  # recipe, versions, fingerprint: goes into the files' metadata
     sampling: Mapping[str, Any]  # how the videos were judged: goes into ready runtime configurations
     section: str = "video_gen"  # of `quant`; another one for encoders
-    parts: tuple[str, ...] = ()  # the names of all parts that are written, this one among them
+    others: tuple[str, ...] = ()  # names of the parts that are written beside this one
 
 
 class Exporter(Plugin):

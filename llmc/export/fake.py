@@ -31,7 +31,7 @@ class FakeQuant(Exporter):
     encoders: ClassVar[frozenset[str] | None] = None
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
-        link_pipeline(part.source, folder, without=(part.name, *part.parts))
+        link_pipeline(part.source, folder, without=(part.name, *part.others))
         tensors = {name: kept(tensor) for name, tensor in unquantized_tensors(part).items()}
         for name, layer in part.layers.items():
             tensors |= restored_tensors(name, layer)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from llmc.convert.encoders import to_original
 from llmc.convert.writer import write_checkpoint
 from llmc.errors import ExportError
 from llmc.export.base import FinishedPart, LazyTensor, kept
@@ -56,6 +55,8 @@ TARGETS: Mapping[str, Target] = {
 
 def write_encoder(part: FinishedPart, folder: Path, file: EncoderFile) -> Path:
     """Write one encoder below `folder`; returns the file."""
+    from llmc.convert.encoders import to_release
+
     target = TARGETS[type(part.module).__name__]
     config: Any = part.module.config
     other = {key: getattr(config, key) for key, built in target.built.items() if getattr(config, key) != built}
@@ -66,7 +67,7 @@ def write_encoder(part: FinishedPart, folder: Path, file: EncoderFile) -> Path:
     tensors = {name: _cast(name, tensor, dtype) for name, tensor in folded_tensors(part).items()}
     for name, layer in part.layers.items():
         tensors |= _linear(name, layer, dtype)
-    named = to_original(type(part.module).__name__, tensors)
+    named = to_release(type(part.module).__name__, tensors)
     for name, (kind, sizes) in target.unread.items():
         named[name] = kept(torch.zeros([getattr(config, size) for size in sizes], dtype=getattr(torch, kind)))
     path = encoder_path(part, folder, file)

@@ -29,8 +29,8 @@ class Transformed(Exporter):
         config = network_config(part)
         if is_smoothed_at_run_time(tensors):
             config["quant_method"] = "advanced_ptq"
-        is_encoder = part.section != "video_gen"
-        target, stem = (folder / part.name, "model") if is_encoder else (folder, STEM)
+        target = folder / part.name if part.others else folder
+        stem = STEM if part.section == "video_gen" else "model"
         write_checkpoint(target, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder
 

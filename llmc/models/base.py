@@ -72,6 +72,8 @@ class LinearGroup:
 
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
 Section = Literal["video_gen", "text_encoder", "image_encoder"]  # of `quant`: what says how a part is quantized
+Expert = Literal["high_noise", "low_noise"] | None
+Task = Literal["i2v", "t2v", "t2i"]  # what a sample is, and what is made of it
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Part:
     blocks: Sequence[tuple[str, torch.nn.Module]]
     layout: Layout
     section: Section = "video_gen"
+    expert: Expert = None  # which half of the schedule it denoises, if not all
+    lasting: frozenset[str] = frozenset()  # block classes of which later blocks read every output, not only the last
 
     def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
         """What a recording keeps of a call: all of it."""
@@ -121,10 +125,11 @@ class Sample(Strict):
     prompt: str
     negative_prompt: str = ""
     image: Path | None = None
+    last_image: Path | None = None
 
 
 class Sampling(Strict):
-    """How the pipeline is run."""
+    """How the pipeline is run; None leaves what the model's folder says."""
 
     height: int
     width: int
@@ -132,6 +137,30 @@ class Sampling(Strict):
     steps: int
     guidance_scale: float
     seed: int
+    guidance_scale_2: float | None = None  # of the low-noise expert; None: the same
+    shift: float | None = None  # of the schedule towards noise
+    denoising_step_list: tuple[int, ...] | None = None  # of a distilled model: its steps of 1000, before the shift
+
+
+@dataclass(frozen=True)
+class PipelineIndex:
+    """What a folder's model_index.json says: the pipeline's class, the components that are there, and its settings."""
+
+    folder: Path
+    class_name: str
+    components: Mapping[str, str]  # name -> class
+    settings: Mapping[str, Any]
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """The component's config.json; empty if it has none."""
+        path = self.folder / component / "config.json"
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+
+    def __str__(self) -> str:
+        told = [name for name in sorted(self.components) if name.startswith("transformer_")]
+        told += [f"{name} {value}" for name, value in self.settings.items() if value not in (None, False)]
+        return f"{self.class_name}{' with ' if told else ''}{', '.join(told)}"
 
 
 @dataclass(frozen=True)
@@ -152,8 +181,17 @@ class ModelAdapter(Plugin):
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
+    takes_image: ClassVar[bool] = False  # a sample may have an image, and need not
+    needs_last_image: ClassVar[bool] = False
     makes_images: ClassVar[bool] = False  # a video of one frame
+    networks: ClassVar[tuple[str, ...]] = ()  # those that another checkpoint can stand in for, in names of `original`
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
+    optional: ClassVar[frozenset[str]] = frozenset()  # the settings of Sampling with a default that it understands
+
+    @classmethod
+    def fits(cls, index: PipelineIndex) -> bool:
+        """Whether this adapter reads such a folder; families that share a pipeline class tell them apart here."""
+        return index.class_name == cls.pipeline
 
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
@@ -166,18 +204,22 @@ class ModelAdapter(Plugin):
         return ()
 
     @classmethod
-    def task(cls) -> Literal["i2v", "t2v", "t2i"]:
-        """What a sample is, and what is made of it."""
-        return "i2v" if cls.needs_image else "t2i" if cls.makes_images else "t2v"
+    def tasks(cls) -> tuple[Task, ...]:
+        """What a sample can be, and what is made of it; the usual one first."""
+        if cls.makes_images:
+            return ("t2i",)
+        if cls.needs_image:
+            return ("i2v",)
+        return ("t2v", "i2v") if cls.takes_image else ("t2v",)
 
     @abstractmethod
-    def load(self, path: Path, torch_dtype: str, device: str, transformer: Path | None = None) -> Any:
-        """The float pipeline, ready to run on `device`; `transformer` is a file of the original repository's layout,
-        to take in place of the folder's own."""
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
+        """The float pipeline, ready to run on `device`; networks that are given stand in for the folder's own."""
 
     @abstractmethod
-    def skeleton(self, path: Path) -> list[Part]:
-        """The parts as the folder's configuration describes them, without any weights (on the meta device)."""
+    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
+        """The parts as their config.json describes them (the folder's, or another one that is given), without any
+        weights (on the meta device)."""
 
     @abstractmethod
     def parts(self, pipeline: Any) -> list[Part]:
@@ -187,11 +229,22 @@ class ModelAdapter(Plugin):
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
 
+    def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
+        """How many times each part is called for one sample."""
+        calls = sampling.steps * (len(self.branches) if sampling.guidance_scale > 1 else 1)
+        return {part.name: calls for part in self.parts(pipeline)}
+
 
 def flow_shift(pipeline: Any) -> float:
     """How far the pipeline's schedule is shifted towards noise; 1 if it says nothing of it."""
     config = pipeline.scheduler.config
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+
+def schedule_of(pipeline: Any) -> dict[str, float]:
+    """What a pipeline says of its noise schedule: its shift, and where the high-noise expert hands over."""
+    boundary = pipeline.config.get("boundary_ratio")
+    return {"shift": flow_shift(pipeline)} | ({} if boundary is None else {"boundary": float(boundary)})
 
 
 def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:
@@ -203,34 +256,45 @@ def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.
     ]
 
 
-def pipeline_class(folder: Path) -> str:
-    """The pipeline that a diffusers folder holds."""
-    index = folder / "model_index.json"
-    if not index.is_file():
+def multiples(height: int, width: int, of: int = 16) -> list[str]:
+    """A sentence for each side that is not a multiple."""
+    return [
+        f"{name} is {size}; it must be a multiple of {of}, such as {max(of, round(size / of) * of)}"
+        for name, size in (("target_height", height), ("target_width", width)) if size % of
+    ]  # fmt: skip
+
+
+def pipeline_index(folder: Path) -> PipelineIndex:
+    """What a diffusers folder says of itself."""
+    path = folder / "model_index.json"
+    if not path.is_file():
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
         raise AdapterError(
             f"{folder} has no model_index.json (found: {inside or 'nothing'}).\n"
             "  A model is a diffusers pipeline folder, with model_index.json beside transformer/, vae/ and the rest."
         )
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        class_name = str(entries["_class_name"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AdapterError(f"{index} is not a diffusers model index: {error}; save the pipeline again") from error
-    return str(name)
+        raise AdapterError(f"{path} is not a diffusers model index: {error}; save the pipeline again") from error
+    own = {name: value for name, value in entries.items() if not name.startswith("_")}
+    components = {name: value[1] for name, value in own.items() if isinstance(value, list) and any(value)}
+    settings = {name: value for name, value in own.items() if not isinstance(value, list)}
+    return PipelineIndex(folder, class_name, components, settings)
 
 
 def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:
     """Refuse a folder of another family, and name the adapter that would fit it."""
-    found = pipeline_class(folder)
-    if found == adapter.pipeline:
+    index = pipeline_index(folder)
+    if adapter.fits(index):
         return
-    fitting = [name for name, other in adapters().items() if other.pipeline == found]
+    fitting = [name for name, other in adapters().items() if other.fits(index)]
     advice = (
         f"write `model.type: {fitting[0]}`" if fitting else f"no adapter reads it; there are {', '.join(adapters())}"
     )
-    raise AdapterError(
-        f"{folder} holds a {found}, but {adapter.model_fields['name'].default} reads a {adapter.pipeline}: {advice}"
-    )
+    name = adapter.model_fields["name"].default
+    raise AdapterError(f"{folder} holds a {index}; {name} is for {adapter.summary().rstrip('.')}: {advice}")
 
 
 def adapters() -> dict[str, type[ModelAdapter]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from llmc.errors import AdapterError
-from llmc.models.base import Layout, LinearGroup, Part, Renames, Section, quiet_libraries
+from llmc.models.base import Layout, LinearGroup, Part, Renames, Section, pipeline_index, quiet_libraries
 
 # Norms are affine and read by one group. A product of a gate and a linear branch is linear in the branch, so that its
 # rows can absorb a scale. Nobody: what stands after CLIP's GELU, or after Llama's attention, where heads share values.
@@ -135,8 +134,8 @@ def encoder_skeletons(folder: Path, names: Collection[str], sections: Collection
 
 def encoder_classes(folder: Path, names: Collection[str]) -> dict[str, str]:
     """The encoders that a pipeline folder holds, and the class of each."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return {name: index[name][1] for name in names if index.get(name, [None, None])[1] is not None}
+    components = pipeline_index(folder).components
+    return {name: components[name] for name in names if name in components}
 
 
 def section_of(name: str) -> Section:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Fused, Layout, Original, Sample, Sampling, Swapped
-from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer, multiples
+from llmc.models.base import Fused, Layout, Original, Sample, Sampling, Swapped, multiples
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
 
 # The names of the repository that FLUX.1 comes from, which ComfyUI reads too
 ORIGINAL: Original = (
@@ -59,7 +59,6 @@ class Flux(JointTransformer):
 
     name: Literal["Flux"] = "Flux"
     pipeline: ClassVar[str] = "FluxPipeline"
-    network: ClassVar[str] = "FluxTransformer2DModel"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     layout: ClassVar[Layout] = LAYOUT
     branches: ClassVar[tuple[str, ...]] = ("cond",)  # guidance is an input of dev's network, and schnell has none

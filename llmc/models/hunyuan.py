@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Fused, Layout, Original, Sample, Sampling, Swapped
-from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer, multiples
+from llmc.models.base import Fused, Layout, Original, Sample, Sampling, Swapped, multiples
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
 
 # The names of hyvideo, the repository that HunyuanVideo comes from; MindIE and ComfyUI read them
 ORIGINAL: Original = (
@@ -79,7 +79,6 @@ class HunyuanVideo(JointTransformer):
 
     name: Literal["HunyuanVideo"] = "HunyuanVideo"
     pipeline: ClassVar[str] = "HunyuanVideoPipeline"
-    network: ClassVar[str] = "HunyuanVideoTransformer3DModel"
     # the blocks that refine the text run once a step on 256 tokens, and every later block reads what they give: like
     # all that embeds, they stay float, as in the runtimes' recipes
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
@@ -99,8 +98,8 @@ class HunyuanVideo(JointTransformer):
             problems.append(f"num_frames is {num_frames}; HunyuanVideo makes 4k + 1 frames, such as {nearest}")
         return problems
 
-    def load(self, path: Path, torch_dtype: str, device: str, transformer: Path | None = None) -> Any:
-        pipeline = super().load(path, torch_dtype, device, transformer)
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
+        pipeline = super().load(path, torch_dtype, device, **given)
         pipeline.vae.enable_tiling()  # a whole video at once would need more memory than the transformer
         return pipeline
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,10 +21,10 @@ from llmc.models.base import (
     Sampling,
     Video,
     named_blocks,
+    pipeline_index,
     quiet_libraries,
-    stored_dtype,
 )
-from llmc.models.original import common_dtype, original_state
+from llmc.models.networks import dtype_of, empty_network
 
 
 def adaptive(linear: str, chunks: int, norm: int = 0) -> tuple[Modulation]:
@@ -72,28 +73,22 @@ SINGLE_STREAM = (
 class JointTransformer(ModelAdapter):
     """A family of such pipelines; how one is called is the family's own."""
 
-    network: ClassVar[str]  # diffusers' class of the transformer
-    blocks: ClassVar[tuple[str, ...]]  # its lists of blocks, in running order
+    networks: ClassVar[tuple[str, ...]] = ("transformer",)
+    blocks: ClassVar[tuple[str, ...]]  # the lists of its blocks, in running order
     layout: ClassVar[Layout]
     float32: ClassVar[tuple[str, ...]] = ()  # components that are kept in float32 whatever the transformer's type is
 
-    def load(self, path: Path, torch_dtype: str, device: str, transformer: Path | None = None) -> Any:
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
         quiet_libraries()
         import diffusers
 
-        given: dict[str, Any] = {}
-        if transformer is not None:
-            given["transformer"] = self._from_original(path, transformer, torch_dtype)
-            dtype = given["transformer"].dtype
-        else:
-            dtype = stored_dtype(path / "transformer") if torch_dtype == "auto" else getattr(torch, torch_dtype)
-        dtypes = {"default": dtype, **dict.fromkeys(self.float32, torch.float32)}
+        dtypes = {"default": dtype_of(path, torch_dtype, given), **dict.fromkeys(self.float32, torch.float32)}
         pipeline = getattr(diffusers, self.pipeline).from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 
-    def skeleton(self, path: Path) -> list[Part]:
-        return [self._part(self._empty(path))]
+    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
+        return [self._part(empty_network(configs.get("transformer") or pipeline_index(path).config("transformer")))]
 
     def parts(self, pipeline: Any) -> list[Part]:
         return [self._part(pipeline.transformer)]
@@ -121,29 +116,3 @@ class JointTransformer(ModelAdapter):
 
     def _part(self, transformer: torch.nn.Module) -> Part:
         return Part("transformer", transformer, named_blocks(transformer, *self.blocks), self.layout)
-
-    def _empty(self, path: Path) -> torch.nn.Module:
-        """The transformer that the folder's configuration describes, on the meta device."""
-        quiet_libraries()
-        import diffusers
-
-        network = getattr(diffusers, self.network)
-        with torch.device("meta"):
-            module: torch.nn.Module = network.from_config(network.load_config(path / "transformer"))
-        return module.eval()
-
-    def _from_original(self, path: Path, file: Path, torch_dtype: str) -> torch.nn.Module:
-        """The transformer with the weights of a file in the layout of the family's own repository."""
-        module = self._empty(path)
-        state = original_state(file, self.original(module), module.state_dict())
-        dtype = common_dtype(state) if torch_dtype == "auto" else getattr(torch, torch_dtype)
-        module.load_state_dict(state, assign=True)
-        return module.requires_grad_(False).to(dtype)
-
-
-def multiples(height: int, width: int, of: int = 16) -> list[str]:
-    """A sentence for each side that is not a multiple."""
-    return [
-        f"{name} is {size}; it must be a multiple of {of}, such as {max(of, round(size / of) * of)}"
-        for name, size in (("target_height", height), ("target_width", width)) if size % of
-    ]  # fmt: skip

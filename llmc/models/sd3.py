@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Fused, Layout, LinearGroup, Modulation, Original, Sample, Sampling, Swapped
-from llmc.models.mmdit import JointTransformer, adaptive, multiples
+from llmc.models.base import Fused, Layout, LinearGroup, Modulation, Original, Sample, Sampling, Swapped, multiples
+from llmc.models.mmdit import JointTransformer, adaptive
 
 # The names of the repository that SD3 comes from, which ComfyUI reads too
 ORIGINAL: Original = (
@@ -80,7 +80,6 @@ class SD3(JointTransformer):
 
     name: Literal["SD3"] = "SD3"
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
-    network: ClassVar[str] = "SD3Transformer2DModel"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     layout: ClassVar[Layout] = LAYOUT
     branches: ClassVar[tuple[str, ...]] = ("uncond+cond",)  # one call has both, one above the other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any, Literal
 
 import torch
 
+from llmc.calib.coverage import Coverage
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
+from llmc.errors import CalibrationError
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
 from llmc.steps.network import Network, quantize_block
@@ -29,30 +32,54 @@ def calibrate(
     planned: Planned,
     max_rows: int,
     streamed: bool = False,
-) -> None:
-    """Quantize every block by its network's recipe. `streamed` gathers statistics block by block over recorded calls,
-    not all at once; so do recipes that ask for it, and encoders, whose recorded calls are without padding."""
+) -> Coverage:
+    """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself.
+
+    `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
+    and encoders, whose recorded calls are without padding.
+    """
 
     def goes_by_block(network: Network) -> bool:
         return bool(network.needs) and (streamed or network.sequential or network.part.section != "video_gen")
 
     by_block = [network for network in networks if goes_by_block(network)]
     at_once = [network for network in networks if not goes_by_block(network)]
-    calls = sum(how.steps * (len(adapter.branches) if how.guidance_scale > 1 else 1) for _, _, how in planned)
+    coverage = Coverage()
+    calls = expected_calls(adapter, pipeline, [network for network in networks if network.needs], planned)
     with TemporaryDirectory(prefix="llmc-calls-") as folder:
         stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in by_block}
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
-        observations = [Observation(n.groups, n.needs, calls, max_rows) for n in at_once if n.needs]
+        observations = [Observation(n.groups, n.needs, calls[n.part.name], max_rows) for n in at_once if n.needs]
         if by_block or observations:  # plain rounding looks at weights alone: no need to run the pipeline
+            parts = [network.part for network in networks]
             with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
                 for observation in observations:
                     stack.enter_context(observation)
-                record_calls(adapter, pipeline, [n.part for n in networks], planned, stores, on_video=advance)
+                record_calls(adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage)
         for observation in observations:
             observation.attach()
         quantize_all(at_once)
         for network in by_block:
             _stream(network, stores[network.part.name], max_rows)
+    coverage.reduce()
+    return coverage
+
+
+def expected_calls(
+    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned
+) -> dict[str, int]:
+    """How many calls each denoising network will get, all samples together; one that would get none is refused."""
+    calls: Counter[str] = Counter()
+    for _, _, how in planned if networks else ():
+        calls.update(adapter.call_counts(pipeline, how))
+    for network in networks:
+        if planned and network.part.section == "video_gen" and calls[network.part.name] == 0:
+            steps = planned[0][2].steps
+            raise CalibrationError(
+                f"{network.part.name} runs in none of the {steps} steps of this schedule, so nothing would be known of "
+                "it: another expert has them all; give calib more steps, or another shift"
+            )
+    return calls
 
 
 def quantize_all(networks: Sequence[Network]) -> None:

@@ -14,7 +14,6 @@ import torch
 from llmc import distributed
 from llmc.calib.record import record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
-from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import StepErrors, block_errors, teacher_forced_errors
 from llmc.config.schema import Config
@@ -22,6 +21,7 @@ from llmc.layers.linear import in_mode
 from llmc.log import log, progress
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.steps.network import Network, rounded_to_nearest
+from llmc.steps.source import sources
 
 Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
 MODES = {"pretrain": "float", "transformed": "transformed", "fake_quant": "quantized", "baseline": "quantized"}
@@ -49,12 +49,11 @@ class Judgement:
 def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], cache: Path) -> Judgement:
     """Float, the baseline and every position of `eval.eval_pos`, from the same seeds."""
     assert config.eval is not None
-    samples = read_samples(config.eval.path, adapter.needs_image, config.eval.n_samples)
+    samples = config.eval.samples(adapter)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
-    loras = [(lora.path, lora.strength) for lora in config.model.lora]
-    sources = [config.model.path, config.model.transformer, *config.model.encoder_weights().items(), *loras]
-    recording = judge_float(adapter, pipeline, networks, planned, cache, sources)
+    loras = [(lora.path, lora.strength, lora.part) for lora in config.model.lora]
+    recording = judge_float(adapter, pipeline, networks, planned, cache, [*sources(config.model), *loras])
     positions = {"float": Judged(recording.videos, [], [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
     for position in dict.fromkeys(wanted):
@@ -86,7 +85,7 @@ def judge_float(
     networks: Sequence[Network],
     planned: Planned,
     cache: Path,
-    sources: Sequence[object],
+    depends: Sequence[object],
 ) -> Recording:
     """The float videos and every call behind them; from the cache if the very same were made before."""
     parts = [network.part for network in networks]
@@ -95,7 +94,7 @@ def judge_float(
     images = [sample.image for _, sample, _ in planned if sample.image]
     what = [part.name for part in parts]
     key = fingerprint(
-        adapter.name, sources, samples, *images, what, str(weight.dtype), str(weight.device), torch.__version__
+        adapter.name, depends, samples, *images, what, str(weight.dtype), str(weight.device), torch.__version__
     )
 
     def record(stores: dict[str, CallStore]) -> list[Video]:
@@ -131,7 +130,8 @@ def judge_position(
                 encoders.append((network.part.name, mean_error(errors)))
                 continue
             steps.append(errors)
-            blocks += block_errors(network.part, network.layers.values(), store, device)
+            found = block_errors(network.part, network.layers.values(), store, device)
+            blocks += [(network.prefix + name, error) for name, error in found]
     return Judged(videos, per_step(steps, [index for index, _, _ in planned]), blocks, encoders)
 
 

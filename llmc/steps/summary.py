@@ -17,6 +17,7 @@ from llmc.eval.report import write_report
 from llmc.eval.results import BlockResult, LayerResult, Results, SampleResult, ratios, write_results
 from llmc.eval.video import write_preview, write_video
 from llmc.log import progress
+from llmc.steps.coverage import CoverageTable
 from llmc.steps.folder import RunFolder, versions
 from llmc.steps.judge import Judgement
 from llmc.steps.network import Network
@@ -27,6 +28,7 @@ LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_erro
 def collect(
     config: Config,
     networks: Sequence[Network],
+    coverage: CoverageTable,
     judgement: Judgement | None,
     checkpoint: Path | None,
     folder: RunFolder,
@@ -39,7 +41,8 @@ def collect(
         run=str(folder.path), name=folder.path.name, created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
         device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
-        seconds=folder.seconds, layers=layers, rejected=rejections(networks), **judged,
+        seconds=folder.seconds, layers=layers, rejected=rejections(networks), coverage=coverage.rows,
+        warnings=[*coverage.warnings, *judged.pop("warnings", [])], **judged,
     )  # fmt: skip
     if folder.writes:
         write_results(folder.path / "results.json", results)
@@ -70,7 +73,7 @@ def layer_table(networks: Sequence[Network]) -> list[LayerResult]:
             error = network.errors.get(name)
             table.append(
                 LayerResult(
-                    name=name,
+                    name=network.prefix + name,
                     spec=str(layer.spec),
                     transforms="; ".join(str(transform) for transform in layer.state.transforms),
                     method=methods(network.recipe) if layer.state.rounded is not None else "float weight",

@@ -49,7 +49,7 @@ def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fam
             save(folder / "model")
             save_samples(folder / "samples", 2)
             adapter = adapters()[name]()
-            samples = read_samples(folder / "samples", adapter.needs_image)
+            samples = read_samples(folder / "samples", adapter.needs_image, needs_last_image=adapter.needs_last_image)
             made[name] = Family(adapter, folder / "model", [(i, sample, sampling) for i, sample in enumerate(samples)])
         return made[name]
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llmc.convert.encoder_weights import load_encoder
-from llmc.convert.encoders import from_original, to_original
+from llmc.convert.encoders import UNREAD, load_encoder, naming_of_release, to_release
 from llmc.convert.writer import write_checkpoint
 from llmc.errors import ExportError
 from llmc.export.base import LazyTensor, kept
@@ -24,7 +23,7 @@ def own_tensors(module: torch.nn.Module) -> dict[str, LazyTensor]:
 
 def write_original(module: torch.nn.Module, folder: Path, more: dict[str, torch.Tensor] | None = None) -> Path:
     """As Wan's release keeps it: a .pth, and in it what other models read."""
-    tensors = to_original(type(module).__name__, own_tensors(module))
+    tensors = to_release(type(module).__name__, own_tensors(module))
     tensors |= {name: kept(tensor) for name, tensor in (more or {}).items()}
     return write_checkpoint(folder, tensors, "single", stem="models", suffix=".pth")[0]
 
@@ -39,26 +38,28 @@ def emptied(module: torch.nn.Module) -> torch.nn.Module:
 def test_there_and_back_is_the_identity(name: str) -> None:
     module = tiny_encoder(name)[0].module
     own = own_tensors(module)
-    there = to_original(name, own)
+    there = to_release(name, own)
     assert all(tensor.make().shape == tuple(tensor.shape) for tensor in there.values())
-    back = from_original(name, there)
+    naming = naming_of_release(name, own)
+    assert naming is not None
+    back = naming.to_ours({key: tensor for key, tensor in there.items() if key not in UNREAD})
     assert back.keys() == own.keys()
     for key, tensor in own.items():
         assert torch.equal(back[key].make(), tensor.make()) and tuple(back[key].shape) == tensor.shape
 
 
 def test_the_names_are_those_of_the_release() -> None:
-    umt5 = to_original("UMT5EncoderModel", own_tensors(tiny_encoder("UMT5EncoderModel")[0].module))
+    umt5 = to_release("UMT5EncoderModel", own_tensors(tiny_encoder("UMT5EncoderModel")[0].module))
     leaves = ["norm1", "attn.q", "attn.k", "attn.v", "attn.o", "norm2", "ffn.gate.0", "ffn.fc1", "ffn.fc2",
               "pos_embedding.embedding"]  # fmt: skip
     blocks = {f"blocks.{i}.{leaf}.weight" for i in (0, 1) for leaf in leaves}
     assert umt5.keys() == {"token_embedding.weight", "norm.weight", *blocks}
-    clip = to_original("CLIPVisionModel", own_tensors(tiny_encoder("CLIPVisionModel")[0].module))
+    clip = to_release("CLIPVisionModel", own_tensors(tiny_encoder("CLIPVisionModel")[0].module))
     modules = ["norm1", "attn.to_qkv", "attn.proj", "norm2", "mlp.0", "mlp.2"]
     blocks = {f"visual.transformer.{i}.{module}.{leaf}" for i in (0, 1, 2) for module in modules
               for leaf in ("weight", "bias")}  # fmt: skip
     norms = {f"visual.{norm}.{leaf}" for norm in ("pre_norm", "post_norm") for leaf in ("weight", "bias")}
-    bare = {"visual.patch_embedding.weight", "visual.cls_embedding", "visual.pos_embedding"}
+    bare = {"visual.patch_embedding.weight", "visual.cls_embedding", "visual.pos_embedding", "visual.head", "log_scale"}
     assert clip.keys() == blocks | norms | bare
     assert tuple(clip["visual.transformer.0.attn.to_qkv.weight"].shape) == (96, 32)
     assert tuple(clip["visual.cls_embedding"].shape) == (1, 1, 32)
@@ -108,7 +109,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_refused(tmp_path: Path
     before = tensors["post_layernorm.weight"].clone()
     with pytest.raises(ExportError) as error:
         load_encoder(emptied(module), tmp_path / "model.safetensors")
-    for said in ("is without pre_layrnorm.bias", "also has stranger", "post_layernorm.bias is (3,)", "torch.int8"):
+    for said in ("lacks 1: pre_layrnorm.bias", "besides 1: stranger", "post_layernorm.bias (3,)", "torch.int8"):
         assert said in str(error.value)
     assert not torch.equal(module.state_dict()["post_layernorm.weight"], before)  # nothing was read
 

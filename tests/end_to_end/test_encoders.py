@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmc.__main__ import main
-from llmc.convert.encoders import to_original
+from llmc.convert.encoders import to_release
 from llmc.convert.writer import write_checkpoint
 from llmc.export.base import kept
 from tests.end_to_end.small_run import small_config
@@ -35,8 +35,8 @@ def test_a_run_judges_and_exports_the_encoders_with_the_network(tmp_path: Path) 
         assert all(0 < error < 0.0025 for error in errors.values())
     layers = {layer["name"]: layer for layer in results["layers"]}
     assert len(layers) == 24 + 14 + 18 and all(layer["error"] is not None for layer in layers.values())
-    assert layers["encoder.block.0.layer.0.SelfAttention.q"]["method"] == "SmoothQuant + GPTQ"
-    assert "folded into" in layers["encoder.layers.0.self_attn.q_proj"]["transforms"]
+    assert layers["text_encoder.encoder.block.0.layer.0.SelfAttention.q"]["method"] == "SmoothQuant + GPTQ"
+    assert "folded into" in layers["image_encoder.encoder.layers.0.self_attn.q_proj"]["transforms"]
     assert [block["name"] for block in results["blocks"]["fake_quant"]] == ["blocks.0", "blocks.1"]
     assert "<td>text_encoder</td>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     runtime = json.loads((tmp_path / "export" / "lightx2v_int8-vllm.json").read_text())
@@ -57,7 +57,7 @@ def test_the_float_weights_of_the_release_give_the_same_bytes(tmp_path: Path) ->
     given = []
     for part, class_name in (("text_encoder", "UMT5EncoderModel"), ("image_encoder", "CLIPVisionModel")):
         file = tmp_path / "model" / part / "model.safetensors"
-        tensors = to_original(class_name, {name: kept(tensor) for name, tensor in load_file(file).items()})
+        tensors = to_release(class_name, {name: kept(tensor) for name, tensor in load_file(file).items()})
         (path,) = write_checkpoint(tmp_path / "release", tensors, "single", stem=part, suffix=".pth")
         given += ["--set", f"model.{part}={path}"]
         # the folder's own weights are not used

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from llmc.__main__ import main
+from llmc.convert.names import Known, Names
+from llmc.convert.safetensors_file import write_file
 from llmc.models.base import adapters
-from llmc.models.original import to_original
 from tests.tiny_pipelines import TINY, save_samples
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -24,8 +25,9 @@ def family_config(folder: Path, family: str, **quant: Any) -> Path:
     save(folder / "model")
     save_samples(folder / "samples", 1)
     adapter = adapters()[family]
-    size: dict[str, Any] = {"name": adapter.task(), "path": str(folder / "samples"), "target_height": sampling.height,
-                            "target_width": sampling.width, "guidance_scale": sampling.guidance_scale}  # fmt: skip
+    size: dict[str, Any] = {"name": adapter.tasks()[0], "path": str(folder / "samples"),
+                            "target_height": sampling.height, "target_width": sampling.width,
+                            "guidance_scale": sampling.guidance_scale}  # fmt: skip
     if not adapter.makes_images:
         size["num_frames"] = sampling.num_frames
     grids = {"weight": {"bit": 8, "granularity": "per_channel"}, "act": {"bit": 8, "granularity": "per_token"}}
@@ -86,8 +88,9 @@ def test_a_transformer_in_its_original_layout_gives_the_same_export(
     run(config, capsys, "--set", "eval=null")
     (part,) = adapters()["SD3"]().skeleton(tmp_path / "model")
     state = load_file(tmp_path / "model" / TRANSFORMER)
-    original = to_original(state, adapters()["SD3"].original(part.module))
-    save_file({name: tensor.contiguous() for name, tensor in original.items()}, tmp_path / "single.safetensors")
+    naming = Names(adapters()["SD3"].original(part.module))
+    original = naming.to_original({name: Known(tensor) for name, tensor in state.items()})
+    write_file(tmp_path / "single.safetensors", original)
     (tmp_path / "model" / TRANSFORMER).unlink()
     run(config, capsys, "--set", "eval=null", "--set", f"model.transformer={tmp_path / 'single.safetensors'}",
         "--set", f"save.save_path={tmp_path / 'other'}")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -33,6 +34,7 @@ def test_a_published_configuration_has_its_size_and_its_linears(variant: str, tm
     (tmp_path / "transformer").mkdir()
     shutil.copy(GOLDEN / f"{variant}.json", tmp_path / "transformer" / "config.json")
     adapter = adapters()[name]()
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": adapter.pipeline}))
     (part,) = adapter.skeleton(tmp_path)
     assert sum(parameter.numel() for parameter in part.module.parameters()) == parameters
     stored = sum(tensor.numel() for tensor in part.module.state_dict().values())  # SD3's positions are no parameters

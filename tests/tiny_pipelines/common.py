@@ -95,5 +95,6 @@ def save_samples(folder: Path, count: int = 2) -> None:
     for i in range(count):
         noise = (np.random.RandomState(i).rand(32, 32, 3) * 255).astype("uint8")
         Image.fromarray(noise).save(folder / f"{i}.png")
-        entries.append({"image": f"{i}.png", "prompt": SENTENCES[i], "negative_prompt": "blurry"})
+        pictures = {"image": f"{i}.png", "last_image": "0.png"}
+        entries.append({**pictures, "prompt": SENTENCES[i], "negative_prompt": "blurry"})
     (folder / "samples.json").write_text(json.dumps(entries), encoding="utf-8")
