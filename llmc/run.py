@@ -89,6 +89,8 @@ def export(
                 source=config.model.path,
                 provenance=provenance,
                 sampling={**samplings[0].model_dump(), "shift": shift},
+                folder=network.part.folder,
+                config=network.part.config,
             )
             written.append(exporter.write(part, path))
     distributed.wait()

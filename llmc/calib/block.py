@@ -72,8 +72,10 @@ class Group:
             layer.fix_act_scale(low, high)
 
     def transform(self, transform: Transform) -> None:
-        """Change the basis of the shared input; a Scale that linears before can absorb goes into their rows at once."""
-        if isinstance(transform, Scale) and self.fold:
+        """Change the basis of the shared input; a Scale that linears before can absorb goes into their rows at once.
+        After a rotation nobody can: channels are no longer those that were written before."""
+        unmixed = all(isinstance(before, Scale) for before in self.linears[0].state.transforms)
+        if isinstance(transform, Scale) and self.fold and unmixed:
             producers = [module for _, module in self.fold if isinstance(module, QuantLinear)]
             for producer in producers:
                 producer.multiply_output(transform.multiplier)

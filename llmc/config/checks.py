@@ -35,10 +35,12 @@ def config_problems(config: Config) -> list[Problem]:
 
 def model_problems(config: Config) -> Iterator[Problem]:
     """Whether the folder holds a pipeline of the adapter's family, and the LoRAs are there."""
-    yield from _missing(config, ("model", "path"), config.model.path)
+    adapter = config.model.adapter()
+    for key, place in adapter.sources(config.model.path).items():
+        yield from _missing(config, ("model", key), place)
     if config.model.path.exists():
         try:
-            check_adapter(type(config.model.adapter()), config.model.path)
+            check_adapter(type(adapter), config.model.path)
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
     for index, lora in enumerate(config.model.lora):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator
+from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator
 
 from llmc.algorithms.base import Algorithm
 from llmc.config.document import Source
+from llmc.config.model import ModelConfig
+from llmc.config.numbers import Number
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
-from llmc.config.words import choice
 from llmc.eval.metrics.base import Metric
-from llmc.models.base import ModelAdapter, Sampling
-from llmc.plugin import Strict, by_name, discover
+from llmc.models.base import Sampling
+from llmc.plugin import Strict, by_name
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
 if TYPE_CHECKING:
@@ -26,13 +27,6 @@ else:
     AnyMetric = by_name("llmc.eval.metrics", Metric)
 
 
-def _not_a_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"it is {value}; a number is needed")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_not_a_switch), Field(allow_inf_nan=False)]
 OUTPUTS = {"base": {"run_dir"}, "eval": {"output_video_path"}, "save": {"save_path", "overwrite"}}
 
 
@@ -48,37 +42,6 @@ class BaseConfig(Strict):
         pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$",
         description="auto, cpu, cuda, npu, or one of several such as cuda:1",
     )
-
-
-class LoraConfig(Strict):
-    """One LoRA that is merged into the model before anything else."""
-
-    path: InputPath = Field(description="the LoRA's safetensors file, or a folder with one")
-    strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
-
-
-class ModelConfig(Strict):
-    """The model to quantize."""
-
-    type: str = Field(description="the model family's adapter, such as WanI2V; `llmc list` names them")
-    path: InputPath = Field(description="folder of the float pipeline in diffusers layout (with model_index.json)")
-    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: as the weights are stored"
-    )
-    lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
-
-    @field_validator("type")
-    @classmethod
-    def _has_an_adapter(cls, name: str) -> str:
-        adapters = discover("llmc.models", ModelAdapter)
-        if name not in adapters:
-            raise ValueError(f"no model adapter is called {name}; {choice(name, adapters)}")
-        return name
-
-    def adapter(self) -> ModelAdapter:
-        """The adapter that `type` names."""
-        adapter: ModelAdapter = discover("llmc.models", ModelAdapter)[self.type]()
-        return adapter
 
 
 class SamplesConfig(Strict):

@@ -37,6 +37,8 @@ class FinishedPart:
     source: Path  # the folder of the float pipeline
     provenance: Mapping[str, str]  # recipe, versions, fingerprint: goes into the files' metadata
     sampling: Mapping[str, Any]  # how the videos were judged: goes into ready runtime configurations
+    folder: str = ""  # of the source, where this network lies; its name if left out
+    config: Mapping[str, Any] | None = None  # the network's config.json, where it is not the one of diffusers
 
 
 class Exporter(Plugin):
@@ -71,6 +73,8 @@ def unquantized_tensors(part: FinishedPart) -> dict[str, torch.Tensor]:
 
 def network_config(part: FinishedPart) -> dict[str, Any]:
     """The network's config.json, without where it was loaded from."""
+    if part.config is not None:
+        return dict(part.config)
     config: Mapping[str, Any] = part.module.config  # type: ignore[assignment]
     own = {key: value for key, value in config.items() if key not in ("_name_or_path", "_use_default_values")}
     return {"_class_name": type(part.module).__name__, **own}

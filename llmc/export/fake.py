@@ -30,11 +30,12 @@ class FakeQuant(Exporter):
     online_scale: ClassVar[bool] = True
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
-        link_pipeline(part.source, folder, without=part.name)
+        inside = part.folder or part.name
+        link_pipeline(part.source, folder, without=inside)
         tensors = {name: kept(tensor) for name, tensor in unquantized_tensors(part).items()}
         for name, layer in part.layers.items():
             tensors |= restored_tensors(name, layer)
-        write_checkpoint(folder / part.name, tensors, "sharded", part.provenance, config=network_config(part))
+        write_checkpoint(folder / inside, tensors, "sharded", part.provenance, config=network_config(part))
         return folder
 
 
@@ -47,10 +48,11 @@ def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
 
 
 def link_pipeline(source: Path, folder: Path, without: str) -> None:
-    """Everything of a pipeline folder but one component; hard links where the file system can: nothing changes."""
+    """Everything of a pipeline folder but the files of one component, which may lie in the folder itself; hard links
+    where the file system can: nothing changes."""
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
-        if not file.is_file() or inside.parts[0] == without or inside.parts[0].startswith("."):
+        if not file.is_file() or inside.parent == Path(without) or inside.parts[0].startswith("."):
             continue
         target = folder / inside
         target.parent.mkdir(parents=True, exist_ok=True)

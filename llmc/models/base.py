@@ -36,12 +36,18 @@ Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
 
 @dataclass(frozen=True)
 class Part:
-    """One quantizable network of a pipeline: its module, its blocks in running order, each block class's groups."""
+    """One quantizable network of a pipeline: its module, its blocks in running order, each block class's groups.
+
+    `folder` is where it lies in the source, and `config` what its config.json says there; where they are left out, that
+    is a folder of its name, and what diffusers would write.
+    """
 
     name: str
     module: torch.nn.Module
     blocks: Sequence[tuple[str, torch.nn.Module]]
     layout: Layout
+    folder: str = ""
+    config: Mapping[str, Any] | None = None
 
     def groups(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
         """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
@@ -74,19 +80,23 @@ class Sampling(Strict):
 
 @dataclass(frozen=True)
 class Video:
-    """What a pipeline made: frames (frames, height, width, 3) as uint8, and the final latent."""
+    """What a pipeline made: frames (frames, height, width, 3) as uint8 (none if it cannot decode), the final latent."""
 
     frames: torch.Tensor
     latents: torch.Tensor
+
+    @property
+    def is_decoded(self) -> bool:
+        return len(self.frames) > 0
 
 
 OnStep = Callable[[int], None]  # called after each denoising step with the index of the next one
 
 
 class ModelAdapter(Plugin):
-    """How one family of models is loaded, taken apart and run."""
+    """How one family of models is loaded, taken apart and run; its settings are keys of the `model` section."""
 
-    pipeline: ClassVar[str]  # the class that a fitting folder's model_index.json names
+    pipeline: ClassVar[str]  # the class that model_index.json (or the config.json of a lone network) names
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
@@ -95,6 +105,10 @@ class ModelAdapter(Plugin):
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
         """What is wrong with sizes that this family cannot make, each in one sentence; empty if nothing is."""
         return []
+
+    def sources(self, path: Path) -> dict[str, Path]:
+        """Everything that `load` reads, by the key of `model` that names it."""
+        return {"path": path}
 
     @abstractmethod
     def load(self, path: Path, torch_dtype: str, device: str) -> Any:
@@ -129,9 +143,9 @@ def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.
 
 
 def pipeline_class(folder: Path) -> str:
-    """The pipeline that a diffusers folder holds."""
-    index = folder / "model_index.json"
-    if not index.is_file():
+    """The pipeline that a diffusers folder holds, or the network if it is the folder of one alone."""
+    index = next((file for name in ("model_index.json", "config.json") if (file := folder / name).is_file()), None)
+    if index is None:
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
         raise AdapterError(
             f"{folder} has no model_index.json (found: {inside or 'nothing'}).\n"
@@ -140,7 +154,7 @@ def pipeline_class(folder: Path) -> str:
     try:
         name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AdapterError(f"{index} is not a diffusers model index: {error}; save the pipeline again") from error
+        raise AdapterError(f"{index} names no class of diffusers: {error}; save the model again") from error
     return str(name)
 
 

@@ -49,7 +49,8 @@ def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequen
     samples = read_samples(config.eval.path, adapter.needs_image, config.eval.n_samples)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
-    sources = [config.model.path, *((lora.path, lora.strength) for lora in config.model.lora)]
+    sources: list[object] = [*adapter.sources(config.model.path).values()]
+    sources += [(lora.path, lora.strength) for lora in config.model.lora]
     recording = judge_float(adapter, pipeline, networks, planned, cache, sources)
     positions = {"float": Judged(recording.videos, [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]

@@ -24,9 +24,9 @@ SENTENCES = [
 ] * 4
 
 
-def umt5(width: int) -> tuple[Any, torch.nn.Module]:
-    """A T5 tokenizer of a few hundred pieces, and an UMT5 encoder of two blocks."""
-    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+def t5_tokenizer() -> Any:
+    """A T5 tokenizer of a few hundred pieces."""
+    from transformers import T5Tokenizer
 
     pieces = Tokenizer(models.Unigram())
     pieces.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
@@ -35,9 +35,15 @@ def umt5(width: int) -> tuple[Any, torch.nn.Module]:
     trainer = trainers.UnigramTrainer(vocab_size=128, special_tokens=special, unk_token="<unk>", show_progress=False)
     pieces.train_from_iterator(SENTENCES, trainer)
     pieces.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = T5Tokenizer(tokenizer_object=pieces, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return T5Tokenizer(tokenizer_object=pieces, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def umt5(width: int) -> tuple[Any, torch.nn.Module]:
+    """A T5 tokenizer, and an UMT5 encoder of two blocks."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
     config = UMT5Config(vocab_size=512, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    return tokenizer, UMT5EncoderModel(config).eval()
+    return t5_tokenizer(), UMT5EncoderModel(config).eval()
 
 
 def save_samples(folder: Path, count: int = 2) -> None:
