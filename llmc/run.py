@@ -97,6 +97,8 @@ def export(
             sampling={**schedule, **said},
             section=network.part.section,
             others=tuple(name for name in names if name != network.part.name),
+            folder=network.part.folder,
+            config=network.part.config,
         )
         for network in networks
     ]

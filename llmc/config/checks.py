@@ -49,12 +49,13 @@ def config_problems(config: Config) -> list[Problem]:
 
 def model_problems(config: Config) -> Iterator[Problem]:
     """Whether the folder holds a pipeline of the adapter's family, and everything that joins it is there."""
-    adapter = type(config.model.adapter())
+    adapter = config.model.adapter()
     components: Mapping[str, str] | None = None
-    yield from _missing(config, ("model", "path"), config.model.path)
+    for key, place in adapter.sources(config.model.path).items():
+        yield from _missing(config, ("model", key), place)
     if config.model.path.exists():
         try:
-            check_adapter(adapter, config.model.path)
+            check_adapter(type(adapter), config.model.path)
             components = pipeline_index(config.model.path).components
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
@@ -68,7 +69,7 @@ def model_problems(config: Config) -> Iterator[Problem]:
             yield Problem(keys, f"{config.model.path} has no {name} that it could stand in for; leave it out")
     for index, lora in enumerate(config.model.lora):
         yield from _missing(config, ("model", "lora", index, "path"), lora.path)
-        if components is not None and lora.part is not None and lora.part not in components:
+        if components and lora.part is not None and lora.part not in components:
             text = f"it is {lora.part}; the model has no such network: {choice(lora.part, sorted(components))}"
             yield Problem(("model", "lora", index, "part"), text)
 
@@ -77,9 +78,10 @@ def encoder_problems(config: Config) -> Iterator[Problem]:
     """Whether the pipeline has the encoders that are to be quantized or replaced, of classes whose layout is known."""
     for name, path in config.model.encoder_weights().items():
         yield from _missing(config, ("model", name), path)
-    if not (config.model.path / "model_index.json").is_file():  # said already
+    try:
+        classes = encoder_classes(config.model.path, config.model.adapter().encoders)
+    except LlmcError:  # said already
         return
-    classes = encoder_classes(config.model.path, config.model.adapter().encoders)
     for name in sorted(config.model.encoder_weights().keys() - classes.keys()):
         has = ", ".join(classes) or "no encoder at all"
         yield Problem(("model", name), f"the pipeline has {has}; leave model.{name} out")

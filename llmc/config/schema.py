@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator
+from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.samples import read_samples
 from llmc.config.document import Source
+from llmc.config.model import ModelConfig
+from llmc.config.numbers import Number
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
-from llmc.config.words import choice
 from llmc.eval.metrics.base import Metric
 from llmc.models.base import ModelAdapter, Sample, Sampling, Section, Task
-from llmc.plugin import Strict, by_name, discover
+from llmc.plugin import Strict, by_name
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ else:
     AnyMetric = by_name("llmc.eval.metrics", Metric)
 
 
-def _not_a_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"it is {value}; a number is needed")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_not_a_switch), Field(allow_inf_nan=False)]
 OUTPUTS = {"base": {"run_dir"}, "eval": {"output_video_path"}, "save": {"save_path", "overwrite"}}
 
 
@@ -49,62 +43,6 @@ class BaseConfig(Strict):
         pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$",
         description="auto, cpu, cuda, npu, or one of several such as cuda:1",
     )
-
-
-class LoraConfig(Strict):
-    """One LoRA that is merged into the model before anything else."""
-
-    path: InputPath = Field(description="the LoRA's safetensors file, or a folder with one")
-    strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
-    part: str | None = Field(
-        None, description="the network that it is for, such as transformer_2, where experts have one each; default: all"
-    )
-
-
-class ModelConfig(Strict):
-    """The model to quantize."""
-
-    type: str = Field(description="the model family's adapter, such as WanI2V; `llmc list` names them")
-    path: InputPath = Field(description="folder of the float pipeline in diffusers layout (with model_index.json)")
-    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: as the weights are stored"
-    )
-    transformer: InputPath | None = Field(
-        None,
-        description="a checkpoint that takes the place of the folder's transformer, in diffusers' names or those of "
-        "its original repository, such as flux1-dev.safetensors",
-    )
-    transformer_2: InputPath | None = Field(None, description="the same for the low-noise expert")
-    lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
-    text_encoder: InputPath | None = Field(
-        None, description="other weights for the text encoder: a .pth of Wan's own release, or a Hugging Face folder"
-    )
-    image_encoder: InputPath | None = Field(
-        None, description="other weights for the image encoder: a .pth of Wan's own release, or a Hugging Face folder"
-    )
-
-    @field_validator("type")
-    @classmethod
-    def _has_an_adapter(cls, name: str) -> str:
-        adapters = discover("llmc.models", ModelAdapter)
-        if name not in adapters:
-            raise ValueError(f"no model adapter is called {name}; {choice(name, adapters)}")
-        return name
-
-    def networks(self) -> dict[str, Path]:
-        """The networks that are read from elsewhere than the folder."""
-        given = {"transformer": self.transformer, "transformer_2": self.transformer_2}
-        return {name: path for name, path in given.items() if path is not None}
-
-    def adapter(self) -> ModelAdapter:
-        """The adapter that `type` names."""
-        adapter: ModelAdapter = discover("llmc.models", ModelAdapter)[self.type]()
-        return adapter
-
-    def encoder_weights(self) -> dict[str, Path]:
-        """Component -> where its weights are read from, other than the model's folder."""
-        given = {"text_encoder": self.text_encoder, "image_encoder": self.image_encoder}
-        return {name: path for name, path in given.items() if path is not None}
 
 
 class SamplesConfig(Strict):

@@ -39,6 +39,8 @@ class FinishedPart:
     sampling: Mapping[str, Any]  # how the videos were judged: goes into ready runtime configurations
     section: str = "video_gen"  # of `quant`; another one for encoders
     others: tuple[str, ...] = ()  # names of the parts that are written beside this one
+    folder: str = ""  # of the source, where this network lies; its name if left out
+    config: Mapping[str, Any] | None = None  # the network's config.json, where it is not the one of diffusers
 
 
 class Exporter(Plugin):
@@ -85,6 +87,8 @@ def unquantized_tensors(part: FinishedPart) -> dict[str, torch.Tensor]:
 
 def network_config(part: FinishedPart) -> dict[str, Any]:
     """The network's config.json, without where it was loaded from."""
+    if part.config is not None:
+        return dict(part.config)
     config: Any = part.module.config
     if part.section != "video_gen":  # transformers' own class
         return {**config.to_dict(), "architectures": [type(part.module).__name__]}

@@ -31,13 +31,14 @@ class FakeQuant(Exporter):
     encoders: ClassVar[frozenset[str] | None] = None
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
-        link_pipeline(part.source, folder, without=(part.name, *part.others))
+        inside = part.folder or part.name
+        link_pipeline(part.source, folder, without=(inside, *part.others))
         tensors = {name: kept(tensor) for name, tensor in unquantized_tensors(part).items()}
         for name, layer in part.layers.items():
             tensors |= restored_tensors(name, layer)
         stem = STEM if part.section == "video_gen" else "model"
         config = network_config(part)
-        write_checkpoint(folder / part.name, tensors, "sharded", part.provenance, stem=stem, config=config)
+        write_checkpoint(folder / inside, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder
 
 
@@ -50,10 +51,12 @@ def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
 
 
 def link_pipeline(source: Path, folder: Path, without: tuple[str, ...]) -> None:
-    """Everything of a pipeline folder but some components; hard links where the file system can: nothing changes."""
+    """Everything of a pipeline folder but the files of some components, of which a lone one lies in the folder itself;
+    hard links where the file system can: nothing changes."""
+    left_out = [Path(component) for component in without]
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
-        if not file.is_file() or inside.parts[0] in without or inside.parts[0].startswith("."):
+        if not file.is_file() or inside.parent in left_out or inside.parts[0].startswith("."):
             continue
         target = folder / inside
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,11 @@ Task = Literal["i2v", "t2v", "t2i"]  # what a sample is, and what is made of it
 
 @dataclass(frozen=True)
 class Part:
-    """One quantizable network of a pipeline: its module, its blocks in running order, each block class's groups."""
+    """One quantizable network of a pipeline: its module, its blocks in running order, each block class's groups.
+
+    `folder` is where it lies in the source, and `config` what its config.json says there; where they are left out, that
+    is a folder of its name, and what diffusers would write.
+    """
 
     name: str
     module: torch.nn.Module
@@ -87,6 +91,8 @@ class Part:
     section: Section = "video_gen"
     expert: Expert = None  # which half of the schedule it denoises, if not all
     lasting: frozenset[str] = frozenset()  # block classes of which later blocks read every output, not only the last
+    folder: str = ""
+    config: Mapping[str, Any] | None = None
 
     def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
         """What a recording keeps of a call: all of it."""
@@ -165,19 +171,23 @@ class PipelineIndex:
 
 @dataclass(frozen=True)
 class Video:
-    """What a pipeline made: frames (frames, height, width, 3) as uint8, and the final latent."""
+    """What a pipeline made: frames (frames, height, width, 3) as uint8 (none if it cannot decode), the final latent."""
 
     frames: torch.Tensor
     latents: torch.Tensor
+
+    @property
+    def is_decoded(self) -> bool:
+        return len(self.frames) > 0
 
 
 OnStep = Callable[[int], None]  # called after each denoising step with the index of the next one
 
 
 class ModelAdapter(Plugin):
-    """How one family of models is loaded, taken apart and run."""
+    """How one family of models is loaded, taken apart and run; its settings are keys of the `model` section."""
 
-    pipeline: ClassVar[str]  # the class that a fitting folder's model_index.json names
+    pipeline: ClassVar[str]  # the class that model_index.json (or the config.json of a lone network) names
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
@@ -211,6 +221,10 @@ class ModelAdapter(Plugin):
         if cls.needs_image:
             return ("i2v",)
         return ("t2v", "i2v") if cls.takes_image else ("t2v",)
+
+    def sources(self, path: Path) -> dict[str, Path]:
+        """Everything that `load` reads by itself, by the key of `model` that names it."""
+        return {"path": path}
 
     @abstractmethod
     def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
@@ -265,9 +279,9 @@ def multiples(height: int, width: int, of: int = 16) -> list[str]:
 
 
 def pipeline_index(folder: Path) -> PipelineIndex:
-    """What a diffusers folder says of itself."""
-    path = folder / "model_index.json"
-    if not path.is_file():
+    """What a diffusers folder says of itself, or the folder of a lone network."""
+    path = next((file for name in ("model_index.json", "config.json") if (file := folder / name).is_file()), None)
+    if path is None:
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
         raise AdapterError(
             f"{folder} has no model_index.json (found: {inside or 'nothing'}).\n"
@@ -277,8 +291,10 @@ def pipeline_index(folder: Path) -> PipelineIndex:
         entries = json.loads(path.read_text(encoding="utf-8"))
         class_name = str(entries["_class_name"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AdapterError(f"{path} is not a diffusers model index: {error}; save the pipeline again") from error
+        raise AdapterError(f"{path} names no class of diffusers: {error}; save the model again") from error
     own = {name: value for name, value in entries.items() if not name.startswith("_")}
+    if path.name == "config.json":
+        return PipelineIndex(folder, class_name, {}, {})
     components = {name: value[1] for name, value in own.items() if isinstance(value, list) and any(value)}
     settings = {name: value for name, value in own.items() if not isinstance(value, list)}
     return PipelineIndex(folder, class_name, components, settings)

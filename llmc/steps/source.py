@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llmc.config.schema import ModelConfig
+from llmc.config.model import ModelConfig
 from llmc.convert.checkpoint import Checkpoint
 from llmc.convert.encoders import load_encoder
 from llmc.convert.names import Names
@@ -59,7 +59,11 @@ def given_networks(model: ModelConfig) -> dict[str, torch.nn.Module]:
 
 def sources(model: ModelConfig) -> list[Path]:
     """Everything that the weights depend on, but LoRAs."""
-    return [model.path, *model.networks().values(), *model.encoder_weights().values()]
+    return [
+        *model.adapter().sources(model.path).values(),
+        *model.networks().values(),
+        *model.encoder_weights().values(),
+    ]
 
 
 def lora_tables(adapter: ModelAdapter, part: Part) -> list[Original]:

@@ -137,6 +137,8 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
 def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:
     """Every video of every position, and one picture of each sample: float | quantized | difference."""
     assert config.eval is not None
+    if not all(video.is_decoded for judged in judgement.positions.values() for video in judged.videos):
+        return {}
     root = config.eval.output_video_path or folder.path / "videos"
     written: dict[str, list[str]] = {}
     for position, judged in judgement.positions.items():

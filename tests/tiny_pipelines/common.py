@@ -39,7 +39,7 @@ def t5_tokenizer() -> Any:
 
 
 def umt5(width: int) -> tuple[Any, torch.nn.Module]:
-    """A tokenizer, and an UMT5 encoder of two blocks."""
+    """A T5 tokenizer, and an UMT5 encoder of two blocks."""
     from transformers import UMT5Config, UMT5EncoderModel
 
     config = UMT5Config(vocab_size=512, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
