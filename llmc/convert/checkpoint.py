@@ -125,13 +125,13 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Only a mapping of tensors, or that alone under `module`; nothing else in the file is run or read."""
+    """Only a mapping of tensors, or that under `module`; nothing else in the file is run or read."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError) as error:
         raise ExportError(f"{path}: {error}; only tensors are read from a .pth; save the state dict in it") from error
     values = content if isinstance(content, dict) else {"all of it": content}
-    if values.keys() == {"module"} and isinstance(values["module"], dict):  # as DeepSpeed and hyvideo save it
+    if isinstance(values.get("module"), dict):  # as DeepSpeed and hyvideo save it, beside the state of a training
         values = values["module"]
     other = [f"{name} ({type(value).__name__})" for name, value in values.items() if not isinstance(value, Tensor)]
     if other:

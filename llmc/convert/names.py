@@ -218,7 +218,7 @@ class Names:
         for name, row in self._constants.items():
             if name not in found and row.beside in found:
                 beside = found[row.beside]
-                yield name, Known(row.values(tuple(beside.shape)).to(beside.dtype))
+                yield name, Known(row.values(tuple(beside.shape)).to(row.dtype or beside.dtype))
 
     def _is_constant(self, name: str, tensor: LazyTensor, tensors: Tensors) -> bool:
         """Whether a tensor has the values that are known; if not, only a name of ours can keep it."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from llmc.models.base import Fused, Swapped
@@ -35,11 +36,13 @@ class Tied:
 
 @dataclass(frozen=True)
 class Constant:
-    """A tensor that only the original has, of known values, made in the type of the one `beside` it, from its shape."""
+    """A tensor that only the original has, of known values, made from the shape of the one `beside` it, in its type or
+    in `dtype`."""
 
     target: str
     beside: str
     values: Callable[[tuple[int, ...]], Tensor]
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)

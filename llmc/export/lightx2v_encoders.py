@@ -7,7 +7,7 @@ written here already. Below `<model_path>/int8` and `/fp8` it finds the .pth fil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -35,8 +35,6 @@ class Target:
     stem: str
     dtype: str
     built: Mapping[str, object]
-    # what its module wants and never uses: name -> type, and the sizes that make up the shape
-    unread: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 TARGETS: Mapping[str, Target] = {
@@ -48,7 +46,6 @@ TARGETS: Mapping[str, Target] = {
         "clip", "models_clip_open-clip-xlm-roberta-large-vit-huge-14", "float16",
         {"hidden_size": 1280, "num_attention_heads": 16, "num_hidden_layers": 32, "image_size": 224, "patch_size": 14,
          "hidden_act": "gelu"},
-        {"visual.head": ("float16", ("hidden_size", "projection_dim")), "log_scale": ("float32", ())},
     ),
 }  # fmt: skip
 
@@ -68,8 +65,6 @@ def write_encoder(part: FinishedPart, folder: Path, file: EncoderFile) -> Path:
     for name, layer in part.layers.items():
         tensors |= _linear(name, layer, dtype)
     named = to_release(type(part.module).__name__, tensors)
-    for name, (kind, sizes) in target.unread.items():
-        named[name] = kept(torch.zeros([getattr(config, size) for size in sizes], dtype=getattr(torch, kind)))
     path = encoder_path(part, folder, file)
     write_checkpoint(path.parent, named, "single", part.provenance, stem=path.stem, suffix=SUFFIXES[file])
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,7 @@ SHOWN = 5  # names in one message
 class Made(Protocol):
     """A tensor of a checkpoint, which is read when it is made."""
 
-    @property
-    def make(self) -> Callable[[], torch.Tensor]: ...
+    def make(self) -> torch.Tensor: ...
 
 
 def empty_network(config: Mapping[str, Any]) -> torch.nn.Module:

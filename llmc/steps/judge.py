@@ -91,7 +91,7 @@ def judge_float(
     parts = [network.part for network in networks]
     weight = next(parts[0].module.parameters())
     samples = [(sample.model_dump(mode="json"), sampling.model_dump()) for _, sample, sampling in planned]
-    images = [sample.image for _, sample, _ in planned if sample.image]
+    images = [image for _, sample, _ in planned for image in (sample.image, sample.last_image) if image]
     what = [part.name for part in parts]
     key = fingerprint(
         adapter.name, depends, samples, *images, what, str(weight.dtype), str(weight.device), torch.__version__

@@ -67,7 +67,8 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(CHECKOUT, encoding="utf-8")
     (tmp_path / "release" / "vae").mkdir(parents=True)
-    weights = {"pixels.weight": torch.randn(3, 4) * 0.3, "pixels.bias": torch.zeros(3)}
+    drawn = torch.randn((3, 4), generator=torch.Generator().manual_seed(0))
+    weights = {"pixels.weight": drawn * 0.3, "pixels.bias": torch.zeros(3)}
     save_file(weights, tmp_path / "release" / "vae" / "weights.safetensors")
     yield tmp_path / "checkout"
     for name in [name for name in sys.modules if name.partition(".")[0] == "opensora"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, zeros
+from torch import Tensor, float32, zeros
 
 from llmc.convert.rows import Constant, Omitted, Reshaped, Table
 from llmc.models.base import Fused
@@ -48,7 +48,7 @@ def _vision(prefix: str) -> Table:
         ("logit_scale", "log_scale"),
         # LightX2V's loader asks for both, and its image encoder reads neither
         Constant("visual.head", "visual.post_norm.weight", lambda norm: zeros(norm[0], EMBEDDING)),
-        Constant("log_scale", "visual.post_norm.weight", lambda _: zeros(())),
+        Constant("log_scale", "visual.post_norm.weight", lambda _: zeros(()), float32),
         Omitted("textual", "the text half of the model, which no image encoder reads"),
     )
 
