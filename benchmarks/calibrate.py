@@ -77,10 +77,10 @@ def measure(method: str, size: Size, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     adapter, pipeline, how = WanCalls(), network(size, device), sampling(size)
-    part = prepare(adapter.parts(pipeline)[0], Policy(W8A8), ())
+    part = prepare(adapter.parts(pipeline)[0], Policy(W8A8), (), RECIPES[method])
     planned = [(0, Sample(prompt="none"), how)]
     float_seconds = fastest(lambda: adapter.generate(pipeline, planned[0][1], how), device, 3)
-    found = cost(lambda: calibrate(RECIPES[method], adapter, pipeline, [part], planned, MAX_ROWS), device)
+    found = cost(lambda: calibrate(adapter, pipeline, [part], planned, MAX_ROWS), device)
     held = _allowed(part, RECIPES[method], pipeline, size)
     return {
         "method": method,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from llmc.convert.atomic import atomic_file
+from llmc.atomic import atomic_file
 from llmc.steps.folder import versions
 
 RESULTS = Path(__file__).parent / "results"

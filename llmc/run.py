@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
 from llmc import distributed
-from llmc.calib.samples import read_samples
 from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.log import attach_file, log
-from llmc.models.base import check_adapter, flow_shift
+from llmc.models.base import check_adapter, schedule_of
+from llmc.models.encoders import encoder_parts
 from llmc.steps.calibrate import calibrate
+from llmc.steps.coverage import coverage_table
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, prepare
+from llmc.steps.network import Network, prepare_all
+from llmc.steps.source import load_pipeline, lora_tables
 from llmc.steps.summary import collect, describe
 
 
@@ -35,29 +37,33 @@ def run(config: Config) -> Results:
         folder.write_json("versions.json", versions())
     exporters = config.save.targets()
     with folder.phase("load"):
-        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
-        policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
+        pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
-            changed = merge_lora(part.module, lora.path, lora.strength, adapter.renames.values())
+            if lora.part not in (None, part.name):
+                continue
+            changed = merge_lora(part.module, lora.path, lora.strength, lora_tables(adapter, part))
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
-        networks = [prepare(part, policy, outputs) for part in parts]
+        parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
+        orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
+        networks = prepare_all(parts, orders, [exporter for exporter, _ in exporters])
     with folder.phase("calibrate"):
-        samples = read_samples(config.calib.path, adapter.needs_image, config.calib.n_samples, config.calib.prompts)
+        samples = config.calib.samples(adapter, config.calib.prompts)
         sampling = config.calib_sampling()
         # another noise for each sample: more of what the network can meet
         planned = [
             (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
             for i, sample in distributed.share(samples)
         ]
-        calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
+        seen = calibrate(adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
+        coverage = coverage_table(seen, networks, samples)
     with folder.phase("export"):
-        checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
+        checkpoint = export(config, networks, exporters, folder, schedule_of(pipeline))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
             judgement = judge(config, adapter, pipeline, networks, folder.path)
-    results = collect(config, networks, judgement, checkpoint, folder)
+    results = collect(config, networks, coverage, judgement, checkpoint, folder)
     distributed.wait()
     distributed.stop()
     return results
@@ -68,7 +74,7 @@ def export(
     networks: Sequence[Network],
     exporters: Sequence[tuple[Exporter, Path]],
     folder: RunFolder,
-    shift: float,
+    schedule: Mapping[str, float],
 ) -> Path | None:
     """Write every target that was asked for; returns the first one's folder."""
     written = []
@@ -78,17 +84,26 @@ def export(
         "fingerprint": config.fingerprint(),
     }
     samplings = config.eval_samplings() or (config.calib_sampling(),)
+    said = {key: value for key, value in samplings[0].model_dump().items() if value is not None}
+    names = [network.part.name for network in networks]
+    parts = [
+        FinishedPart(
+            name=network.part.name,
+            module=network.part.module,
+            layers=network.layers,
+            renames=config.model.adapter().renames,
+            source=config.model.path,
+            provenance=provenance,
+            sampling={**schedule, **said},
+            section=network.part.section,
+            others=tuple(name for name in names if name != network.part.name),
+            folder=network.part.folder,
+            config=network.part.config,
+        )
+        for network in networks
+    ]
     for exporter, path in exporters if folder.writes else []:
-        for network in networks:
-            part = FinishedPart(
-                name=network.part.name,
-                module=network.part.module,
-                layers=network.layers,
-                renames=config.model.adapter().renames,
-                source=config.model.path,
-                provenance=provenance,
-                sampling={**samplings[0].model_dump(), "shift": shift},
-            )
-            written.append(exporter.write(part, path))
+        written += [exporter.write(part, path) for part in parts]
+        exporter.finish(parts, path)
     distributed.wait()
     return written[0] if written else None

@@ -6,28 +6,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llmc.calib.probe import Probe
 from llmc.layers.linear import QuantLinear
-from llmc.layers.transforms import Rotate, Scale, Transform
-from llmc.models.base import Part
+from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
+from llmc.models.base import Fold, Part
 from llmc.numerics.clip import RangeRule, act_range
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
+HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
 
 
 @dataclass
 class Group:
     """Linears that read one tensor, and who could absorb a scale of it."""
 
-    name: str  # full name of the first linear
+    name: str  # its part's name and the full name of the first linear: two experts have the same blocks
     names: tuple[str, ...]
     linears: tuple[QuantLinear, ...]
-    fold: tuple[tuple[str, nn.Module], ...]
+    fold: tuple[tuple[str | ModulatedRows, nn.Module], ...]
     stats: Stats = field(default_factory=dict)
     may_scale: bool = True  # whether every target can carry a scale of this input
     head_width: int | None = None  # of the attention whose output is read; None if it is no such output
@@ -173,20 +173,33 @@ class BlockStep:
         return False
 
 
-def block_steps(part: Part, may_scale: Callable[[tuple[str, ...]], bool]) -> list[BlockStep]:
+def block_steps(part: Part, may_scale: Callable[[tuple[Fold, ...]], bool]) -> list[BlockStep]:
     """The blocks of a part whose linears were swapped; `may_scale` says which groups' inputs the targets can scale."""
     return [BlockStep(name, block, _groups(part, name, block, may_scale)) for name, block in part.blocks]
 
 
-def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[str, ...]], bool]) -> list[Group]:
+def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[Fold, ...]], bool]) -> list[Group]:
     groups = []
     for group in part.groups(block):
         modules = tuple(block.get_submodule(name) for name in group.linears)
         linears = tuple(layer for layer in modules if isinstance(layer, QuantLinear))
         assert linears == modules, f"swap the linears of {prefix} first"
         names = tuple(f"{prefix}.{name}" for name in group.linears)
-        fold = tuple((f"{prefix}.{name}", block.get_submodule(name)) for name in group.fold)
-        heads: Any = group.attention and block.get_submodule(group.attention).heads
-        width = linears[0].in_features // heads if heads else None
-        groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold), head_width=width))
+        fold = tuple(_absorber(prefix, block, fold) for fold in group.fold)
+        width = linears[0].in_features // _heads(block.get_submodule(group.attention)) if group.attention else None
+        full = f"{part.name}.{names[0]}"
+        groups.append(Group(full, names, linears, fold, may_scale=may_scale(group.fold), head_width=width))
     return groups
+
+
+def _heads(attention: nn.Module) -> int:
+    return next(int(getattr(attention, name)) for name in HEADS if hasattr(attention, name))
+
+
+def _absorber(prefix: str, block: nn.Module, fold: Fold) -> tuple[str | ModulatedRows, nn.Module]:
+    if isinstance(fold, str):
+        return f"{prefix}.{fold}", block.get_submodule(fold)
+    linear = block.get_submodule(fold.linear)
+    assert isinstance(linear, nn.Linear)
+    width = linear.out_features // fold.chunks
+    return ModulatedRows(f"{prefix}.{fold.linear}", fold.shift * width, fold.scale * width), linear

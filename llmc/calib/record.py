@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llmc.calib.coverage import Coverage
 from llmc.calib.store import Call, CallStore
 from llmc.errors import CalibrationError
 from llmc.models.base import ModelAdapter, Part, Sample, Sampling, Video
@@ -21,10 +23,11 @@ class Clock:
 
     sample: int = 0
     step: int = 0
-    calls_in_step: int = 0
+    calls_in_step: Counter[str] = field(default_factory=Counter)  # by part: in one step each counts its own branches
 
     def tick(self, step: int) -> None:
-        self.step, self.calls_in_step = step, 0
+        self.step = step
+        self.calls_in_step.clear()
 
 
 @torch.no_grad()
@@ -36,20 +39,22 @@ def record_calls(
     stores: dict[str, CallStore],
     keep_outputs: bool = False,
     on_video: Callable[[], None] = lambda: None,
+    coverage: Coverage | None = None,
 ) -> list[Video]:
-    """Generate a video of each sample; calls of the parts that have a store go into it."""
+    """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all."""
     clock = Clock()
     videos = []
     with ExitStack() as hooks:
         for part in parts:
-            hooks.enter_context(_noting(part, clock, adapter.branches, stores.get(part.name), keep_outputs))
+            store = stores.get(part.name)
+            hooks.enter_context(_noting(part, clock, adapter.branches, store, keep_outputs, coverage))
         for index, sample, sampling in samples:
             clock.sample = index
             clock.tick(0)
             videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
             on_video()
     for name, store in stores.items():
-        if len(store) == 0:
+        if samples and len(store) == 0:
             raise CalibrationError(
                 f"the pipeline ran, but never called {name}: nothing was recorded; check the adapter's parts"
             )
@@ -58,13 +63,21 @@ def record_calls(
 
 @contextmanager
 def _noting(
-    part: Part, clock: Clock, branches: tuple[str, ...], store: CallStore | None, keep_output: bool
+    part: Part,
+    clock: Clock,
+    branches: tuple[str, ...],
+    store: CallStore | None,
+    keep_output: bool,
+    coverage: Coverage | None,
 ) -> Iterator[None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        branch = branches[clock.calls_in_step % len(branches)]
-        clock.calls_in_step += 1
+        branch = branches[clock.calls_in_step[part.name] % len(branches)]
+        clock.calls_in_step[part.name] += 1
+        if coverage is not None:
+            coverage.note(part.name, clock.sample, clock.step)
         if store is not None:
             timestep = _timestep(kwargs)
+            args, kwargs, output = part.kept(args, kwargs, output)
             kept = output if keep_output else None
             store.add(Call(clock.sample, clock.step, timestep, branch, args, kwargs, kept))
 
@@ -76,5 +89,6 @@ def _noting(
 
 
 def _timestep(kwargs: dict[str, Any]) -> float:
+    """The noisiest of the call's timesteps: a first frame that is given has the timestep 0 on its own tokens."""
     timestep = kwargs.get("timestep")
-    return float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float("nan")
+    return float(timestep.max()) if isinstance(timestep, Tensor) else float("nan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,7 +15,11 @@ FORM = '[{"image": "first_frame.png", "prompt": "…", "negative_prompt": "…"}
 
 
 def read_samples(
-    folder: Path, needs_image: bool, limit: int | None = None, prompts: tuple[str, ...] = ()
+    folder: Path,
+    needs_image: bool,
+    limit: int | None = None,
+    prompts: tuple[str, ...] = (),
+    needs_last_image: bool = False,
 ) -> list[Sample]:
     """The samples of a folder, or of a json file itself; `prompts` replace those of the file, in order and in turn."""
     path = folder / "samples.json" if folder.is_dir() else folder
@@ -31,20 +36,21 @@ def read_samples(
         raise CalibrationError(f"{path} lists no samples.\n  The form is {FORM}")
     if prompts:
         samples = [samples[i % len(samples)].model_copy(update={"prompt": text}) for i, text in enumerate(prompts)]
-    samples = [_with_image(sample, path.parent, needs_image) for sample in samples]
-    return samples[:limit]
+    needed = {"image": needs_image, "last_image": needs_last_image}
+    return [_with_images(sample, path.parent, needed) for sample in samples][:limit]
 
 
-def _with_image(sample: Sample, folder: Path, needed: bool) -> Sample:
-    if sample.image is None:
-        if needed:
-            raise CalibrationError(
-                f"a sample in {folder} has no image ({sample.prompt!r}): an image-to-video model needs one in each"
-            )
-        return sample
-    image = folder / sample.image
-    if not image.is_file():
-        raise CalibrationError(
-            f"{folder}/samples.json names {sample.image}, which is not there: put the image beside it"
-        )
-    return sample.model_copy(update={"image": image})
+def _with_images(sample: Sample, folder: Path, needed: Mapping[str, bool]) -> Sample:
+    found = {}
+    for key, is_needed in needed.items():
+        name: Path | None = getattr(sample, key)
+        if name is None:
+            if is_needed:
+                raise CalibrationError(
+                    f"a sample in {folder} has no {key} ({sample.prompt!r}): this model needs one in each"
+                )
+        elif not (folder / name).is_file():
+            raise CalibrationError(f"{folder}/samples.json names {name}, which is not there: put the image beside it")
+        else:
+            found[key] = folder / name
+    return sample.model_copy(update=found)

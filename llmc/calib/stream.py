@@ -17,7 +17,8 @@ from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
 from llmc.models.base import Part
 
-Outputs = dict[type, Any]  # of one call: the output of the last finished block of each class
+# of one call: the output of the last finished block of each class, or of each block whose class is lasting
+Outputs = dict[type | int, Any]
 
 
 SECOND_LOOK = frozenset(
@@ -46,10 +47,10 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
     name, target = part.blocks[index]
     run, ran = target.forward, []
 
-    def replay(position: int, block: nn.Module) -> Callable[..., Any]:
+    def replay(position: int) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             ran.append(position)
-            return outputs.get(type(block))
+            return outputs.get(_key(part, position))
 
         return forward
 
@@ -58,7 +59,7 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
 
     with ExitStack() as stack:
         for position, (_, block) in enumerate(part.blocks[:index]):
-            stack.enter_context(_forward(block, replay(position, block)))
+            stack.enter_context(_forward(block, replay(position)))
         stack.enter_context(_forward(target, run_then_halt))
         try:
             part.module(*call.args, **call.kwargs)
@@ -112,8 +113,9 @@ class BlockStream:
                         self._run(index, call, stream)[0]
                         for call, stream in zip(self.store.calls(self.device), self.streams, strict=True)
                     ]
-            _advance(self.streams, outputs, type(block.module))
-            _advance(self.float_streams, float_outputs, type(block.module))
+            key = _key(self.part, index)
+            _advance(self.streams, outputs, key)
+            _advance(self.float_streams, float_outputs, key)
 
     def _observe(self, index: int, groups: Sequence[Group], needs: frozenset[str], halt: bool) -> tuple[Any, Any]:
         """What these groups read over all calls, and (unless halted) what the block makes of each stream."""
@@ -166,9 +168,14 @@ class BlockStream:
         return _to_host(output), inputs
 
 
-def _advance(streams: list[Outputs], outputs: list[Any], block: type) -> None:
+def _advance(streams: list[Outputs], outputs: list[Any], key: type | int) -> None:
     for stream, output in zip(streams, outputs, strict=bool(streams)):
-        stream[block] = output
+        stream[key] = output
+
+
+def _key(part: Part, index: int) -> type | int:
+    block = type(part.blocks[index][1])
+    return index if block.__name__ in part.lasting else block
 
 
 def _to_host(output: Any) -> Any:

@@ -23,7 +23,7 @@ def teacher_forced_errors(
     """Relative error of the network's output on each recorded call, in the mode that its layers are in now."""
     errors: StepErrors = defaultdict(lambda: defaultdict(list))
     for call in store.calls(device):
-        output = first_tensor(part.module(*call.args, **call.kwargs))
+        output = first_tensor(part.read(part.module(*call.args, **call.kwargs)))
         errors[call.sample][call.step].append(relative_error(output, first_tensor(call.output)))
         on_call()
     return errors

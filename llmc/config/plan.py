@@ -9,20 +9,23 @@ from llmc.models.base import Sampling
 def plan(config: Config) -> str:
     """The run in the order in which it happens."""
     steps = [("model", f"{config.model.type} from {config.model.path}, {config.model.torch_dtype}")]
-    if any(method.needs for method in config.recipe()):
+    sections = config.quant.sections()
+    if any(method.needs for section in sections for method in config.recipe(section)):
         steps.append(("calibrate", f"{_sampling(config.calib_sampling())}, samples of {config.calib.path}"))
-    steps.append(("methods", ", then ".join(method.label() for method in config.recipe())))
-    policy = config.policy()
-    steps.append(("layers", str(policy.default)))
-    steps += [(f"  {rule.match}", str(rule.spec)) for rule in policy.rules]
-    if policy.ignored_blocks or policy.ignored_layers:
-        ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
-        steps.append(("  float", ", ".join(ignored)))
+    for section in sections:
+        policy = config.policy(section)
+        methods = ", then ".join(method.label() for method in config.recipe(section))
+        steps.append(("methods" if section == "video_gen" else section, methods))
+        steps.append(("layers", str(policy.default)))
+        steps += [(f"  {rule.match}", str(rule.spec)) for rule in policy.rules]
+        if policy.ignored_blocks or policy.ignored_layers:
+            ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
+            steps.append(("  float", ", ".join(ignored)))
     steps += [("export", f"{exporter.name} to {folder}") for exporter, folder in config.save.targets()]
     if config.eval is not None:
         against = f" and {config.eval.baseline}" if config.eval.baseline else ""
         steps += [("judge", f"{_sampling(how)}, samples of {config.eval.path}") for how in config.eval_samplings()]
-        metrics = ", ".join(metric.name for metric in config.eval.metrics)
+        metrics = ", ".join(metric.name for metric in config.metrics())
         steps.append(("", f"{', '.join(config.eval.eval_pos)}{against} against float: {metrics}"))
     steps.append(("run folder", str(config.run_dir)))
     width = max(len(name) for name, _ in steps)
@@ -30,5 +33,8 @@ def plan(config: Config) -> str:
 
 
 def _sampling(how: Sampling) -> str:
-    size = f"{how.num_frames} frames of {how.width}x{how.height}"
-    return f"{size}, {how.steps} steps, guidance {how.guidance_scale:g}, seed {how.seed}"
+    size = f"{f'{how.num_frames} frames' if how.num_frames > 1 else 'images'} of {how.width}x{how.height}"
+    steps = f"{how.steps} steps" + (f" at {list(how.denoising_step_list)}" if how.denoising_step_list else "")
+    guidance = f"guidance {how.guidance_scale:g}" + (f" and {how.guidance_scale_2:g}" if how.guidance_scale_2 else "")
+    shift = f", shift {how.shift:g}" if how.shift else ""
+    return f"{size}, {steps}{shift}, {guidance}, seed {how.seed}"

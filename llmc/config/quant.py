@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_validator
 
 from llmc.algorithms.base import Algorithm
 from llmc.config.words import choice
+from llmc.models.base import Section
 from llmc.numerics.formats.base import Format
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import Strict, by_name, discover
@@ -118,7 +119,11 @@ class ActConfig(GridConfig):
 class RuleConfig(Strict):
     """What the layers of a name are given; the first rule that matches a layer wins."""
 
-    match: str = Field(min_length=1, description="glob over full layer names, such as `blocks.*.ffn.net.2`")
+    match: str = Field(
+        min_length=1,
+        description="glob over full layer names, such as `blocks.*.ffn.net.2`, or "
+        "`transformer_2.blocks.*.ffn.net.2` for one part of several",
+    )
     weight: WeightConfig | Literal["inherit"] | None = Field(
         "inherit", description="inherit: as above in `weight`; null: float"
     )
@@ -134,8 +139,8 @@ class RuleConfig(Strict):
         return self
 
 
-class VideoGenConfig(Strict):
-    """How the networks of a video (or image) pipeline are quantized."""
+class NetworkConfig(Strict):
+    """How networks are quantized."""
 
     method: tuple[AnyAlgorithm, ...] = Field(
         min_length=1,
@@ -166,7 +171,7 @@ class VideoGenConfig(Strict):
         return {**data, "method": listed, "special": {} if special is None else special}
 
     @model_validator(mode="after")
-    def _quantizes_something(self) -> VideoGenConfig:
+    def _quantizes_something(self) -> NetworkConfig:
         if self.weight is None and self.act is None and all(rule.skip for rule in self.rules):
             raise ValueError(
                 "neither weight nor act is given, so nothing would be quantized; give at least one, or a rule that does"
@@ -189,7 +194,18 @@ class VideoGenConfig(Strict):
 class QuantConfig(Strict):
     """What is quantized."""
 
-    video_gen: VideoGenConfig = Field(description="how the networks of a video (or image) pipeline are quantized")
+    video_gen: NetworkConfig = Field(description="how the networks of a video (or image) pipeline are quantized")
+    text_encoder: NetworkConfig | None = Field(
+        None, description="how its text encoders are quantized, with the keys of video_gen; left out: they stay float"
+    )
+    image_encoder: NetworkConfig | None = Field(
+        None, description="how its image encoder is quantized, with the keys of video_gen; left out: it stays float"
+    )
+
+    def sections(self) -> dict[Section, NetworkConfig]:
+        """The sections that are given, the denoising networks first."""
+        given = {section: getattr(self, section) for section in get_args(Section)}
+        return {section: network for section, network in given.items() if network is not None}
 
 
 def formats() -> dict[str, type[Format]]:

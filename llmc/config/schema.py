@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, StrictBool, StrictInt, field_validator
+from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.samples import read_samples
 from llmc.config.document import Source
+from llmc.config.model import ModelConfig
+from llmc.config.numbers import Number
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
-from llmc.config.words import choice
 from llmc.eval.metrics.base import Metric
-from llmc.models.base import ModelAdapter, Sampling
-from llmc.plugin import Strict, by_name, discover
+from llmc.models.base import ModelAdapter, Sample, Sampling, Section, Task
+from llmc.plugin import Strict, by_name
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
 if TYPE_CHECKING:
@@ -26,13 +28,6 @@ else:
     AnyMetric = by_name("llmc.eval.metrics", Metric)
 
 
-def _not_a_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"it is {value}; a number is needed")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_not_a_switch), Field(allow_inf_nan=False)]
 OUTPUTS = {"base": {"run_dir"}, "eval": {"output_video_path"}, "save": {"save_path", "overwrite"}}
 
 
@@ -50,42 +45,11 @@ class BaseConfig(Strict):
     )
 
 
-class LoraConfig(Strict):
-    """One LoRA that is merged into the model before anything else."""
-
-    path: InputPath = Field(description="the LoRA's safetensors file, or a folder with one")
-    strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
-
-
-class ModelConfig(Strict):
-    """The model to quantize."""
-
-    type: str = Field(description="the model family's adapter, such as WanI2V; `llmc list` names them")
-    path: InputPath = Field(description="folder of the float pipeline in diffusers layout (with model_index.json)")
-    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: as the weights are stored"
-    )
-    lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
-
-    @field_validator("type")
-    @classmethod
-    def _has_an_adapter(cls, name: str) -> str:
-        adapters = discover("llmc.models", ModelAdapter)
-        if name not in adapters:
-            raise ValueError(f"no model adapter is called {name}; {choice(name, adapters)}")
-        return name
-
-    def adapter(self) -> ModelAdapter:
-        """The adapter that `type` names."""
-        adapter: ModelAdapter = discover("llmc.models", ModelAdapter)[self.type]()
-        return adapter
-
-
 class SamplesConfig(Strict):
     """Samples, and the size of what is generated from them."""
 
-    name: Literal["i2v", "t2v"] = Field(
-        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone"
+    name: Task = Field(
+        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image"
     )
     download: StrictBool = Field(False, description="False: nothing is ever downloaded")
     path: InputPath = Field(description="folder with samples.json and the images it names")
@@ -95,8 +59,22 @@ class SamplesConfig(Strict):
     )
     target_height: StrictInt = Field(ge=1, description="height of the video in pixels")
     target_width: StrictInt = Field(ge=1, description="width of the video in pixels")
-    num_frames: StrictInt = Field(ge=1, description="frames of the video")
+    num_frames: StrictInt | None = Field(
+        None, ge=1, description="frames of the video; left out where the model makes images"
+    )
     guidance_scale: Number = Field(ge=0, description="weight of classifier-free guidance; up to 1 switches it off")
+    guidance_scale_2: Number | None = Field(
+        None, ge=0, description="the same for the low-noise expert of a model that has one; default: guidance_scale"
+    )
+    sample_shift: Number | None = Field(
+        None, gt=0, description="shift of the schedule towards noise; default in calib: the model's, in eval: calib's"
+    )
+    denoising_step_list: tuple[StrictInt, ...] | None = Field(
+        None,
+        min_length=1,
+        description="the steps of a distilled model out of 1000, before the shift, such as [1000, 750, 500, 250]; "
+        "default in calib: the model's scheduler, in eval: calib's",
+    )
 
     @field_validator("download")
     @classmethod
@@ -106,6 +84,21 @@ class SamplesConfig(Strict):
                 "download is True; llmc downloads nothing: put the samples into `path`, and write `download: False`"
             )
         return download
+
+    @field_validator("denoising_step_list")
+    @classmethod
+    def _steps_go_down(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        falls = steps is None or list(steps) == sorted(set(steps), reverse=True)
+        if steps is not None and not (falls and 1 <= steps[-1] <= steps[0] <= 1000):
+            raise ValueError(
+                f"denoising_step_list is {list(steps)}; it must fall from at most 1000 to at least 1, each step once; "
+                "write the list that the distilled model was trained for"
+            )
+        return steps
+
+    def samples(self, adapter: ModelAdapter, prompts: tuple[str, ...] = ()) -> list[Sample]:
+        """The samples that the section names."""
+        return read_samples(self.path, self.name == "i2v", self.n_samples, prompts, adapter.needs_last_image)
 
     @field_validator("bs")
     @classmethod
@@ -148,7 +141,7 @@ class EvalConfig(SamplesConfig):
     metrics: tuple[AnyMetric, ...] = Field(
         ("psnr", "ssim", "vmaf", "temporal_error"),
         validate_default=True,
-        description="how videos are compared with the float model's",
+        description="how videos are compared with the float model's; an image by those that can tell of one frame",
     )
     baseline: Literal["RTN"] | None = Field(
         "RTN", description="also judge plain rounding, to see what the methods gain; null: do not"
@@ -157,12 +150,14 @@ class EvalConfig(SamplesConfig):
 
 
 class IgnoredLayersConfig(Strict):
-    """Layers that stay float."""
+    """Layers of the denoising networks that stay float."""
 
     block_ids: str | tuple[StrictInt | str, ...] = Field(
         (), description='block numbers and ranges: "0,15-23" or [0, "15-23"]'
     )
-    layer_names: tuple[str, ...] = Field((), description="globs over full layer names")
+    layer_names: tuple[str, ...] = Field(
+        (), description="globs over full layer names, with or without the part's name before them"
+    )
 
     @field_validator("block_ids", mode="before")
     @classmethod
@@ -184,7 +179,9 @@ class Config(Strict):
     calib: CalibConfig = Field(description="what the network is observed on")
     eval: EvalConfig | None = Field(None, description="which videos are generated in the end; left out: none")
     quant: QuantConfig = Field(description="the methods, and each layer's grid")
-    ignored_layers: IgnoredLayersConfig = Field(IgnoredLayersConfig(), description="layers that stay float")
+    ignored_layers: IgnoredLayersConfig = Field(
+        IgnoredLayersConfig(), description="layers of the denoising networks that stay float"
+    )
     save: SaveConfig = Field(SaveConfig(), description="what is written for a runtime")
     _source: Source | None = PrivateAttr(None)
 
@@ -202,28 +199,38 @@ class Config(Strict):
         stem = self._source.path.stem if self._source else "run"
         return self.base.run_dir or Path("runs") / f"{stem}-{self.fingerprint()[:8]}"
 
-    def recipe(self) -> tuple[Algorithm, ...]:
+    def recipe(self, section: Section = "video_gen") -> tuple[Algorithm, ...]:
         """The methods in order."""
-        return self.quant.video_gen.method
+        return self.quant.sections()[section].method
 
-    def policy(self) -> Policy:
+    def policy(self, section: Section = "video_gen") -> Policy:
         """Which layer gets which grid."""
-        quant, ignored = self.quant.video_gen, self.ignored_layers
+        quant = self.quant.sections()[section]
         rules = tuple(Rule(rule.match, quant.rule_spec(rule)) for rule in quant.rules)
+        ignored = self.ignored_layers if section == "video_gen" else IgnoredLayersConfig()
         return Policy(quant.default_spec(), rules, parse_block_ids(ignored.block_ids), ignored.layer_names)
 
     def calib_sampling(self) -> Sampling:
         """How the float run is made that the network is observed in."""
-        return _sampling(
-            self.calib, self.calib.sample_steps, self.base.seed if self.calib.seed is None else self.calib.seed
-        )
+        calib = self.calib
+        seed = self.base.seed if calib.seed is None else calib.seed
+        return _sampling(calib, calib.sample_steps, seed, calib.sample_shift, calib.denoising_step_list)
 
     def eval_samplings(self) -> tuple[Sampling, ...]:
         """How the videos are generated: one for each seed; none without `eval`."""
         if self.eval is None:
             return ()
-        steps = self.eval.steps or self.calib.sample_steps
-        return tuple(_sampling(self.eval, steps, seed) for seed in self.eval.seeds or (self.base.seed,))
+        listed = self.eval.denoising_step_list or self.calib.denoising_step_list
+        steps = self.eval.steps or (len(listed) if listed else self.calib.sample_steps)
+        shift = self.calib.sample_shift if self.eval.sample_shift is None else self.eval.sample_shift
+        seeds = self.eval.seeds or (self.base.seed,)
+        return tuple(_sampling(self.eval, steps, seed, shift, listed) for seed in seeds)
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """How what is generated is compared; of the default, images get what can tell of one frame."""
+        given = self.eval.metrics if self.eval is not None else ()
+        videos = not self.model.adapter().makes_images
+        return tuple(metric for metric in given if videos or metric.least_frames == 1)
 
     def fingerprint(self) -> str:
         """The same for the same work, wherever its output goes: sha256 over everything else."""
@@ -231,8 +238,11 @@ class Config(Strict):
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 
-def _sampling(samples: SamplesConfig, steps: int, seed: int) -> Sampling:
+def _sampling(
+    samples: SamplesConfig, steps: int, seed: int, shift: float | None, listed: tuple[int, ...] | None
+) -> Sampling:  # fmt: skip
     return Sampling(
-        height=samples.target_height, width=samples.target_width, num_frames=samples.num_frames,
-        steps=steps, guidance_scale=samples.guidance_scale, seed=seed,
+        height=samples.target_height, width=samples.target_width, num_frames=samples.num_frames or 1,
+        steps=steps, guidance_scale=samples.guidance_scale, seed=seed, guidance_scale_2=samples.guidance_scale_2,
+        shift=shift, denoising_step_list=listed,
     )  # fmt: skip

@@ -54,10 +54,13 @@ class PickledTensor:
     def make(self) -> Tensor:
         return self.tensor
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.tensor[start:stop]
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Read the headers of the one checkpoint that `path` means."""
-    files = checkpoint_files(path)
+
+def open_checkpoint(path: Path, network: str = "transformer") -> Checkpoint:
+    """Read the headers of the one checkpoint that `path` means; of a pipeline, the `network` of that name."""
+    files = checkpoint_files(path, network)
     tensors: dict[str, LazyTensor] = {}
     metadata: dict[str, str] = {}
     owner: dict[str, Path] = {}
@@ -76,7 +79,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(folder, tensors, metadata, json.loads(config.read_text("utf-8")) if config.is_file() else None)
 
 
-def checkpoint_files(path: Path) -> list[Path]:
+def checkpoint_files(path: Path, network: str = "transformer") -> list[Path]:
     """The files of the one checkpoint at `path`, or of the one below it."""
     if not path.exists():
         raise ExportError(f"{path} does not exist; a checkpoint is a file or a folder; check the path")
@@ -87,18 +90,18 @@ def checkpoint_files(path: Path) -> list[Path]:
         return [path]
     if files := _files_in(path):
         return files
-    below = sorted({file.parent for file in path.rglob("*.safetensors") if _is_network(path, file.parent)})
+    below = sorted({file.parent for file in path.rglob("*.safetensors") if _is_network(path, file.parent, network)})
     if len(below) == 1:
         return _files_in(below[0])
     found = "no checkpoint" if not below else f"{len(below)} checkpoints: {', '.join(map(str, below))}"
     raise ExportError(f"{path} holds {found}; exactly one can be read; give the folder or the file of the one you mean")
 
 
-def _is_network(root: Path, folder: Path) -> bool:
-    """Whether a folder below `root` counts: of a pipeline only its transformers, and nothing hidden."""
+def _is_network(root: Path, folder: Path, network: str) -> bool:
+    """Whether a folder below `root` counts: of a pipeline only `network` (`transformer_2` too), and nothing hidden."""
     if any(part.startswith(".") for part in folder.relative_to(root).parts):
         return False
-    return folder.name.startswith("transformer") or not (folder.parent / "model_index.json").exists()
+    return folder.name.startswith(network) or not (folder.parent / "model_index.json").exists()
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -122,12 +125,14 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Only a flat mapping of tensors; nothing else in the file is run or read."""
+    """Only a mapping of tensors, or that under `module`; nothing else in the file is run or read."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError) as error:
         raise ExportError(f"{path}: {error}; only tensors are read from a .pth; save the state dict in it") from error
     values = content if isinstance(content, dict) else {"all of it": content}
+    if isinstance(values.get("module"), dict):  # as DeepSpeed and hyvideo save it, beside the state of a training
+        values = values["module"]
     other = [f"{name} ({type(value).__name__})" for name, value in values.items() if not isinstance(value, Tensor)]
     if other:
         raise ExportError(

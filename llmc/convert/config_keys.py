@@ -18,6 +18,8 @@ RENAMED = {
 }
 DIFFUSERS_ONLY = {"_class_name", "image_dim", "added_kv_proj_dim", "pos_embed_seq_len", "rope_max_seq_len", "qk_norm"}
 ORIGINAL_ONLY = {"_class_name", "model_type", "text_len", "window_size", "qk_norm"}
+ORIGINAL_CLASSES = {"vace": "VaceWanModel", "animate": "WanAnimateModel"}
+DIFFUSERS_CLASSES = {"vace": "WanVACETransformer3DModel", "animate": "WanAnimateTransformer3DModel"}
 QK_NORM = "rms_norm_across_heads"  # the only one that Wan has
 TEXT_LEN = 512  # of every Wan
 
@@ -31,7 +33,7 @@ def to_original(config: Mapping[str, Any]) -> dict[str, Any]:
     source = config.pop(SOURCE, None)
     translated = {*RENAMED, *DIFFUSERS_ONLY, "attention_head_dim"}
     original = {
-        "_class_name": "VaceWanModel" if "vace_layers" in config else "WanModel",
+        "_class_name": ORIGINAL_CLASSES.get(_kind(config), "WanModel"),
         "model_type": _model_type(config),
         "text_len": TEXT_LEN,
         "dim": config["num_attention_heads"] * config["attention_head_dim"],
@@ -49,9 +51,10 @@ def to_diffusers(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]])
     config = dict(config)
     source = config.pop(SOURCE, None)
     translated = {*RENAMED.values(), *ORIGINAL_ONLY, "dim"}
+    kind = "animate" if any(name.startswith("face_adapter.") for name in shapes) else _kind(config)
     image_norm, positions = shapes.get("img_emb.proj.0.weight"), shapes.get("img_emb.emb_pos")
     diffusers = {
-        "_class_name": "WanVACETransformer3DModel" if "vace_layers" in config else "WanTransformer3DModel",
+        "_class_name": DIFFUSERS_CLASSES.get(kind, "WanTransformer3DModel"),
         "attention_head_dim": config["dim"] // config["num_heads"],
         **{old: config[new] for old, new in RENAMED.items() if new in config},
         **({"qk_norm": QK_NORM if config["qk_norm"] else None} if "qk_norm" in config else {}),
@@ -73,9 +76,15 @@ def _with_source(
     return translated | {SOURCE: kept} if kept else translated
 
 
+def _kind(config: Mapping[str, Any]) -> str:
+    """Which of the Wans that are a class of their own, by what only their configuration has; empty: none of them."""
+    marks = {"vace": "vace_layers", "animate": "motion_encoder_dim"}
+    return next((kind for kind, mark in marks.items() if mark in config), "")
+
+
 def _model_type(config: Mapping[str, Any]) -> str:
-    if "vace_layers" in config:
-        return "vace"
+    if kind := _kind(config):
+        return kind
     if config.get("pos_embed_seq_len"):
         return "flf2v"
     if config.get("image_dim") or config["in_channels"] > config["out_channels"]:

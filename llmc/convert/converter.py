@@ -1,38 +1,27 @@
-"""A checkpoint from one naming scheme to another: tensors renamed, never changed, and their config.json translated."""
+"""A checkpoint from one naming scheme to the other, with LoRAs merged into it or not, and its config.json translated.
+
+Everything is planned from headers alone and refused then, if it must be; values are read, and changed, one tensor at a
+time while they are written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 
 from llmc.convert.checkpoint import CHECKPOINTS, Checkpoint, open_checkpoint
-from llmc.convert.config_keys import to_diffusers, to_original
-from llmc.convert.rename import Renamer
+from llmc.convert.fuse import bases_of
+from llmc.convert.lora import Lora, with_loras
+from llmc.convert.model_types import MODEL_TYPES, Direction, naming_of
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.convert.writer import STEM, Layout, Suffix, is_replaced, plan_files, write_checkpoint
 from llmc.errors import ExportError
-from llmc.models.base import Renames
-from llmc.models.wan import LIGHTX2V
 
-# LightX2V's words: its own names are where one starts, so towards them is backward
-Direction: TypeAlias = Literal["backward", "forward"]
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class ModelType:
-    """How one family's names and config keys translate; diffusers is on the left."""
-
-    renames: Renames
-    config_backward: Callable[[Mapping[str, Any]], dict[str, Any]]
-    config_forward: Callable[[Mapping[str, Any], Shapes], dict[str, Any]]  # shapes by LightX2V's names
-
-
-MODEL_TYPES: Mapping[str, ModelType] = {"wan_dit": ModelType(LIGHTX2V, to_original, to_diffusers)}
+NAMING = "llmc_naming"  # metadata: of several namings of ours, the one that the source had
 
 
 @dataclass(frozen=True)
@@ -40,28 +29,43 @@ class Conversion:
     """What would be written: nothing of it is read before it is."""
 
     source: Checkpoint
-    renamed: Mapping[str, str]  # old name -> new name
+    tensors: Mapping[str, LazyTensor]
     config: Mapping[str, Any] | None
+    metadata: Mapping[str, str]
+    omitted: Mapping[str, str]  # name -> what it is
 
-    @property
-    def tensors(self) -> dict[str, LazyTensor]:
-        return {new: self.source.tensors[old] for old, new in self.renamed.items()}
+    def renames(self) -> list[tuple[tuple[str, ...], str]]:
+        """Of each tensor to write, what it is made of; nothing, if it is no tensor of the source."""
+        names = {id(tensor): name for name, tensor in self.source.tensors.items()}
+        return [(tuple(_origins(tensor, names)), name) for name, tensor in self.tensors.items()]
 
 
-def plan_conversion(source: Path, direction: Direction, model_type: str = "wan_dit") -> Conversion:
-    """Read the headers of `source` and translate every name, or refuse."""
+def plan_conversion(
+    source: Path, direction: Direction | None, model_type: str = "wan_dit", loras: Sequence[Lora] = ()
+) -> Conversion:
+    """Read the headers of `source` and say what becomes of every tensor, or refuse; without a direction names stay."""
     family = MODEL_TYPES[model_type]
-    checkpoint = open_checkpoint(source)
-    renamer = Renamer(family.renames)
-    config = checkpoint.config
+    checkpoint = open_checkpoint(source, family.folder)
+    metadata = dict(checkpoint.metadata)
+    tensors, config = checkpoint.tensors, checkpoint.config
+    omitted: Mapping[str, str] = {}
+    if direction is None:
+        known = [naming for naming in family.namings.values() if naming.knows(tensors)]
+        return Conversion(checkpoint, with_loras(tensors, loras, known), config, metadata, omitted)
+    label, naming = naming_of(tensors, family, direction, metadata.get(NAMING))
+    tensors = with_loras(tensors, loras, [naming] if naming.knows(tensors) else [])
     if direction == "backward":
-        renamed = renamer.forward_all(checkpoint.tensors)
+        tensors = naming.to_original(tensors)
         config = None if config is None else family.config_backward(config)
+        if naming_of(tensors, family, "forward")[0] != label:  # the way back could not tell
+            metadata[NAMING] = label
     else:
-        renamed = renamer.backward_all(checkpoint.tensors)
-        shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        omitted = naming.omitted(tensors)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        tensors = naming.to_ours(tensors)
         config = None if config is None else family.config_forward(config, shapes)
-    return Conversion(checkpoint, renamed, config)
+        metadata.pop(NAMING, None)
+    return Conversion(checkpoint, tensors, config, metadata, omitted)
 
 
 def write_conversion(
@@ -74,7 +78,7 @@ def write_conversion(
     max_shard_tensors: int | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write the renamed tensors and the translated config.json, or refuse; returns the files."""
+    """Write the tensors and the translated config.json, or refuse; returns the files."""
     tensors, source = conversion.tensors, conversion.source
     files = plan_files(tensors, layout, stem, suffix, max_shard_tensors=max_shard_tensors)
     if output.resolve() == source.folder.resolve():
@@ -98,12 +102,29 @@ def write_conversion(
         output,
         tensors,
         layout,
-        source.metadata,
+        conversion.metadata,
         stem=stem,
         suffix=suffix,
         max_shard_tensors=max_shard_tensors,
         config=conversion.config,
     )
+
+
+def quantized_layers(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """The layers of a checkpoint that hold codes, by what lies beside them or by their type."""
+    scales = (".weight_scale", ".scale_weight")
+    return [
+        name.removesuffix(".weight")
+        for name, tensor in tensors.items()
+        if name.endswith(".weight")
+        and (tensor.dtype.itemsize == 1 or any(name.removesuffix(".weight") + scale in tensors for scale in scales))
+    ]
+
+
+def _origins(tensor: LazyTensor, names: Mapping[int, str]) -> Iterable[str]:
+    if id(tensor) in names:
+        return [names[id(tensor)]]
+    return [name for base in bases_of(tensor) for name in _origins(base, names)]
 
 
 def _holds_same(folder: Path, found: list[str], files: Iterable[str], tensors: Mapping[str, LazyTensor]) -> bool:

@@ -41,6 +41,14 @@ class Renamer:
         """Old name -> new name, for names on the right of the table; all unknown names are refused at once."""
         return _rename_all(names, self._right, self._left)
 
+    def is_left(self, name: str) -> bool:
+        """Whether `forward` knows the name."""
+        return _rename(name, self._left) is not None
+
+    def is_right(self, name: str) -> bool:
+        """Whether `backward` knows the name."""
+        return _rename(name, self._right) is not None
+
 
 def _tree(table: Renames) -> Tree:
     """The table as a tree. No row may be the beginning of another, else a name would have two translations."""
@@ -63,20 +71,20 @@ def _tree(table: Renames) -> Tree:
 
 def _rename(name: str, tree: Tree) -> str | None:
     """The new name, or None if no row fits."""
-    node: Tree | str = tree
-    numbers: list[str] = []
-    components = name.split(".")
-    for depth, component in enumerate(components):
-        if isinstance(node, str):
-            return ".".join([node.format(*numbers), *components[depth:]])
-        if component in node:
-            node = node[component]
-        elif "{}" in node and component.isdecimal():
-            numbers.append(component)
-            node = node["{}"]
-        else:
-            return None
-    return node.format(*numbers) if isinstance(node, str) else None
+    return _found(name.split("."), tree, ())
+
+
+def _found(components: list[str], node: Tree | str, numbers: tuple[str, ...]) -> str | None:
+    """The new name below a node of the tree; a row for one block goes before the row for all of them."""
+    if isinstance(node, str):
+        return ".".join([node.format(*numbers), *components])
+    if not components:
+        return None
+    first, *rest = components
+    found = _found(rest, node[first], numbers) if first in node else None
+    if found is None and "{}" in node and first.isdecimal():
+        found = _found(rest, node["{}"], (*numbers, first))
+    return found
 
 
 def _rename_all(names: Iterable[str], tree: Tree, other: Tree) -> dict[str, str]:

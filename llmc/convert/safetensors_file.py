@@ -6,16 +6,16 @@ The library writes only what is in memory all at once. What is written here is, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import torch
 
-from llmc.convert.atomic import atomic_file
+from llmc.atomic import atomic_file
 from llmc.errors import ExportError
 
 # as torch names them, in the order in which safetensors lays them out: wide types first keeps every tensor aligned
@@ -37,6 +37,7 @@ DTYPES: Mapping[str, str] = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+PIECE = 2**20  # bytes in memory at a time of a tensor whose rows can be made alone; larger ones make the heap grow
 CODES = {name: code for code, name in DTYPES.items()}
 RANKS = {name: rank for rank, name in enumerate(CODES)}
 
@@ -53,6 +54,13 @@ class LazyTensor(Protocol):
     def make(self) -> torch.Tensor: ...
 
 
+@runtime_checkable
+class RowTensor(LazyTensor, Protocol):
+    """A tensor of which some rows can be made alone, so that few of them are in memory at a time."""
+
+    def rows(self, start: int, stop: int) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor of a file: its dtype and shape at once, its values when asked for."""
@@ -63,19 +71,37 @@ class StoredTensor:
     file: Path
 
     def make(self) -> torch.Tensor:
+        return self._read(self.start, self.shape)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        row = prod(self.shape[1:]) * self.dtype.itemsize
+        return self._read(self.start + start * row, (stop - start, *self.shape[1:]))
+
+    def _read(self, start: int, shape: tuple[int, ...]) -> torch.Tensor:
         with self.file.open("rb") as file:
-            file.seek(self.start)
-            content = bytearray(byte_count(self))
+            file.seek(start)
+            content = bytearray(prod(shape) * self.dtype.itemsize)
             if file.readinto(content) < len(content):
                 raise ExportError(f"{self.file} has become shorter; it must not change while it is read; run it again")
         # an empty buffer cannot become a tensor
         flat = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-        return flat.view(self.dtype).reshape(self.shape)
+        return flat.view(self.dtype).reshape(shape)
 
 
 def byte_count(tensor: LazyTensor) -> int:
     """What a tensor takes in a file."""
     return prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def make_rows(tensor: LazyTensor, start: int, stop: int) -> torch.Tensor:
+    """Some rows of a tensor; all of it is made if they cannot be made alone."""
+    return tensor.rows(start, stop) if isinstance(tensor, RowTensor) else tensor.make()[start:stop]
+
+
+def row_cuts(tensor: LazyTensor) -> list[tuple[int, int]]:
+    """The rows of a tensor in pieces of bounded size: the first of each, and the one after its last."""
+    count = max(1, PIECE // max(1, prod(tensor.shape[1:]) * tensor.dtype.itemsize))
+    return [(start, min(start + count, tensor.shape[0])) for start in range(0, tensor.shape[0], count)]
 
 
 def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -96,19 +122,32 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 def write_file(
     path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, mode: int | None = None
 ) -> None:
-    """Write one file, holding one tensor at a time; on an error nothing of it stays."""
+    """Write one file, holding one tensor at a time, or a piece of one; on an error nothing of it stays."""
     order = sorted(tensors, key=lambda name: (RANKS[_known(name, tensors[name].dtype)], name))
     with atomic_file(path, mode) as file:
         file.write(_header({name: tensors[name] for name in order}, metadata or {}))
         for name in order:
-            _write_bytes(file, made(name, tensors[name]))
+            for piece in _pieces(name, tensors[name]):
+                _write_bytes(file, piece)
+
+
+def _pieces(name: str, lazy: LazyTensor) -> Iterator[torch.Tensor]:
+    """A tensor from its first row to its last."""
+    if not isinstance(lazy, RowTensor) or not lazy.shape:
+        yield made(name, lazy)
+        return
+    for start, stop in row_cuts(lazy):
+        yield _checked(name, lazy.rows(start, stop), lazy.dtype, (stop - start, *lazy.shape[1:]))
 
 
 def made(name: str, lazy: LazyTensor) -> torch.Tensor:
     """The tensor itself, which must be what its header says."""
-    tensor = lazy.make()
-    if (tensor.dtype, tuple(tensor.shape)) != (lazy.dtype, tuple(lazy.shape)):
-        found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{lazy.dtype} {tuple(lazy.shape)}"
+    return _checked(name, lazy.make(), lazy.dtype, tuple(lazy.shape))
+
+
+def _checked(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    if (tensor.dtype, tuple(tensor.shape)) != (dtype, shape):
+        found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{dtype} {shape}"
         raise ExportError(f"{name} was made as {found}; its header says {expected}; make both from the same layer")
     return tensor
 

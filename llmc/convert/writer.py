@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from llmc.convert.atomic import atomic_file, staged_folder
+from llmc.atomic import atomic_file, staged_folder
 from llmc.convert.safetensors_file import LazyTensor, byte_count, made, write_file
 from llmc.errors import ExportError
 

@@ -11,6 +11,8 @@ from llmc.errors import LlmcError
 from llmc.eval.metrics.base import Metric, Score
 from llmc.models.base import Video
 
+UNDECODED = "the videos were not decoded: only latents are compared (the page of the model says what decodes them)"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -35,7 +37,10 @@ def compare_videos(
 
 def compare_pair(reference: Video, candidate: Video, metrics: Sequence[Metric]) -> Comparison:
     """Compare one video with its reference."""
-    scores = {metric.name: metric.score(reference.frames, candidate.frames) for metric in metrics}
+    if reference.is_decoded and candidate.is_decoded:
+        scores = {metric.name: metric.score(reference.frames, candidate.frames) for metric in metrics}
+    else:
+        scores = {metric.name: Score(None, why=UNDECODED) for metric in metrics}
     scores["latent_error"] = latent_error(reference.latents, candidate.latents)
     return Comparison(
         metrics={name: score.value for name, score in scores.items()},

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import jinja2
 import yaml
 
+from llmc.atomic import atomic_file
 from llmc.eval import charts
 from llmc.eval.charts import Chart, line_chart
 from llmc.eval.results import (
@@ -103,13 +104,13 @@ def write_report(path: Path, results: Results, media: Path, max_samples: int = 6
         error=known["latent_error"].show,
         gain=GAIN,
         colour=_colour,
+        label=_label,
         box=charts,
         config=yaml.safe_dump(results.model_dump(mode="json")["config"], sort_keys=False, allow_unicode=True),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    with atomic_file(path) as file:
+        file.write(page.encode())
     return path
 
 

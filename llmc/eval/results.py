@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from llmc.atomic import atomic_file
 from llmc.eval.metrics.base import Metric
 from llmc.plugin import Strict, discover
 
@@ -66,6 +67,16 @@ class LayerResult(Strict):
     weight_error: Figure = None
 
 
+class CoverageResult(Strict):
+    """What one part saw of one calibration sample."""
+
+    part: str
+    sample: int
+    prompt: str
+    steps: str  # such as 0-12
+    calls: int
+
+
 class Results(Strict):
     """One run. `metrics` are means over the samples, `seconds` the time of each phase."""
 
@@ -83,8 +94,10 @@ class Results(Strict):
     ratio: Figures = Field({})
     samples: list[SampleResult] = Field([])
     blocks: dict[str, list[BlockResult]] = Field({})
+    encoders: dict[str, Figures] = Field({})  # position -> encoder -> relative error of what the pipeline reads of it
     layers: list[LayerResult] = Field([])
     rejected: dict[str, int] = Field({})
+    coverage: list[CoverageResult] = Field([])
     warnings: list[str] = Field([])
 
 
@@ -140,9 +153,8 @@ def ratios(metrics: Mapping[str, Figures]) -> Figures:
 
 def write_results(path: Path, results: Results) -> None:
     """Write results.json; it appears whole or not at all."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(results.model_dump_json(indent=2), encoding="utf-8")
-    unfinished.replace(path)
+    with atomic_file(path) as file:
+        file.write(results.model_dump_json(indent=2).encode())
 
 
 def read_results(path: Path) -> Results:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmc.atomic import atomic_path
 from llmc.eval.ffmpeg import run_ffmpeg
 from llmc.eval.metrics.base import check_frames
 
@@ -32,7 +32,8 @@ def write_video(path: Path, frames: torch.Tensor, fps: int = 16) -> Path:
     """
     check_frames(frames, "video to write")
     path = path.with_suffix(".png" if len(frames) == 1 else ".mp4")
-    with _whole(path) as unfinished:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as unfinished:
         if len(frames) == 1:
             _image(frames[0]).save(unfinished)
         else:
@@ -87,21 +88,10 @@ def write_preview(path: Path, float_: torch.Tensor, quantized: torch.Tensor, col
         for column, index in enumerate(shown):
             tile = _image(frames[index]).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(tile, (gap + column * (width + gap), top + caption))
-    with _whole(path) as unfinished:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as unfinished:
         sheet.save(unfinished, format="PNG")
     return path
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write under: the file appears at `path` only when all of it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _tile(width: int, height: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from llmc.convert.writer import write_checkpoint
+from llmc.convert.writer import STEM, write_checkpoint
 from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config, unquantized_tensors
 
 if TYPE_CHECKING:
@@ -28,13 +28,17 @@ class FakeQuant(Exporter):
     subfolder: ClassVar[str] = "fake_quant"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank"})
     online_scale: ClassVar[bool] = True
+    encoders: ClassVar[frozenset[str] | None] = None
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
-        link_pipeline(part.source, folder, without=part.name)
+        inside = part.folder or part.name
+        link_pipeline(part.source, folder, without=(inside, *part.others))
         tensors = {name: kept(tensor) for name, tensor in unquantized_tensors(part).items()}
         for name, layer in part.layers.items():
             tensors |= restored_tensors(name, layer)
-        write_checkpoint(folder / part.name, tensors, "sharded", part.provenance, config=network_config(part))
+        stem = STEM if part.section == "video_gen" else "model"
+        config = network_config(part)
+        write_checkpoint(folder / inside, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder
 
 
@@ -46,11 +50,13 @@ def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     return tensors if layer.bias is None else tensors | {f"{name}.bias": kept(layer.bias)}
 
 
-def link_pipeline(source: Path, folder: Path, without: str) -> None:
-    """Everything of a pipeline folder but one component; hard links where the file system can: nothing changes."""
+def link_pipeline(source: Path, folder: Path, without: tuple[str, ...]) -> None:
+    """Everything of a pipeline folder but the files of some components, of which a lone one lies in the folder itself;
+    hard links where the file system can: nothing changes."""
+    left_out = [Path(component) for component in without]
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
-        if not file.is_file() or inside.parts[0] == without or inside.parts[0].startswith("."):
+        if not file.is_file() or inside.parent in left_out or inside.parts[0].startswith("."):
             continue
         target = folder / inside
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,17 @@
-"""Smoothing as files keep it: in rows of the linear before, in an affine norm, or beside a norm without weight."""
+"""Smoothing as files keep it: in rows of the linear before or of the one that modulates a norm, in an affine norm, or
+beside a norm without weight."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from llmc.export.base import FinishedPart, LazyTensor, kept, unquantized_tensors
-from llmc.layers.transforms import Scale
+from llmc.layers.transforms import ModulatedRows, Scale
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
@@ -16,9 +19,9 @@ if TYPE_CHECKING:
 MODULATED_NORMS = ("norm1", "norm3")  # scaled and shifted by time, so that a multiplier must stand on both
 
 
-def multipliers(part: FinishedPart) -> dict[str, torch.Tensor]:
-    """The product of all Scales that each norm must absorb, by the norm's name."""
-    found: dict[str, torch.Tensor] = {}
+def multipliers(part: FinishedPart) -> dict[str | ModulatedRows, torch.Tensor]:
+    """The product of all Scales that each norm must absorb, by the norm's name or by the rows that modulate it."""
+    found: dict[str | ModulatedRows, torch.Tensor] = {}
     for layer in _first_of_each_norm(part.layers.values()):
         for scale in _folded_scales(layer):
             assert scale.fold is not None
@@ -28,18 +31,20 @@ def multipliers(part: FinishedPart) -> dict[str, torch.Tensor]:
 
 
 def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
-    """Every tensor that no quantized layer owns, with smoothing folded into affine norms. Where a modulated norm is
-    smoothed, that is left to the runtime: then all blocks have `affine_norm1/3`, of ones where nothing is smoothed."""
+    """Every tensor that no quantized layer owns, with smoothing folded into affine norms and modulations. Where a
+    runtime modulates a norm by itself, that is left to it: then all blocks have `affine_norm1/3`, of ones where nothing
+    is smoothed."""
     tensors = unquantized_tensors(part)
     found = multipliers(part)
+    norms = {fold: multiplier for fold, multiplier in found.items() if isinstance(fold, str)}
     folded = {name: kept(tensor) for name, tensor in tensors.items()}
-    for norm, multiplier in found.items():
+    for norm, multiplier in norms.items():
         for leaf in ("weight", "bias"):
             if (tensor := tensors.get(f"{norm}.{leaf}")) is not None:
                 folded[f"{norm}.{leaf}"] = kept((tensor.float() * multiplier).to(tensor.dtype))
-    if any(f"{norm}.weight" not in tensors for norm in found):
-        folded |= _affine_norms(part, found)
-    return folded
+    if any(f"{norm}.weight" not in tensors for norm in norms):
+        folded |= _affine_norms(part, norms)
+    return folded | _modulations(tensors, found)
 
 
 def is_smoothed_at_run_time(tensors: Iterable[str]) -> bool:
@@ -47,7 +52,26 @@ def is_smoothed_at_run_time(tensors: Iterable[str]) -> bool:
     return any(".affine_norm" in name for name in tensors)
 
 
-def _affine_norms(part: FinishedPart, found: dict[str, torch.Tensor]) -> dict[str, LazyTensor]:
+def _modulations(
+    tensors: Mapping[str, torch.Tensor], found: Mapping[str | ModulatedRows, torch.Tensor]
+) -> dict[str, LazyTensor]:
+    """The linears that modulate smoothed norms; one may modulate several."""
+    linears = defaultdict(list)
+    for rows, multiplier in found.items():
+        if isinstance(rows, ModulatedRows):
+            linears[rows.linear].append((rows, multiplier))
+
+    def make(name: str) -> torch.Tensor:
+        value = tensors[name].float()
+        for rows, multiplier in linears[name.rpartition(".")[0]]:
+            value = rows.folded(value, multiplier)
+        return value.to(tensors[name].dtype).cpu()
+
+    names = [f"{linear}.{leaf}" for linear in linears for leaf in ("weight", "bias")]
+    return {name: LazyTensor(tensors[name].dtype, tuple(tensors[name].shape), partial(make, name)) for name in names}
+
+
+def _affine_norms(part: FinishedPart, found: Mapping[str, torch.Tensor]) -> dict[str, LazyTensor]:
     tensors = {}
     for block in sorted({".".join(name.split(".")[:2]) for name in part.layers}):
         for norm in MODULATED_NORMS:
@@ -60,7 +84,7 @@ def _affine_norms(part: FinishedPart, found: dict[str, torch.Tensor]) -> dict[st
 
 def _first_of_each_norm(layers: Iterable[QuantLinear]) -> list[QuantLinear]:
     """Linears that read one norm share its Scales: one of them speaks for all."""
-    first: dict[tuple[str | None, ...], QuantLinear] = {}
+    first: dict[tuple[str | ModulatedRows | None, ...], QuantLinear] = {}
     for layer in layers:
         if scales := _folded_scales(layer):
             first.setdefault(tuple(scale.fold for scale in scales), layer)

@@ -6,6 +6,8 @@ smoothing it multiplies `affine_norm1/3` onto (1 + scale) and shift, if the conf
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +19,7 @@ from llmc.convert.rename import Renamer
 from llmc.convert.writer import write_checkpoint, write_json
 from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config
 from llmc.export.folding import folded_tensors, is_smoothed_at_run_time
+from llmc.export.lightx2v_encoders import TARGETS, EncoderFile, encoder_keys, write_encoder
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 
 if TYPE_CHECKING:
@@ -31,7 +34,9 @@ class LightX2V(Exporter):
     name: Literal["lightx2v"] = "lightx2v"
     native_names: bool = Field(False, description="write LightX2V's own names, with its config.json and a runtime JSON")
     layout: Literal["single", "blocks"] = Field("single", description="one file, or one per block for lazy loading")
+    encoder_file: EncoderFile = Field("pth", description="of quantized encoders; LightX2V finds a .pth by its name")
     switch: ClassVar[str] = "save_lightx2v"
+    encoders: ClassVar[frozenset[str] | None] = frozenset(TARGETS)
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
     scale_dtype: ClassVar[ScaleDtype] = "bfloat16"  # its loader casts every scale to bf16, without a word
 
@@ -54,6 +59,9 @@ class LightX2V(Exporter):
         return problems
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
+        if part.section != "video_gen":
+            write_encoder(part, folder, self.encoder_file)
+            return folder
         tensors = folded_tensors(part)
         for name, layer in part.layers.items():
             # with lazy_load a kernel is handed the bias as it lies in the file, and takes only the type of its output
@@ -71,6 +79,11 @@ class LightX2V(Exporter):
             scheme = _scheme(part)
             write_json(folder / f"lightx2v_{scheme}.json", _runtime_config(part, folder, scheme, smoothed))
         return folder
+
+    def finish(self, parts: Sequence[FinishedPart], folder: Path) -> None:
+        if self.native_names:
+            runtime = folder / f"lightx2v_{_scheme(parts[0])}.json"
+            write_json(runtime, json.loads(runtime.read_text("utf-8")) | encoder_keys(parts, folder, self.encoder_file))
 
 
 def quantized_tensors(name: str, layer: QuantLinear, bias_dtype: torch.dtype) -> dict[str, LazyTensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from llmc.convert.writer import write_checkpoint
+from llmc.convert.writer import STEM, write_checkpoint
 from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config
 from llmc.export.folding import folded_tensors, is_smoothed_at_run_time
 
@@ -20,6 +20,7 @@ class Transformed(Exporter):
     switch: ClassVar[str] = "save_trans"
     subfolder: ClassVar[str] = "transformed"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
+    encoders: ClassVar[frozenset[str] | None] = None
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         tensors = folded_tensors(part)
@@ -28,7 +29,9 @@ class Transformed(Exporter):
         config = network_config(part)
         if is_smoothed_at_run_time(tensors):
             config["quant_method"] = "advanced_ptq"
-        write_checkpoint(folder, tensors, "sharded", part.provenance, config=config)
+        target = folder / part.name if part.others else folder
+        stem = STEM if part.section == "video_gen" else "model"
+        write_checkpoint(target, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder
 
 

@@ -22,15 +22,37 @@ class Transform(Protocol):
 
 
 @dataclass(frozen=True)
+class ModulatedRows:
+    """Where the linear that modulates a norm, x * (1 + scale) + shift, gives the two: its rows from these on."""
+
+    linear: str  # full name
+    shift: int
+    scale: int
+
+    def __str__(self) -> str:
+        return f"{self.linear} from rows {self.shift} and {self.scale} on"
+
+    def folded(self, tensor: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
+        """The linear's float32 weight or bias after both are multiplied: m (1 + s) is 1 + (m s + m - 1)."""
+        tensor = tensor.clone()
+        for first in (self.shift, self.scale):
+            rows = tensor[first : first + len(multiplier)]
+            rows *= multiplier.reshape(-1, *[1] * (tensor.ndim - 1))
+        if tensor.ndim == 1:  # the bias
+            tensor[self.scale : self.scale + len(multiplier)] += multiplier - 1
+        return tensor
+
+
+@dataclass(frozen=True)
 class Scale:
     """Multiply each input channel by `multiplier` (1/s in the papers).
 
-    `fold` names the norm that can absorb it; `upstream` says that earlier linears have absorbed it, so that the input
-    arrives scaled. With neither, the target must multiply at run time.
+    `fold` says which norm can absorb it, by name, or rows of which linear; `upstream` says that earlier linears have
+    absorbed it, so that the input arrives scaled. With neither, the target must multiply at run time.
     """
 
     multiplier: torch.Tensor  # (in_features,) float32
-    fold: str | None = None
+    fold: str | ModulatedRows | None = None
     upstream: bool = False
 
     def input(self, x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -21,42 +21,108 @@ Renames = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
+class Fused:
+    """Modules of ours that are one in the target: its rows are theirs, one below the other, in these shares."""
+
+    sources: tuple[str, ...]
+    target: str
+    shares: tuple[int, ...] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A module whose two halves of rows change places: diffusers has (scale, shift) where originals have the other."""
+
+    source: str
+    target: str
+
+
+Original = tuple[tuple[str, str] | Fused | Swapped, ...]  # a table of Renames, with what is more than a new name
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """A linear of the block whose rows, in equal chunks, give a norm's output x * (1 + scale) + shift, among others."""
+
+    linear: str
+    chunks: int
+    shift: int  # the number of the chunk
+    scale: int
+
+    def __str__(self) -> str:
+        return f"{self.linear} (chunks {self.shift} and {self.scale} of {self.chunks})"
+
+
+Fold = str | Modulation  # who can absorb a scale
+
+
+@dataclass(frozen=True)
 class LinearGroup:
     """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
 
-    `fold` names an affine norm, a modulated norm, or the linears whose outputs are linearly that tensor; empty: nobody.
-    `attention` names the module whose heads lie side by side in that tensor.
+    `fold` names an affine norm, a modulated norm whose runtime multiplies, the linear that modulates a norm, or the
+    linears whose outputs are linearly that tensor; empty: nobody. `attention` names the module whose heads lie side by
+    side in that tensor.
     """
 
     linears: tuple[str, ...]
-    fold: tuple[str, ...] = ()
+    fold: tuple[Fold, ...] = ()
     attention: str | None = None
 
 
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
-
-
-def _here(names: tuple[str, ...], here: set[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in here)
+Section = Literal["video_gen", "text_encoder", "image_encoder"]  # of `quant`: what says how a part is quantized
+Expert = Literal["high_noise", "low_noise"] | None
+Task = Literal["i2v", "t2v", "t2i"]  # what a sample is, and what is made of it
 
 
 @dataclass(frozen=True)
 class Part:
-    """One quantizable network of a pipeline: its module, its blocks in running order, each block class's groups."""
+    """One quantizable network of a pipeline: its module, its blocks in running order, each block class's groups.
+
+    `folder` is where it lies in the source, and `config` what its config.json says there; where they are left out, that
+    is a folder of its name, and what diffusers would write.
+    """
 
     name: str
     module: torch.nn.Module
     blocks: Sequence[tuple[str, torch.nn.Module]]
     layout: Layout
+    section: Section = "video_gen"
+    expert: Expert = None  # which half of the schedule it denoises, if not all
+    lasting: frozenset[str] = frozenset()  # block classes of which later blocks read every output, not only the last
+    folder: str = ""
+    config: Mapping[str, Any] | None = None
+
+    def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
+        """What a recording keeps of a call: all of it."""
+        return args, kwargs, output
+
+    def read(self, output: Any) -> Any:
+        """What the pipeline reads of what the network returns."""
+        return output
 
     def groups(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
         """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
-        here = {name for name, _ in block.named_modules()}
+        here = dict(block.named_modules())
         groups = (
-            replace(group, linears=_here(group.linears, here), fold=_here(group.fold, here))
+            replace(
+                group,
+                linears=tuple(name for name in group.linears if name in here),
+                fold=tuple(fold for fold in group.fold if _has(here, fold)),
+            )
             for group in self.layout[type(block).__name__]
         )
         return tuple(group for group in groups if group.linears)
+
+
+def _has(modules: Mapping[str, torch.nn.Module], fold: Fold) -> bool:
+    if isinstance(fold, str):
+        return fold in modules
+    linear = modules.get(fold.linear)
+    if not isinstance(linear, torch.nn.Linear) or linear.bias is None:  # the 1 of 1 + scale goes into the bias
+        return False
+    return linear.out_features == fold.chunks * linear.in_features
 
 
 class Sample(Strict):
@@ -65,10 +131,11 @@ class Sample(Strict):
     prompt: str
     negative_prompt: str = ""
     image: Path | None = None
+    last_image: Path | None = None
 
 
 class Sampling(Strict):
-    """How the pipeline is run."""
+    """How the pipeline is run; None leaves what the model's folder says."""
 
     height: int
     width: int
@@ -76,39 +143,97 @@ class Sampling(Strict):
     steps: int
     guidance_scale: float
     seed: int
+    guidance_scale_2: float | None = None  # of the low-noise expert; None: the same
+    shift: float | None = None  # of the schedule towards noise
+    denoising_step_list: tuple[int, ...] | None = None  # of a distilled model: its steps of 1000, before the shift
+
+
+@dataclass(frozen=True)
+class PipelineIndex:
+    """What a folder's model_index.json says: the pipeline's class, the components that are there, and its settings."""
+
+    folder: Path
+    class_name: str
+    components: Mapping[str, str]  # name -> class
+    settings: Mapping[str, Any]
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """The component's config.json; empty if it has none."""
+        path = self.folder / component / "config.json"
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+
+    def __str__(self) -> str:
+        told = [name for name in sorted(self.components) if name.startswith("transformer_")]
+        told += [f"{name} {value}" for name, value in self.settings.items() if value not in (None, False)]
+        return f"{self.class_name}{' with ' if told else ''}{', '.join(told)}"
 
 
 @dataclass(frozen=True)
 class Video:
-    """What a pipeline made: frames (frames, height, width, 3) as uint8, and the final latent."""
+    """What a pipeline made: frames (frames, height, width, 3) as uint8 (none if it cannot decode), the final latent."""
 
     frames: torch.Tensor
     latents: torch.Tensor
+
+    @property
+    def is_decoded(self) -> bool:
+        return len(self.frames) > 0
 
 
 OnStep = Callable[[int], None]  # called after each denoising step with the index of the next one
 
 
 class ModelAdapter(Plugin):
-    """How one family of models is loaded, taken apart and run."""
+    """How one family of models is loaded, taken apart and run; its settings are keys of the `model` section."""
 
-    pipeline: ClassVar[str]  # the class that a fitting folder's model_index.json names
+    pipeline: ClassVar[str]  # the class that model_index.json (or the config.json of a lone network) names
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
+    takes_image: ClassVar[bool] = False  # a sample may have an image, and need not
+    needs_last_image: ClassVar[bool] = False
+    makes_images: ClassVar[bool] = False  # a video of one frame
+    networks: ClassVar[tuple[str, ...]] = ()  # those that another checkpoint can stand in for, in names of `original`
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
+    optional: ClassVar[frozenset[str]] = frozenset()  # the settings of Sampling with a default that it understands
+
+    @classmethod
+    def fits(cls, index: PipelineIndex) -> bool:
+        """Whether this adapter reads such a folder; families that share a pipeline class tell them apart here."""
+        return index.class_name == cls.pipeline
 
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
         """What is wrong with sizes that this family cannot make, each in one sentence; empty if nothing is."""
         return []
 
-    @abstractmethod
-    def load(self, path: Path, torch_dtype: str, device: str) -> Any:
-        """The float pipeline, ready to run on `device`."""
+    @classmethod
+    def original(cls, network: torch.nn.Module) -> Original:
+        """The names and rows of the network in the repository that it comes from; empty if they are not known."""
+        return ()
+
+    @classmethod
+    def tasks(cls) -> tuple[Task, ...]:
+        """What a sample can be, and what is made of it; the usual one first."""
+        if cls.makes_images:
+            return ("t2i",)
+        if cls.needs_image:
+            return ("i2v",)
+        return ("t2v", "i2v") if cls.takes_image else ("t2v",)
+
+    def sources(self, path: Path) -> dict[str, Path]:
+        """Everything that `load` reads by itself, by the key of `model` that names it."""
+        return {"path": path}
 
     @abstractmethod
-    def skeleton(self, path: Path) -> list[Part]:
-        """The parts as the folder's configuration describes them, without any weights (on the meta device)."""
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
+        """The float pipeline, ready to run on `device`; networks that are given stand in for the folder's own."""
+
+    @abstractmethod
+    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
+        """The parts as their config.json describes them (the folder's, or another one that is given), without any
+        weights (on the meta device)."""
 
     @abstractmethod
     def parts(self, pipeline: Any) -> list[Part]:
@@ -118,11 +243,22 @@ class ModelAdapter(Plugin):
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
 
+    def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
+        """How many times each part is called for one sample."""
+        calls = sampling.steps * (len(self.branches) if sampling.guidance_scale > 1 else 1)
+        return {part.name: calls for part in self.parts(pipeline)}
+
 
 def flow_shift(pipeline: Any) -> float:
     """How far the pipeline's schedule is shifted towards noise; 1 if it says nothing of it."""
     config = pipeline.scheduler.config
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+
+def schedule_of(pipeline: Any) -> dict[str, float]:
+    """What a pipeline says of its noise schedule: its shift, and where the high-noise expert hands over."""
+    boundary = pipeline.config.get("boundary_ratio")
+    return {"shift": flow_shift(pipeline)} | ({} if boundary is None else {"boundary": float(boundary)})
 
 
 def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:
@@ -134,34 +270,47 @@ def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.
     ]
 
 
-def pipeline_class(folder: Path) -> str:
-    """The pipeline that a diffusers folder holds."""
-    index = folder / "model_index.json"
-    if not index.is_file():
+def multiples(height: int, width: int, of: int = 16) -> list[str]:
+    """A sentence for each side that is not a multiple."""
+    return [
+        f"{name} is {size}; it must be a multiple of {of}, such as {max(of, round(size / of) * of)}"
+        for name, size in (("target_height", height), ("target_width", width)) if size % of
+    ]  # fmt: skip
+
+
+def pipeline_index(folder: Path) -> PipelineIndex:
+    """What a diffusers folder says of itself, or the folder of a lone network."""
+    path = next((file for name in ("model_index.json", "config.json") if (file := folder / name).is_file()), None)
+    if path is None:
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
         raise AdapterError(
             f"{folder} has no model_index.json (found: {inside or 'nothing'}).\n"
             "  A model is a diffusers pipeline folder, with model_index.json beside transformer/, vae/ and the rest."
         )
     try:
-        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        class_name = str(entries["_class_name"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AdapterError(f"{index} is not a diffusers model index: {error}; save the pipeline again") from error
-    return str(name)
+        raise AdapterError(f"{path} names no class of diffusers: {error}; save the model again") from error
+    own = {name: value for name, value in entries.items() if not name.startswith("_")}
+    if path.name == "config.json":
+        return PipelineIndex(folder, class_name, {}, {})
+    components = {name: value[1] for name, value in own.items() if isinstance(value, list) and any(value)}
+    settings = {name: value for name, value in own.items() if not isinstance(value, list)}
+    return PipelineIndex(folder, class_name, components, settings)
 
 
 def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:
     """Refuse a folder of another family, and name the adapter that would fit it."""
-    found = pipeline_class(folder)
-    if found == adapter.pipeline:
+    index = pipeline_index(folder)
+    if adapter.fits(index):
         return
-    fitting = [name for name, other in adapters().items() if other.pipeline == found]
+    fitting = [name for name, other in adapters().items() if other.fits(index)]
     advice = (
         f"write `model.type: {fitting[0]}`" if fitting else f"no adapter reads it; there are {', '.join(adapters())}"
     )
-    raise AdapterError(
-        f"{folder} holds a {found}, but {adapter.model_fields['name'].default} reads a {adapter.pipeline}: {advice}"
-    )
+    name = adapter.model_fields["name"].default
+    raise AdapterError(f"{folder} holds a {index}; {name} is for {adapter.summary().rstrip('.')}: {advice}")
 
 
 def adapters() -> dict[str, type[ModelAdapter]]:

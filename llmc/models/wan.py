@@ -1,10 +1,11 @@
-"""Wan2.1 in diffusers layout."""
+"""Wan2.1: what every Wan has in common, and its text-to-video, image-to-video and first-and-last-frame models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -13,15 +14,25 @@ from llmc.models.base import (
     LinearGroup,
     ModelAdapter,
     OnStep,
+    Original,
     Part,
+    PipelineIndex,
     Renames,
     Sample,
     Sampling,
     Video,
+    flow_shift,
+    multiples,
     named_blocks,
+    pipeline_index,
     quiet_libraries,
-    stored_dtype,
 )
+from llmc.models.networks import dtype_of, empty_network
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from llmc.models.base import Expert
 
 LIGHTX2V: Renames = (
     ("patch_embedding", "patch_embedding"),
@@ -69,87 +80,183 @@ LIGHTX2V: Renames = (
     ),
 )
 
+_GROUPS = (
+    LinearGroup(("attn1.to_q", "attn1.to_k", "attn1.to_v"), fold=("norm1",)),
+    LinearGroup(("attn1.to_out.0",), fold=("attn1.to_v",), attention="attn1"),
+    LinearGroup(("attn2.to_q",), fold=("norm2",)),
+    LinearGroup(("attn2.to_k", "attn2.to_v")),
+    LinearGroup(("attn2.add_k_proj", "attn2.add_v_proj")),
+    LinearGroup(("attn2.to_out.0",), fold=("attn2.to_v", "attn2.add_v_proj"), attention="attn2"),
+    LinearGroup(("ffn.net.0.proj",), fold=("norm3",)),
+    LinearGroup(("ffn.net.2",)),
+)
 
 # Who can absorb a scale of each input: a norm that is modulated (norm1, norm3) or affine (norm2), or the linears whose
 # outputs attention averages into it (v -> o). Nobody: the text and image context is shared by all blocks, and a GELU
-# stands before ffn.net.2.
-LAYOUT: Layout = {
-    "WanTransformerBlock": (
-        LinearGroup(("attn1.to_q", "attn1.to_k", "attn1.to_v"), fold=("norm1",)),
-        LinearGroup(("attn1.to_out.0",), fold=("attn1.to_v",), attention="attn1"),
-        LinearGroup(("attn2.to_q",), fold=("norm2",)),
-        LinearGroup(("attn2.to_k", "attn2.to_v")),
-        LinearGroup(("attn2.add_k_proj", "attn2.add_v_proj")),
-        LinearGroup(("attn2.to_out.0",), fold=("attn2.to_v", "attn2.add_v_proj"), attention="attn2"),
-        LinearGroup(("ffn.net.0.proj",), fold=("norm3",)),
-        LinearGroup(("ffn.net.2",)),
-    )
-}
+# stands before ffn.net.2. A VACE block's proj_in and proj_out stay float, as LightX2V reads them.
+LAYOUT: Layout = {"WanTransformerBlock": _GROUPS, "WanVACETransformerBlock": _GROUPS}
 
 
-class WanI2V(ModelAdapter):
-    """Wan2.1 image-to-video, in diffusers layout."""
+class Wan(ModelAdapter):
+    """What all variants share; each says which folders it reads, what a sample gives, and its sizes."""
 
-    name: Literal["WanI2V"] = "WanI2V"
-    pipeline: ClassVar[str] = "WanImageToVideoPipeline"
     renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V}
-    needs_image: ClassVar[bool] = True
+    networks: ClassVar[tuple[str, ...]] = ("transformer", "transformer_2")
+    optional: ClassVar[frozenset[str]] = frozenset({"shift", "denoising_step_list"})
+    multiple: ClassVar[int] = 16  # pixels of a token's side: the autoencoder's compression times the patch
 
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
-        problems = [
-            f"{name} is {size}; it must be a multiple of 16, such as {max(16, round(size / 16) * 16)}"
-            for name, size in (("target_height", height), ("target_width", width)) if size % 16
-        ]  # fmt: skip
+        problems = multiples(height, width, cls.multiple)
         if num_frames % 4 != 1:
             problems.append(f"num_frames is {num_frames}; Wan makes 4k + 1 frames, such as {num_frames // 4 * 4 + 1}")
         return problems
 
-    def load(self, path: Path, torch_dtype: str, device: str) -> Any:
-        quiet_libraries()
-        from diffusers import WanImageToVideoPipeline
+    @classmethod
+    def original(cls, network: torch.nn.Module) -> Original:
+        return LIGHTX2V  # which kept the names of the release
 
-        dtype = stored_dtype(path / "transformer") if torch_dtype == "auto" else getattr(torch, torch_dtype)
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
+        quiet_libraries()
+        import diffusers
+
         # the autoencoder and the image encoder are small, and their rounding errors would be seen in every frame
-        dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
-        pipeline = WanImageToVideoPipeline.from_pretrained(path, dtype=dtypes, local_files_only=True)
+        dtypes = {
+            "default": dtype_of(path, torch_dtype, given), "vae": torch.float32, "image_encoder": torch.float32
+        }  # fmt: skip
+
+        pipeline = getattr(diffusers, self.pipeline).from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 
-    def skeleton(self, path: Path) -> list[Part]:
-        quiet_libraries()
-        from diffusers import WanTransformer3DModel
-
-        with torch.device("meta"):
-            return [_part(WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(path / "transformer")))]
+    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
+        index = pipeline_index(path)
+        there = [name for name in self.networks if name in index.components]
+        return parts_of({name: empty_network(configs.get(name) or index.config(name)) for name in there})
 
     def parts(self, pipeline: Any) -> list[Part]:
-        return [_part(pipeline.transformer)]
+        components = {name: getattr(pipeline, name, None) for name in self.networks}
+        return parts_of({name: module for name, module in components.items() if module is not None})
 
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
-        from PIL import Image, ImageOps
+        return run_pipeline(pipeline, sample, sampling, on_step)
 
-        assert sample.image is not None
-        latents: list[torch.Tensor] = []
 
-        def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            latents[:] = [values["latents"]]
-            if on_step is not None:
-                on_step(index + 1)
-            return {}
+class WanT2V(Wan):
+    """Wan2.1 text-to-video."""
 
-        with Image.open(sample.image) as image:
-            first_frame = ImageOps.fit(image.convert("RGB"), (sampling.width, sampling.height))
+    name: Literal["WanT2V"] = "WanT2V"
+    pipeline: ClassVar[str] = "WanPipeline"
+
+    @classmethod
+    def fits(cls, index: PipelineIndex) -> bool:
+        return super().fits(index) and is_single(index)
+
+
+class WanI2V(Wan):
+    """Wan2.1 image-to-video."""
+
+    name: Literal["WanI2V"] = "WanI2V"
+    pipeline: ClassVar[str] = "WanImageToVideoPipeline"
+    needs_image: ClassVar[bool] = True
+
+    @classmethod
+    def fits(cls, index: PipelineIndex) -> bool:
+        return super().fits(index) and is_single(index) and not places_two_images(index)
+
+    def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
+        return run_pipeline(pipeline, sample, sampling, on_step, image=fitted(sample.image, sampling))
+
+
+class WanFLF2V(Wan):
+    """Wan2.1 video between a first and a last frame."""
+
+    name: Literal["WanFLF2V"] = "WanFLF2V"
+    pipeline: ClassVar[str] = "WanImageToVideoPipeline"
+    needs_image: ClassVar[bool] = True
+    needs_last_image: ClassVar[bool] = True
+
+    @classmethod
+    def fits(cls, index: PipelineIndex) -> bool:
+        return super().fits(index) and is_single(index) and places_two_images(index)
+
+    def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
+        first, last = fitted(sample.image, sampling), fitted(sample.last_image, sampling)
+        return run_pipeline(pipeline, sample, sampling, on_step, image=first, last_image=last)
+
+
+def is_single(index: PipelineIndex) -> bool:
+    """Whether one transformer denoises all of it, at one time for all tokens: Wan2.1, and not Wan2.2."""
+    return "transformer_2" not in index.components and not index.settings.get("expand_timesteps")
+
+
+def places_two_images(index: PipelineIndex) -> bool:
+    """Whether the transformer tells a first from a last image by their positions."""
+    return index.config("transformer").get("pos_embed_seq_len") is not None
+
+
+def parts_of(networks: Mapping[str, torch.nn.Module]) -> list[Part]:
+    """The transformers of a pipeline; with two, the first denoises at high noise, the second at low."""
+    experts: tuple[Expert, ...] = ("high_noise", "low_noise") if len(networks) > 1 else (None,)
+    parts = []
+    for (name, network), expert in zip(networks.items(), experts, strict=True):
+        lists = [blocks for blocks in ("vace_blocks", "blocks") if hasattr(network, blocks)]
+        # all of vace_blocks run before blocks, and what each of them gives is added after another one of blocks
+        lasting = frozenset({"WanVACETransformerBlock"})
+        parts.append(Part(name, network, named_blocks(network, *lists), LAYOUT, expert=expert, lasting=lasting))
+    return parts
+
+
+def fitted(path: Path | None, sampling: Sampling) -> Image:
+    """The picture, scaled and cut to the size of the video."""
+    from PIL import Image, ImageOps
+
+    assert path is not None
+    with Image.open(path) as image:
+        return ImageOps.fit(image.convert("RGB"), (sampling.width, sampling.height))
+
+
+def scheduler_for(pipeline: Any, sampling: Sampling) -> Any:
+    """The pipeline's own scheduler, with the shift of `sampling`; Euler steps over the list of a distilled model."""
+    scheduler = pipeline.scheduler
+    if sampling.shift is None and sampling.denoising_step_list is None:
+        return scheduler
+    if sampling.denoising_step_list is None:
+        key = "flow_shift" if "flow_shift" in scheduler.config else "shift"
+        return type(scheduler).from_config(scheduler.config, **{key: sampling.shift})
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    train_steps = scheduler.config.num_train_timesteps
+    euler = FlowMatchEulerDiscreteScheduler(train_steps, shift=sampling.shift or flow_shift(pipeline))
+    # a pipeline asks for a number of steps; these are the ones it gets, before the shift
+    euler.set_timesteps = partial(
+        euler.set_timesteps, sigmas=[step / train_steps for step in sampling.denoising_step_list]
+    )
+    return euler
+
+
+def run_pipeline(
+    pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None, **inputs: Any
+) -> Video:  # fmt: skip
+    """Generate once; `inputs` are what the variant reads beside text and sizes."""
+    latents: list[torch.Tensor] = []
+
+    def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        latents[:] = [values["latents"]]
+        if on_step is not None:
+            on_step(index + 1)
+        return {}
+
+    own, pipeline.scheduler = pipeline.scheduler, scheduler_for(pipeline, sampling)
+    try:
         frames = pipeline(
-            image=first_frame, prompt=sample.prompt, negative_prompt=sample.negative_prompt,
+            prompt=sample.prompt, negative_prompt=sample.negative_prompt,
             height=sampling.height, width=sampling.width, num_frames=sampling.num_frames,
             num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(sampling.seed),
             max_sequence_length=512,  # diffusers' attention splits text from image tokens at 512, whatever is asked for
-            output_type="np", callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"],
+            output_type="np", callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"], **inputs,
         ).frames[0]  # fmt: skip
-        return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())
-
-
-def _part(transformer: torch.nn.Module) -> Part:
-    return Part("transformer", transformer, named_blocks(transformer, "blocks"), LAYOUT)
+    finally:
+        pipeline.scheduler = own
+    return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())

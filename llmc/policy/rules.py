@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -15,7 +15,7 @@ from llmc.numerics.spec import LayerSpec
 
 @dataclass(frozen=True)
 class Rule:
-    """Layers whose full name fits the glob get the spec."""
+    """Layers get the spec whose name, alone or with the part's name before it, fits the glob."""
 
     match: str
     spec: LayerSpec
@@ -30,28 +30,33 @@ class Policy:
     ignored_blocks: frozenset[int] = frozenset()
     ignored_layers: tuple[str, ...] = ()
 
-    def spec_of(self, name: str) -> LayerSpec:
-        """How the layer of that full name is quantized."""
+    def spec_of(self, name: str, part: str = "") -> LayerSpec:
+        """How the layer of that name within that part is quantized."""
         number = block_number(name)
-        if number in self.ignored_blocks or any(fnmatchcase(name, glob) for glob in self.ignored_layers):
+        if number in self.ignored_blocks or any(_fits(name, part, glob) for glob in self.ignored_layers):
             return LayerSpec()
-        return next((rule.spec for rule in self.rules if fnmatchcase(name, rule.match)), self.default)
+        return next((rule.spec for rule in self.rules if _fits(name, part, rule.match)), self.default)
 
-    def check(self, names: Iterable[str]) -> Counter[str]:
-        """How many layers each glob matches; one that matches none is an error with suggestions."""
-        names = list(names)
+    def check(self, parts: Mapping[str, Sequence[str]]) -> Counter[str]:
+        """How many layers of all parts each glob matches; one that matches none is an error with suggestions."""
+        layers = [(name, part) for part, names in parts.items() for name in names]
         globs = [rule.match for rule in self.rules] + list(self.ignored_layers)
-        counts = Counter({glob: sum(fnmatchcase(name, glob) for name in names) for glob in globs})
+        counts = Counter({glob: sum(_fits(name, part, glob) for name, part in layers) for glob in globs})
+        names = [name if len(parts) == 1 else f"{part}.{name}" for name, part in layers]
         for glob, count in counts.items():
             if count == 0:
-                near = get_close_matches(glob, names, n=3, cutoff=0.3) or list(names)[:3]
+                near = get_close_matches(glob, names, n=3, cutoff=0.3) or names[:3]
                 raise ConfigError(f"the pattern {glob!r} matches no layer.\n  Layers are named like {', '.join(near)}")
-        missing = self.ignored_blocks - {n for n in map(block_number, names) if n is not None}
+        missing = self.ignored_blocks - {n for name, _ in layers if (n := block_number(name)) is not None}
         if missing:
             raise ConfigError(
                 f"ignored_layers.block_ids names the blocks {sorted(missing)}, which the model does not have"
             )
         return counts
+
+
+def _fits(name: str, part: str, glob: str) -> bool:
+    return fnmatchcase(name, glob) or fnmatchcase(f"{part}.{name}", glob)
 
 
 def block_number(name: str) -> int | None:

@@ -1,20 +1,22 @@
-"""Calibrate: one float run gathers what the recipe needs, then each method works on each block in turn."""
+"""Calibrate: one float run gathers what the recipes need, then each method works on each block in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 
-from llmc.algorithms.base import Algorithm
+from llmc.calib.coverage import Coverage
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
-from llmc.layers.linear import QuantLinear
+from llmc.errors import CalibrationError
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
 from llmc.steps.network import Network, quantize_block
@@ -24,70 +26,79 @@ Planned = Sequence[tuple[int, Sample, Sampling]]
 
 @torch.no_grad()
 def calibrate(
-    recipe: Sequence[Algorithm],
     adapter: ModelAdapter,
     pipeline: Any,
     networks: Sequence[Network],
     planned: Planned,
     max_rows: int,
     streamed: bool = False,
-) -> None:
-    """Quantize every block. `streamed` gathers statistics block by block over recorded calls, not all at once."""
-    needs = frozenset[str]().union(*(method.needs for method in recipe))
-    if any(is_static(layer) for network in networks for layer in network.layers.values()):
-        needs |= {"range"}
-    if needs:  # whoever observes also keeps the rows that each layer's error is told from
-        needs |= {"rows"}
+) -> Coverage:
+    """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself.
 
-    def record(stores: dict[str, CallStore]) -> None:
-        with progress("calibration videos", len(planned)) as advance:
-            record_calls(adapter, pipeline, [network.part for network in networks], planned, stores, on_video=advance)
+    `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
+    and encoders, whose recorded calls are without padding.
+    """
 
-    if not needs:  # plain rounding looks at weights alone: no need to run the network
-        quantize_all(networks, recipe)
-    elif streamed or any(method.sequential for method in recipe):
-        _stream(recipe, networks, needs, max_rows, record)
-    else:
-        calls = sum(how.steps * (len(adapter.branches) if how.guidance_scale > 1 else 1) for _, _, how in planned)
+    def goes_by_block(network: Network) -> bool:
+        return bool(network.needs) and (streamed or network.sequential or network.part.section != "video_gen")
+
+    by_block = [network for network in networks if goes_by_block(network)]
+    at_once = [network for network in networks if not goes_by_block(network)]
+    coverage = Coverage()
+    calls = expected_calls(adapter, pipeline, [network for network in networks if network.needs], planned)
+    with TemporaryDirectory(prefix="llmc-calls-") as folder:
+        stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in by_block}
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
-        with Observation([g for network in networks for g in network.groups], needs, calls, max_rows) as observation:
-            record({})
-        observation.attach()
-        quantize_all(networks, recipe)
+        observations = [Observation(n.groups, n.needs, calls[n.part.name], max_rows) for n in at_once if n.needs]
+        if by_block or observations:  # plain rounding looks at weights alone: no need to run the pipeline
+            parts = [network.part for network in networks]
+            with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
+                for observation in observations:
+                    stack.enter_context(observation)
+                record_calls(adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage)
+        for observation in observations:
+            observation.attach()
+        quantize_all(at_once)
+        for network in by_block:
+            quantize_on_calls(network, stores[network.part.name], max_rows)
+    coverage.reduce()
+    return coverage
 
 
-def quantize_all(networks: Sequence[Network], recipe: Sequence[Algorithm]) -> None:
-    """Let the recipe work on every block, all statistics being there."""
-    blocks = [block for network in networks for block in network.blocks]
+def expected_calls(
+    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned
+) -> dict[str, int]:
+    """How many calls each denoising network will get, all samples together; one that would get none is refused."""
+    calls: Counter[str] = Counter()
+    for _, _, how in planned if networks else ():
+        calls.update(adapter.call_counts(pipeline, how))
+    for network in networks:
+        if planned and network.part.section == "video_gen" and calls[network.part.name] == 0:
+            steps = planned[0][2].steps
+            raise CalibrationError(
+                f"{network.part.name} runs in none of the {steps} steps of this schedule, so nothing would be known of "
+                "it: another expert has them all; give calib more steps, or another shift"
+            )
+    return calls
+
+
+def quantize_all(networks: Sequence[Network]) -> None:
+    """Let the recipes work on every block, all statistics being there."""
+    blocks = [(block, network.recipe) for network in networks for block in network.blocks]
     with progress("quantizing blocks", len(blocks)) as advance:
-        for block in blocks:
+        for block, recipe in blocks:
             quantize_block(block, recipe)
             advance()
 
 
-def is_static(layer: QuantLinear) -> bool:
-    """Whether the layer's activation scale comes from calibration."""
-    return layer.spec.act is not None and not layer.spec.act.dynamic
-
-
-def _stream(
-    recipe: Sequence[Algorithm],
-    networks: Sequence[Network],
-    needs: frozenset[str],
-    max_rows: int,
-    record: Callable[[dict[str, CallStore]], None],
-) -> None:
-    propagate: Literal["quantized", "float"] = "quantized" if any(m.sequential for m in recipe) else "float"
-    within = any(method.within_block for method in recipe)
-    with TemporaryDirectory(prefix="llmc-calls-") as folder:
-        stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in networks}
-        record(stores)
-        for network in networks:
-            device = next(network.part.module.parameters()).device
-            blocks = BlockStream(
-                network.part, network.blocks, stores[network.part.name], needs, max_rows, device, propagate, within
-            )
-            with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
-                for block in blocks:
-                    quantize_block(block, recipe)
-                    advance()
+def quantize_on_calls(network: Network, store: CallStore, max_rows: int) -> None:
+    """Quantize a network block by block over recorded calls."""
+    device = next(network.part.module.parameters()).device
+    propagate: Literal["quantized", "float"] = "quantized" if network.sequential else "float"
+    blocks = BlockStream(
+        network.part, network.blocks, store, network.needs, max_rows, device, propagate, network.within_block
+    )
+    with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
+        for block in blocks:
+            quantize_block(block, network.recipe)
+            advance()

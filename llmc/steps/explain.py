@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from llmc.config.schema import Config
 from llmc.models.base import LinearGroup, Part
-from llmc.steps.network import with_exact_scales
+from llmc.steps.network import layer_names, with_exact_scales
+from llmc.steps.source import skeleton
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,35 @@ class Row:
 def explain(config: Config) -> str:
     """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches."""
     lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
-    policy = config.policy()
     exporters = [exporter for exporter, _ in config.save.targets()]
     online = all(exporter.online_scale for exporter in exporters)
-    for part in config.model.adapter().skeleton(config.model.path):
+    parts = skeleton(config.model, config.quant.sections())
+    for part in parts:
+        policy = config.policy(part.section)
         found: dict[tuple[str, str, str], list[int]] = {}
-        names = []
-        for number, (block, module) in enumerate(part.blocks):
+        for block, module in part.blocks:
             for group in part.groups(module):
                 for linear in group.linears:
                     name = f"{block}.{linear}"
-                    names.append(name)
-                    spec = str(with_exact_scales(policy.spec_of(name), exporters))
+                    spec = str(with_exact_scales(policy.spec_of(name, part.name), exporters))
                     key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec, smoothing(part, group, online))
-                    found.setdefault(key, []).append(number)
+                    found.setdefault(key, []).append(int(block.rpartition(".")[2]))
         rows = [Row(pattern, tuple(numbers), spec, scale) for (pattern, spec, scale), numbers in found.items()]
-        lines += ["", f"{part.name}: {len(part.blocks)} blocks, {len(names)} linears", *table(rows)]
-        lines += [f"rule {glob}: {count} layers" for glob, count in policy.check(names).items()]
+        expert = f" ({part.expert.replace('_', ' ')} expert)" if part.expert else ""
+        count = len(layer_names(part))
+        lines += ["", f"{part.name}{expert}: {len(part.blocks)} blocks, {count} linears", *table(rows)]
+    for section in config.quant.sections():
+        matched = config.policy(section).check(
+            {part.name: layer_names(part) for part in parts if part.section == section}
+        )
+        lines += [f"rule {glob}: {count} layers" for glob, count in matched.items()]
     return "\n".join(lines)
 
 
 def smoothing(part: Part, group: LinearGroup, online: bool) -> str:
     """Who multiplies, if a method scales this input."""
     if group.fold:
-        return "folds into " + ", ".join(group.fold)
+        return "folds into " + ", ".join(map(str, group.fold))
     return "at run time" if online else "cannot be carried: not smoothed"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from llmc.convert.atomic import atomic_file
+from llmc.atomic import atomic_file
 
 PACKAGES = ("llmc", "torch", "diffusers", "transformers", "safetensors", "numpy", "qtorch", "imageio-ffmpeg")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ import torch
 from llmc import distributed
 from llmc.calib.record import record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
-from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import StepErrors, block_errors, teacher_forced_errors
 from llmc.config.schema import Config
@@ -21,6 +21,7 @@ from llmc.layers.linear import in_mode
 from llmc.log import log, progress
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.steps.network import Network, rounded_to_nearest
+from llmc.steps.source import sources
 
 Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
 MODES = {"pretrain": "float", "transformed": "transformed", "fake_quant": "quantized", "baseline": "quantized"}
@@ -28,11 +29,13 @@ MODES = {"pretrain": "float", "transformed": "transformed", "fake_quant": "quant
 
 @dataclass(frozen=True)
 class Judged:
-    """What one position gave: a video of each sample, its teacher-forced error step by step, and each block's error."""
+    """What one position gave: a video of each sample, its teacher-forced error step by step, each block's error, and
+    that of what the pipeline reads of each quantized encoder."""
 
     videos: list[Video]
     steps: list[list[float]]
     blocks: list[tuple[str, float]]
+    encoders: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,12 @@ class Judgement:
 def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], cache: Path) -> Judgement:
     """Float, the baseline and every position of `eval.eval_pos`, from the same seeds."""
     assert config.eval is not None
-    samples = read_samples(config.eval.path, adapter.needs_image, config.eval.n_samples)
+    samples = config.eval.samples(adapter)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
-    sources = [config.model.path, *((lora.path, lora.strength) for lora in config.model.lora)]
-    recording = judge_float(adapter, pipeline, networks, planned, cache, sources)
-    positions = {"float": Judged(recording.videos, [], [])}
+    loras = [(lora.path, lora.strength, lora.part) for lora in config.model.lora]
+    recording = judge_float(adapter, pipeline, networks, planned, cache, [*sources(config.model), *loras])
+    positions = {"float": Judged(recording.videos, [], [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
     for position in dict.fromkeys(wanted):
         if position != "pretrain":  # that is float, which is there already
@@ -60,17 +63,20 @@ def judge(config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequen
 
 
 def gathered(judged: Judged, count: int) -> Judged:
-    """One position over all ranks: samples back in order, block errors averaged."""
+    """One position over all ranks: samples back in order, errors of blocks and encoders averaged."""
     ranks = [each for each in distributed.gather(judged) if each.videos]
     places = [(i % distributed.world(), i // distributed.world()) for i in range(count)]
-    blocks = [
-        (name, sum(each.blocks[i][1] for each in ranks) / len(ranks)) for i, (name, _) in enumerate(ranks[0].blocks)
-    ]
     return Judged(
         [ranks[rank].videos[i] for rank, i in places],
         [ranks[rank].steps[i] for rank, i in places] if ranks[0].steps else [],
-        blocks,
+        averaged([each.blocks for each in ranks]),
+        averaged([each.encoders for each in ranks]),
     )
+
+
+def averaged(ranks: Sequence[list[tuple[str, float]]]) -> list[tuple[str, float]]:
+    """The mean over the ranks of each named figure."""
+    return [(figures[0][0], fmean(error for _, error in figures)) for figures in zip(*ranks, strict=True)]
 
 
 def judge_float(
@@ -79,20 +85,23 @@ def judge_float(
     networks: Sequence[Network],
     planned: Planned,
     cache: Path,
-    sources: Sequence[object],
+    depends: Sequence[object],
 ) -> Recording:
     """The float videos and every call behind them; from the cache if the very same were made before."""
     parts = [network.part for network in networks]
     weight = next(parts[0].module.parameters())
     samples = [(sample.model_dump(mode="json"), sampling.model_dump()) for _, sample, sampling in planned]
-    images = [sample.image for _, sample, _ in planned if sample.image]
-    key = fingerprint(adapter.name, sources, samples, *images, str(weight.dtype), str(weight.device), torch.__version__)
+    images = [image for _, sample, _ in planned for image in (sample.image, sample.last_image) if image]
+    what = [part.name for part in parts]
+    key = fingerprint(
+        adapter.name, depends, samples, *images, what, str(weight.dtype), str(weight.device), torch.__version__
+    )
 
     def record(stores: dict[str, CallStore]) -> list[Video]:
         with progress("float videos", len(planned)) as advance:
             return record_calls(adapter, pipeline, parts, planned, stores, keep_outputs=True, on_video=advance)
 
-    recording, was_there = cached_recording(cache / f"float-{key}", [part.name for part in parts], record)
+    recording, was_there = cached_recording(cache / f"float-{key}", what, record)
     if was_there:
         log.info("the float videos are there already: read from %s", cache / f"float-{key}")
     return recording
@@ -107,7 +116,7 @@ def judge_position(
     reference: Recording,
 ) -> Judged:
     """Generate, and replay the float trajectory, with the layers as the position asks."""
-    steps, blocks = [], []
+    steps, blocks, encoders = [], [], []
     with in_position(networks, position):
         with progress(f"{position} videos", len(planned)) as advance:
             parts = [network.part for network in networks]
@@ -116,9 +125,14 @@ def judge_position(
             store = reference.calls[network.part.name]
             device = next(network.part.module.parameters()).device
             with progress(f"{position} on the float trajectory", len(store)) as advance:
-                steps.append(teacher_forced_errors(network.part, store, device, advance))
-            blocks += block_errors(network.part, network.layers.values(), store, device)
-    return Judged(videos, per_step(steps, [index for index, _, _ in planned]), blocks)
+                errors = teacher_forced_errors(network.part, store, device, advance)
+            if network.part.section != "video_gen":
+                encoders.append((network.part.name, mean_error(errors)))
+                continue
+            steps.append(errors)
+            found = block_errors(network.part, network.layers.values(), store, device)
+            blocks += [(network.prefix + name, error) for name, error in found]
+    return Judged(videos, per_step(steps, [index for index, _, _ in planned]), blocks, encoders)
 
 
 @contextmanager
@@ -130,6 +144,12 @@ def in_position(networks: Sequence[Network], position: str) -> Iterator[None]:
                 stack.enter_context(rounded_to_nearest(network))
             stack.enter_context(in_mode(network.layers.values(), MODES[position]))  # type: ignore[arg-type]
         yield
+
+
+def mean_error(errors: StepErrors) -> float:
+    """Over every call; nan if there was none."""
+    found = [error for steps in errors.values() for calls in steps.values() for error in calls]
+    return fmean(found) if found else float("nan")
 
 
 def per_step(parts: Sequence[StepErrors], samples: Sequence[int]) -> list[list[float]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, LayerError, block_steps
@@ -14,9 +13,11 @@ from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.swap import swap_linears
-from llmc.models.base import Part
+from llmc.models.base import Part, Section
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
+
+Order = tuple[Policy, Sequence[Algorithm]]  # of one section of `quant`: each layer's grid, and the methods
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Network:
     part: Part
     layers: dict[str, QuantLinear]
     blocks: list[BlockStep]
-    matched: Counter[str] = field(default_factory=Counter)  # rule -> layers
+    recipe: Sequence[Algorithm] = ()
+    prefix: str = ""  # before the names of layers and blocks in tables: the part's name, if others have such names
 
     @property
     def groups(self) -> list[Group]:
@@ -37,14 +39,64 @@ class Network:
         """How far each layer is from float, where rows were kept to tell."""
         return {name: error for block in self.blocks for name, error in block.errors.items()}
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics of its inputs that its recipe and its grids ask for."""
+        needs = frozenset[str]().union(*(method.needs for method in self.recipe))
+        if any(is_static(layer) for layer in self.layers.values()):
+            needs |= {"range"}
+        return needs | {"rows"} if needs else needs  # each layer's error is told from the rows
 
-def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Network:
+    @property
+    def sequential(self) -> bool:
+        """Whether a block is to be observed on what the quantized blocks before it give."""
+        return any(method.sequential for method in self.recipe)
+
+    @property
+    def within_block(self) -> bool:
+        """Whether a linear is also to be observed on what the quantized linears before it in the block give."""
+        return any(method.within_block for method in self.recipe)
+
+
+def prepare_all(parts: Sequence[Part], orders: Mapping[Section, Order], exporters: Sequence[Exporter]) -> list[Network]:
+    """Every part made ready as its section orders; a rule that matches no layer of the section's parts is refused."""
+    for section, (policy, _) in orders.items():
+        policy.check({part.name: layer_names(part) for part in parts if part.section == section})
+    alone = sum(part.section == "video_gen" for part in parts) == 1
+    networks = []
+    for part in parts:
+        policy, recipe = orders[part.section]
+        prefix = "" if alone and part.section == "video_gen" else f"{part.name}."
+        networks.append(prepare(part, policy, exporters, recipe, prefix))
+    return networks
+
+
+def prepare(
+    part: Part, policy: Policy, exporters: Sequence[Exporter], recipe: Sequence[Algorithm] = (), prefix: str = ""
+) -> Network:
     """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
-    names = {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
-    matched = policy.check(f"{block}.{linear}" for block, linears in names.items() for linear in linears)
-    layers = swap_linears(part.blocks, names, lambda name: with_exact_scales(policy.spec_of(name), exporters))
+
+    def spec_of(name: str) -> LayerSpec:
+        return with_exact_scales(policy.spec_of(name, part.name), exporters)
+
+    layers = swap_linears(part.blocks, linears_of(part), spec_of)
     online = all(exporter.online_scale for exporter in exporters)
-    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
+    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), recipe, prefix)
+
+
+def linears_of(part: Part) -> dict[str, list[str]]:
+    """The linears of each block, by their names within it."""
+    return {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
+
+
+def layer_names(part: Part) -> list[str]:
+    """The names of all linears that are quantized, within the part."""
+    return [f"{block}.{linear}" for block, linears in linears_of(part).items() for linear in linears]
+
+
+def is_static(layer: QuantLinear) -> bool:
+    """Whether the layer's activation scale comes from calibration."""
+    return layer.spec.act is not None and not layer.spec.act.dynamic
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from llmc.algorithms.base import Algorithm
 from llmc.config.schema import Config
 from llmc.eval.compare import Comparison, compare_videos, mean_of
 from llmc.eval.report import write_report
 from llmc.eval.results import BlockResult, LayerResult, Results, SampleResult, ratios, write_results
 from llmc.eval.video import write_preview, write_video
 from llmc.log import progress
+from llmc.steps.coverage import CoverageTable
 from llmc.steps.folder import RunFolder, versions
 from llmc.steps.judge import Judgement
 from llmc.steps.network import Network
@@ -26,19 +28,21 @@ LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_erro
 def collect(
     config: Config,
     networks: Sequence[Network],
+    coverage: CoverageTable,
     judgement: Judgement | None,
     checkpoint: Path | None,
     folder: RunFolder,
 ) -> Results:
     """Everything that is known of a run; rank 0 also writes it."""
-    layers = layer_table(networks, describe(config))
+    layers = layer_table(networks)
     judged = {} if judgement is None else judged_fields(config, judgement, folder)
     device = str(next(networks[0].part.module.parameters()).device)
     results = Results(
         run=str(folder.path), name=folder.path.name, created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
         device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
-        seconds=folder.seconds, layers=layers, rejected=rejections(networks), **judged,
+        seconds=folder.seconds, layers=layers, rejected=rejections(networks), coverage=coverage.rows,
+        warnings=[*coverage.warnings, *judged.pop("warnings", [])], **judged,
     )  # fmt: skip
     if folder.writes:
         write_results(folder.path / "results.json", results)
@@ -51,12 +55,17 @@ def collect(
 
 def describe(config: Config) -> str:
     """The recipe in one line."""
-    quant = config.quant.video_gen
-    methods = " + ".join(method.label() for method in config.recipe())
-    return f"{methods}: {quant.default_spec()}"
+    said = {section: f"{methods(quant.method)}: {quant.default_spec()}"
+            for section, quant in config.quant.sections().items()}  # fmt: skip
+    return "; ".join(text if section == "video_gen" else f"{section} {text}" for section, text in said.items())
 
 
-def layer_table(networks: Sequence[Network], recipe: str) -> list[LayerResult]:
+def methods(recipe: Sequence[Algorithm]) -> str:
+    """The methods in a few words."""
+    return " + ".join(method.label() for method in recipe)
+
+
+def layer_table(networks: Sequence[Network]) -> list[LayerResult]:
     """What became of every linear."""
     table = []
     for network in networks:
@@ -64,10 +73,10 @@ def layer_table(networks: Sequence[Network], recipe: str) -> list[LayerResult]:
             error = network.errors.get(name)
             table.append(
                 LayerResult(
-                    name=name,
+                    name=network.prefix + name,
                     spec=str(layer.spec),
                     transforms="; ".join(str(transform) for transform in layer.state.transforms),
-                    method=recipe.partition(":")[0] if layer.state.rounded is not None else "float weight",
+                    method=methods(network.recipe) if layer.state.rounded is not None else "float weight",
                     error=error and error.recipe,
                     baseline_error=error and error.baseline,
                     weight_error=error and error.weight,
@@ -90,7 +99,7 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
     compared: dict[str, list[Comparison]] = {}
     with progress("comparing videos", len(judgement.positions)) as advance:
         for position, judged in judgement.positions.items():
-            compared[position] = compare_videos(reference, judged.videos, config.eval.metrics)
+            compared[position] = compare_videos(reference, judged.videos, config.metrics())
             advance()
     everyone = range(len(judgement.samples))
     metrics = {
@@ -119,13 +128,17 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
         position: [BlockResult(name=name, error=error) for name, error in judged.blocks]
         for position, judged in replayed.items()
     }
+    encoders = {position: dict(judged.encoders) for position, judged in replayed.items() if judged.encoders}
     missing = sorted({why for found in compared.values() for one in found for why in one.missing.values()})
-    return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks, "warnings": missing}
+    return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks,
+            "encoders": encoders, "warnings": missing}  # fmt: skip
 
 
 def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:
     """Every video of every position, and one picture of each sample: float | quantized | difference."""
     assert config.eval is not None
+    if not all(video.is_decoded for judged in judgement.positions.values() for video in judged.videos):
+        return {}
     root = config.eval.output_video_path or folder.path / "videos"
     written: dict[str, list[str]] = {}
     for position, judged in judgement.positions.items():

@@ -22,7 +22,7 @@ SPOILED = {
     "an unknown method": ("method: SmoothQuant", "method: SmoothQaunt", ["did you mean SmoothQuant?", "RTN"]),
     "an unknown setting of a method": ("alpha: search", "alhpa: 0.5", ["special.alhpa", "did you mean alpha?"]),
     "a wrong setting of a method": ("alpha: search", "alpha: 7", ["special.alpha", "it is 7", "at most 1"]),
-    "an unknown model family": ("type: WanI2V", "type: WanV2I", ["did you mean WanI2V?"]),
+    "an unknown model family": ("type: WanI2V", "type: WanV2I", ["did you mean Wan2I2V?"]),
     "a number below its range": ("sample_steps: 20", "sample_steps: 0", ["it is 0", "at least 1"]),
     "text for a number": ("num_frames: 17", "num_frames: many", ["it is many", "a whole number is needed"]),
     "a switch for a number": ("num_frames: 17", "num_frames: True", ["it is True", "a whole number is needed"]),

@@ -13,6 +13,7 @@ from llmc.config.load import load_config
 from llmc.config.schema import Config
 from llmc.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 Write = Callable[[str | bytes], Path]
 Load = Callable[..., Config]
 
@@ -64,6 +65,24 @@ def test_sizes_that_the_family_cannot_make_name_the_nearest(load: Load) -> None:
     found = message(load("calib.target_height=70", "eval.num_frames=16"))
     assert "calib.target_height: it is 70" in found and "64" in found
     assert "eval.num_frames: it is 16" in found and "4k + 1" in found
+
+
+def test_a_video_needs_its_number_of_frames(good: str, write: Write) -> None:
+    text = good.replace("    num_frames: 17\n", "", 1)
+    assert text != good and "calib.num_frames: the key is missing; give the frames" in message(load_config(write(text)))
+
+
+def test_images_have_no_frames_and_are_not_judged_by_motion() -> None:
+    flux = ROOT / "configs/quantization/video_gen/flux/smoothquant_w_a.yaml"
+    assert [metric.name for metric in load_config(flux).metrics()] == ["psnr", "ssim"]
+    found = message(load_config(flux, ["calib.num_frames=17", "eval.metrics=[psnr, vmaf]", "eval.name=t2v"]))
+    assert "calib.num_frames: it is 17; Flux makes images: leave it out" in found
+    assert "eval.metrics.1: vmaf compares videos, and Flux makes images" in found
+    assert "eval.name: it is t2v; Flux is of the kind t2i" in found
+
+
+def test_a_transformer_of_its_own_must_be_there(load: Load, tmp_path: Path) -> None:
+    assert "model.transformer:" in message(load(f"model.transformer={tmp_path}/flux1-dev.safetensors"))
 
 
 def test_a_grid_that_the_target_cannot_store_is_refused(load: Load) -> None:

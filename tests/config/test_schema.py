@@ -8,7 +8,7 @@ import pytest
 from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.config.load import load_config
-from llmc.config.quant import ActConfig, VideoGenConfig, WeightConfig
+from llmc.config.quant import ActConfig, NetworkConfig, WeightConfig
 from llmc.config.schema import Config
 
 Write = Callable[[str | bytes], Path]
@@ -21,20 +21,20 @@ def config(good: str, write: Write) -> Config:
 
 
 def test_special_holds_the_settings_of_a_single_method() -> None:
-    quant = VideoGenConfig.model_validate({"method": "SmoothQuant", "special": {"alpha": 0.75}, "act": ACT})
+    quant = NetworkConfig.model_validate({"method": "SmoothQuant", "special": {"alpha": 0.75}, "act": ACT})
     assert quant.method == (SmoothQuant(alpha=0.75),)
 
 
 def test_methods_are_a_name_a_mapping_or_a_list_of_both() -> None:
     for method in ("SmoothQuant", {"name": "SmoothQuant"}, ["SmoothQuant"], [{"name": "SmoothQuant"}]):
-        assert VideoGenConfig.model_validate({"method": method, "act": ACT}).method == (SmoothQuant(),)
-    both = VideoGenConfig.model_validate({"method": [{"name": "SmoothQuant", "alpha": "search"}, "RTN"], "act": ACT})
+        assert NetworkConfig.model_validate({"method": method, "act": ACT}).method == (SmoothQuant(),)
+    both = NetworkConfig.model_validate({"method": [{"name": "SmoothQuant", "alpha": "search"}, "RTN"], "act": ACT})
     assert both.method == (SmoothQuant(alpha="search"), RTN())
 
 
 def test_special_beside_several_methods_is_refused() -> None:
     with pytest.raises(ValueError, match="special is given"):
-        VideoGenConfig.model_validate({"method": ["SmoothQuant", "RTN"], "special": {"alpha": 1}, "act": ACT})
+        NetworkConfig.model_validate({"method": ["SmoothQuant", "RTN"], "special": {"alpha": 1}, "act": ACT})
 
 
 def test_the_words_of_llmc_name_our_grids() -> None:
@@ -76,7 +76,7 @@ def test_settings_that_do_not_fit_together_say_why(
 
 def test_a_rule_inherits_the_side_that_it_does_not_name() -> None:
     rules = [{"match": "a", "weight": {"bit": 4}}, {"match": "b", "act": None}, {"match": "c", "skip": True}]
-    quant = VideoGenConfig.model_validate({"method": "RTN", "weight": {"bit": 8}, "act": {"bit": 8}, "rules": rules})
+    quant = NetworkConfig.model_validate({"method": "RTN", "weight": {"bit": 8}, "act": {"bit": 8}, "rules": rules})
     specs = [quant.rule_spec(rule) for rule in quant.rules]
     assert [str(spec) for spec in specs] == [
         "weight int4 per_channel, act int8 per_token", "weight int8 per_channel, act float", "weight float, act float"
@@ -86,12 +86,12 @@ def test_a_rule_inherits_the_side_that_it_does_not_name() -> None:
 @pytest.mark.parametrize("rule", [{"match": "a"}, {"match": "a", "skip": True, "act": None}])
 def test_a_rule_that_says_nothing_or_two_things_is_refused(rule: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="give it either"):
-        VideoGenConfig.model_validate({"method": "RTN", "act": ACT, "rules": [rule]})
+        NetworkConfig.model_validate({"method": "RTN", "act": ACT, "rules": [rule]})
 
 
 def test_a_configuration_that_quantizes_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing would be quantized"):
-        VideoGenConfig.model_validate({"method": "RTN"})
+        NetworkConfig.model_validate({"method": "RTN"})
 
 
 def test_ignored_layers_and_rules_become_the_policy(good: str, write: Write) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmc.algorithms.base import Algorithm
 from llmc.calib.samples import read_samples
 from llmc.export.base import Exporter
 from llmc.models.base import ModelAdapter, Sample, Sampling, adapters
@@ -30,9 +31,11 @@ class Family:
     source: Path
     planned: list[tuple[int, Sample, Sampling]]
 
-    def load(self, exporters: tuple[Exporter, ...] = (), spec: LayerSpec = W8A8) -> tuple[Any, list[Network]]:
+    def load(
+        self, exporters: tuple[Exporter, ...] = (), spec: LayerSpec = W8A8, recipe: Sequence[Algorithm] = ()
+    ) -> tuple[Any, list[Network]]:
         pipeline = self.adapter.load(self.source, "auto", "cpu")
-        return pipeline, [prepare(part, Policy(spec), exporters) for part in self.adapter.parts(pipeline)]
+        return pipeline, [prepare(part, Policy(spec), exporters, recipe) for part in self.adapter.parts(pipeline)]
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +49,7 @@ def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fam
             save(folder / "model")
             save_samples(folder / "samples", 2)
             adapter = adapters()[name]()
-            samples = read_samples(folder / "samples", adapter.needs_image)
+            samples = read_samples(folder / "samples", adapter.needs_image, needs_last_image=adapter.needs_last_image)
             made[name] = Family(adapter, folder / "model", [(i, sample, sampling) for i, sample in enumerate(samples)])
         return made[name]
 

@@ -12,8 +12,13 @@ from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import relative_error, teacher_forced_errors
+from llmc.convert.names import Known, Names
+from llmc.convert.rename import Renamer
+from llmc.export.base import FinishedPart
+from llmc.export.folding import folded_tensors
+from llmc.export.transformed import transformed_tensors
 from llmc.layers.linear import in_mode
-from llmc.layers.transforms import Scale
+from llmc.layers.transforms import ModulatedRows, Scale
 from llmc.models.base import adapters
 from tests.contracts.conftest import Family
 from tests.tiny_pipelines import TINY
@@ -29,17 +34,18 @@ def test_every_adapter_has_a_tiny_pipeline_to_be_tested_on() -> None:
 @torch.no_grad()
 def test_linears_of_a_group_truly_read_the_same_tensor(family: Family) -> None:
     pipeline, networks = family.load()
-    read: dict[str, Any] = {}
+    read: dict[Any, torch.Tensor] = {}
     hooks = [
-        layer.register_forward_pre_hook(lambda module, args, name=name: read.__setitem__(name, args[0]))
-        for network in networks for name, layer in network.layers.items()
+        layer.register_forward_pre_hook(lambda module, args: read.__setitem__(module, args[0]))
+        for network in networks for layer in network.layers.values()
     ]  # fmt: skip
     record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], {})
     for hook in hooks:
         hook.remove()
     for network in networks:
         for group in network.groups:
-            assert len({id(read[name]) for name in group.names}) == 1, group.names
+            first = read[group.linears[0]]
+            assert all(torch.equal(read[layer], first) for layer in group.linears), group.names
 
 
 @torch.no_grad()
@@ -74,6 +80,30 @@ def test_smoothing_leaves_the_float_output_as_it_is(family: Family, online: bool
         assert max(e for steps in errors.values() for step in steps.values() for e in step) < 1e-10
 
 
+@torch.no_grad()
+def test_smoothing_that_files_hold_leaves_the_network_as_it_is(family: Family) -> None:
+    """In rows of the linear before, in an affine norm, or in what modulates it; a fresh network reads the file."""
+    pipeline, networks = family.load()
+    stores = {network.part.name: CallStore() for network in networks}
+    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
+    parts = {part.name: part for part in family.adapter.parts(family.adapter.load(family.source, "auto", "cpu"))}
+    generator = torch.Generator().manual_seed(0)
+    for network in networks:
+        state = network.part.module.state_dict()
+        for group in network.groups:
+            if any(isinstance(fold, ModulatedRows) or f"{fold}.weight" in state for fold, _ in group.fold):
+                group.transform(Scale(torch.rand(group.linears[0].in_features, generator=generator) * 3 + 0.2))
+        finished = FinishedPart(network.part.name, network.part.module, network.layers, {}, family.source, {}, {})
+        tensors = folded_tensors(finished)
+        for name, layer in network.layers.items():
+            tensors |= transformed_tensors(name, layer)
+        fresh = parts[network.part.name]
+        assert any(not torch.equal(tensors[name].make(), state[name]) for name in state)
+        fresh.module.load_state_dict({name: tensor.make() for name, tensor in tensors.items()})
+        errors = teacher_forced_errors(fresh, stores[network.part.name], CPU)
+        assert max(e for steps in errors.values() for step in steps.values() for e in step) < 1e-10
+
+
 def test_generating_twice_gives_the_same_video(family: Family) -> None:
     pipeline, networks = family.load()
     parts = [network.part for network in networks]
@@ -84,8 +114,6 @@ def test_generating_twice_gives_the_same_video(family: Family) -> None:
 
 
 def test_names_translate_to_every_target_and_back(family: Family) -> None:
-    from llmc.convert.rename import Renamer
-
     _, networks = family.load()
     for table in family.adapter.renames.values():
         for network in networks:
@@ -94,6 +122,19 @@ def test_names_translate_to_every_target_and_back(family: Family) -> None:
             assert len(set(there.values())) == len(names)
             back = Renamer(table).backward_all(there.values())
             assert {new: old for old, new in there.items()} == back
+
+
+def test_the_original_layout_is_a_bijection(family: Family) -> None:
+    _, networks = family.load()
+    for network in networks:
+        state = {name: Known(tensor) for name, tensor in network.part.module.state_dict().items()}
+        table = family.adapter.original(network.part.module)
+        if not table:
+            pytest.skip("its original layout is not known")
+        there = Names(table).to_original(state)
+        back = Names(table).to_ours(there)
+        assert back.keys() == state.keys() and len(there) <= len(state)
+        assert all(torch.equal(back[name].make(), tensor.make()) for name, tensor in state.items())
 
 
 def test_the_skeleton_has_the_layers_of_the_model_and_no_weights(family: Family) -> None:

@@ -1,4 +1,7 @@
-"""What every method promises, on a tiny real pipeline of each family."""
+"""What every method promises: each alone and in every order on one tiny real pipeline, a stack of them on every family.
+
+What composes does not know the family, so that the whole product of methods and families would say nothing more.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +15,60 @@ from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import teacher_forced_errors
 from llmc.layers.linear import in_mode
+from llmc.models.base import adapters
 from llmc.plugin import discover
 from llmc.steps.calibrate import calibrate
 from tests.contracts.conftest import Family
 
 METHODS = discover("llmc.algorithms", Algorithm)
 CPU = torch.device("cpu")
+ONE = "WanI2V"
+
+# observed all at once, and block by block on quantized inputs, in turn
+STACKS = [("SmoothQuant", "Hadamard", "RTN"), ("SmoothQuant", "LowRank", "GPTQ")]
+ON_EVERY_FAMILY = [(name, STACKS[index % len(STACKS)]) for index, name in enumerate(sorted(adapters().keys() - {ONE}))]
+ORDERS = [
+    pytest.param(ONE, names, id=" ".join(names), marks=[pytest.mark.slow] * (count > 2))
+    for count in (2, 3)
+    for names in permutations(METHODS, count)
+    if all("rounded" not in METHODS[name]().leaves for name in names[:-1])
+]
+
+
+def worst_errors(family: Family, names: tuple[str, ...], streamed: bool = False, samples: int = 1) -> dict[str, float]:
+    """The largest error of any call of any part, with the methods' changes alone and with everything."""
+    pipeline, networks = family.load(recipe=[METHODS[name]() for name in names])
+    stores = {network.part.name: CallStore() for network in networks}
+    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
+    calibrate(family.adapter, pipeline, networks, family.planned[:samples], 64, streamed)
+    assert all(layer.state.rounded is not None for network in networks for layer in network.layers.values())
+    found = dict.fromkeys(("transformed", "quantized"), 0.0)
+    for network in networks:
+        for mode in found:
+            with in_mode(network.layers.values(), mode):  # type: ignore[arg-type]
+                errors = teacher_forced_errors(network.part, stores[network.part.name], CPU)
+            calls = [error for steps in errors.values() for step in steps.values() for error in step]
+            found[mode] = max(found[mode], *calls)
+    return found
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", [ONE], indirect=True)
 def test_a_method_keeps_the_float_function_and_w8a8_stays_close(family: Family, method: str, streamed: bool) -> None:
-    pipeline, networks = family.load()
-    stores = {network.part.name: CallStore() for network in networks}
-    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
-    calibrate((METHODS[method](),), family.adapter, pipeline, networks, family.planned, 64, streamed)
-    for network in networks:
-        worst = {}
-        for mode in ("transformed", "quantized"):
-            with in_mode(network.layers.values(), mode):  # type: ignore[arg-type]
-                errors = teacher_forced_errors(network.part, stores[network.part.name], CPU)
-            worst[mode] = max(error for steps in errors.values() for step in steps.values() for error in step)
-        assert worst["transformed"] < 1e-10
-        assert 0 < worst["quantized"] < 0.0025
-        assert all(layer.state.rounded is not None for layer in network.layers.values())
+    worst = worst_errors(family, (method,), streamed, samples=2)
+    assert worst["transformed"] < 1e-10
+    assert 0 < worst["quantized"] < 0.0025
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", [ONE], indirect=True)
 def test_no_layer_ends_worse_than_plain_rounding(family: Family, method: str) -> None:
     """On rows that the calibration kept; half of them were not seen by a search, hence the small allowance."""
-    pipeline, networks = family.load()
-    calibrate((METHODS[method](),), family.adapter, pipeline, networks, family.planned, 256)
+    pipeline, networks = family.load(recipe=(METHODS[method](),))
+    calibrate(family.adapter, pipeline, networks, family.planned, 256)
     for network in networks:
         errors = network.errors
         for group in network.groups:
@@ -52,25 +76,19 @@ def test_no_layer_ends_worse_than_plain_rounding(family: Family, method: str) ->
             assert sum(e.recipe for e in found) <= 1.05 * sum(e.baseline for e in found), group.names
 
 
-RECIPES = [
-    tuple(names)
-    for count in (2, 3)
-    for names in permutations(METHODS, count)
-    if all("rounded" not in METHODS[name]().leaves for name in names[:-1])
-]
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "names"), ORDERS, indirect=["family"])
+def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: tuple[str, ...]) -> None:
+    worst = worst_errors(family, names)
+    assert worst["transformed"] < 1e-9
+    assert worst["quantized"] < 0.0025
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("names", RECIPES, ids=" ".join)
-def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: tuple[str, ...]) -> None:
-    """Before rounding the float function is kept; with it, the whole stays close at W8A8."""
-    pipeline, networks = family.load()
-    stores = {network.part.name: CallStore() for network in networks}
-    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
-    recipe = [METHODS[name]() for name in names]
-    calibrate(recipe, family.adapter, pipeline, networks, family.planned[:1], 64)
-    for network in networks:
-        for mode, limit in (("transformed", 1e-9), ("quantized", 0.0025)):
-            with in_mode(network.layers.values(), mode):  # type: ignore[arg-type]
-                errors = teacher_forced_errors(network.part, stores[network.part.name], CPU)
-            assert max(error for steps in errors.values() for step in steps.values() for error in step) < limit
+@pytest.mark.parametrize(
+    ("family", "names"), ON_EVERY_FAMILY, indirect=["family"], ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_stack_of_methods_works_on_every_family(family: Family, names: tuple[str, ...]) -> None:
+    worst = worst_errors(family, names)
+    assert worst["transformed"] < 1e-9
+    assert 0 < worst["quantized"] < 0.0025

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llmc.convert.lora import merge_lora
+from llmc.convert.lora import Lora, merge_lora, with_loras
+from llmc.convert.names import Names
 from llmc.convert.rename import Renamer
+from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
-from llmc.models.base import Renames
+from llmc.models.base import Fused, Renames
 from llmc.models.wan import LIGHTX2V
-from tests.convert.tiny import tiny_wan
+from tests.convert.tiny import lazy, tiny_wan
 
 WAN = Renamer(LIGHTX2V)
 RANK, ALPHA, STRENGTH = 4, 2, 0.5
@@ -94,6 +96,9 @@ def pairs(lora: dict[str, tuple[Tensor, Tensor]], name: Callable[[str], str], en
         ("base_model.model.transformer.", ours, ".lora_A.weight .lora_B.weight"),
         ("transformer.", ours, ".lora.down.weight .lora.up.weight"),
         ("", ours, ".lora.down .lora.up"),
+        ("transformer.", ours, "_lora.down.weight _lora.up.weight"),
+        ("", ours, ".lora_linear_layer.down.weight .lora_linear_layer.up.weight"),
+        ("", original, ".lora_A .lora_B"),
         ("", ours, ".lora_A.weight .lora_B.weight"),
         ("", original, ".lora_A.default.weight .lora_B.default.weight"),
         ("lora_unet_", lambda module: flat(original(module)), ".lora_down.weight .lora_up.weight"),
@@ -323,7 +328,7 @@ def test_a_name_that_two_schemes_give_to_two_modules_is_refused(tmp_path: Path) 
 
 
 def test_weights_that_are_not_there_cannot_take_a_lora(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"proj_out\.weight holds no floats \(torch\.float32 on meta\)"):
+    with pytest.raises(ExportError, match=r"proj_out\.weight are on the meta device, without values"):
         merge_lora(tiny_wan("t2v").to("meta"), saved(tmp_path, GOOD), 1.0)
 
 
@@ -349,3 +354,76 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, GOOD, {"lora_adapter_metadata": '{"lora_alpha": "much"}'})
     with pytest.raises(ExportError, match="lora_alpha must be a number"):
         merge_lora(tiny_wan("t2v"), path, 1.0)
+
+
+FUSED = Names((("o", "out"), Fused(("q", "k", "v"), "qkv")))
+
+
+def projections(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    return {f"{name}.weight": torch.rand(6, 5, dtype=dtype) for name in "qkvo"}
+
+
+def values(tensors: Mapping[str, LazyTensor]) -> dict[str, Tensor]:
+    return {name: tensor.make() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("key", ["qkv", "diffusion_model.qkv", "lora_unet_qkv"])
+def test_a_lora_of_a_fused_layer_gives_each_of_ours_its_rows(tmp_path: Path, key: str) -> None:
+    weights = projections()
+    up, down = eighths(18, RANK), eighths(RANK, 5)
+    path = saved(tmp_path, {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down})
+    merged = values(with_loras({n: lazy(t) for n, t in weights.items()}, [Lora(path, STRENGTH)], [FUSED]))
+    for index, name in enumerate("qkv"):
+        rows = slice(6 * index, 6 * index + 6)
+        assert torch.equal(merged[f"{name}.weight"], weights[f"{name}.weight"] + STRENGTH * (up[rows] @ down))
+    assert torch.equal(merged["o.weight"], weights["o.weight"])
+
+
+def test_a_lora_of_one_of_ours_changes_its_rows_of_a_fused_layer(tmp_path: Path) -> None:
+    weights = projections()
+    whole = FUSED.to_original({name: lazy(tensor) for name, tensor in weights.items()})
+    lora = {"k": (eighths(6, RANK), eighths(RANK, 5)), "o": (eighths(6, RANK), eighths(RANK, 5))}
+    path = saved(tmp_path, pairs(lora, ours, ".lora_A.weight .lora_B.weight"))
+    merged = FUSED.to_ours({n: lazy(t) for n, t in values(with_loras(whole, [Lora(path)], [FUSED])).items()})
+    for name in "qkvo":
+        expected = weights[f"{name}.weight"]
+        if name in lora:
+            expected = expected + lora[name][0] @ lora[name][1]
+        assert torch.equal(merged[f"{name}.weight"].make(), expected)
+
+
+def test_several_loras_of_different_schemes_are_summed_in_float32_and_rounded_once(tmp_path: Path) -> None:
+    weights = projections(torch.bfloat16)
+    first, second = (eighths(6, RANK), eighths(RANK, 5)), (eighths(18, RANK), eighths(RANK, 5))
+    loras = [
+        Lora(saved(tmp_path, pairs({"q": first}, ours, ".lora_A.weight .lora_B.weight"), name="a"), 0.5),
+        Lora(
+            saved(tmp_path, pairs({"qkv": second}, ours, ".lora_down.weight .lora_up.weight"), name="b"), 0.25, alpha=2
+        ),
+    ]
+    merged = values(with_loras({n: lazy(t) for n, t in weights.items()}, loras, [FUSED]))
+    total = weights["q.weight"].double() + 0.5 * (first[0] @ first[1]) + 0.25 * 2 / RANK * (second[0][:6] @ second[1])
+    assert torch.equal(merged["q.weight"], total.float().bfloat16())
+
+
+def test_a_fused_layer_and_one_of_its_parts_in_one_file_are_refused(tmp_path: Path) -> None:
+    tensors = {"qkv.diff": torch.ones(18, 5), "k.diff": torch.ones(6, 5)}
+    path = saved(tmp_path, tensors)
+    weights = {name: lazy(tensor) for name, tensor in projections().items()}
+    for there in (weights, FUSED.to_original(weights)):
+        with pytest.raises(ExportError, match="is the same module"):
+            with_loras(there, [Lora(path)], [FUSED])
+
+
+def test_rows_that_cannot_be_those_of_the_fused_layer_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"qkv.diff": torch.ones(17, 5)})
+    with pytest.raises(ExportError, match=r"\(17, 5\) has not the 18 rows of q\.weight, k\.weight, v\.weight"):
+        with_loras({name: lazy(tensor) for name, tensor in projections().items()}, [Lora(path)], [FUSED])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_codes_take_no_lora(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = saved(tmp_path, {"q.diff": torch.ones(6, 5)})
+    weights = {name: lazy(tensor.to(dtype)) for name, tensor in projections().items()}
+    with pytest.raises(ExportError, match=r"q\.weight holds codes .* merge LoRAs before quantizing"):
+        with_loras(weights, [Lora(path)], [FUSED])

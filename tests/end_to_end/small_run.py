@@ -7,18 +7,21 @@ from typing import Any
 
 import yaml
 
-from tests.tiny_pipelines import save_samples, save_wan_i2v
+from llmc.models.base import adapters
+from tests.tiny_pipelines import TINY, save_samples
 
 
-def small_config(folder: Path, samples: int = 1, **changes: dict[str, Any] | None) -> Path:
+def small_config(folder: Path, samples: int = 1, family: str = "WanI2V", **changes: dict[str, Any] | None) -> Path:
     """A model, samples and a configuration in `folder`; `changes` are merged into its sections, None leaves one out."""
-    save_wan_i2v(folder / "model")
+    save, _ = TINY[family]
+    save(folder / "model")
     save_samples(folder / "samples", samples)
-    size = {"name": "i2v", "path": str(folder / "samples"), "target_height": 32, "target_width": 32, "num_frames": 5,
+    kind = "i2v" if adapters()[family].needs_image else "t2v"
+    size = {"name": kind, "path": str(folder / "samples"), "target_height": 32, "target_width": 32, "num_frames": 5,
             "guidance_scale": 2.0}  # fmt: skip
     config: dict[str, Any] = {
         "base": {"seed": 7, "run_dir": str(folder / "run"), "device": "cpu"},
-        "model": {"type": "WanI2V", "path": str(folder / "model")},
+        "model": {"type": family, "path": str(folder / "model")},
         "calib": {**size, "sample_steps": 2},
         "eval": {**size, "metrics": ["psnr", "ssim"]},
         "quant": {

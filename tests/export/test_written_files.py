@@ -51,9 +51,9 @@ def quantized(
 ) -> tuple[Any, Network]:
     adapter = WanI2V()
     pipeline = adapter.load(folder / "model", "auto", "cpu")
-    network = prepare(adapter.parts(pipeline)[0], Policy(spec(name)), [exporter])
+    network = prepare(adapter.parts(pipeline)[0], Policy(spec(name)), [exporter], recipe)
     samples = read_samples(folder / "samples", needs_image=True)
-    calibrate(recipe, adapter, pipeline, [network], [(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
+    calibrate(adapter, pipeline, [network], [(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
     return pipeline, network
 
 

@@ -24,13 +24,31 @@ def test_ignored_blocks_and_layers_stay_float() -> None:
 
 def test_a_pattern_that_matches_nothing_is_an_error_with_suggestions() -> None:
     with pytest.raises(ConfigError, match=r"blocks\.\*\.fnn\.net\.2.*matches no layer.*\n.*ffn\.net\.2"):
-        Policy(INT8, rules=(Rule("blocks.*.fnn.net.2", INT4),)).check(NAMES)
+        Policy(INT8, rules=(Rule("blocks.*.fnn.net.2", INT4),)).check({"transformer": NAMES})
     with pytest.raises(ConfigError, match=r"\[7\]"):
-        Policy(INT8, ignored_blocks=frozenset({7})).check(NAMES)
+        Policy(INT8, ignored_blocks=frozenset({7})).check({"transformer": NAMES})
 
 
 def test_rules_count_what_they_match() -> None:
-    assert Policy(INT8, rules=(Rule("*ffn*", INT4),)).check(NAMES) == {"*ffn*": 6}
+    assert Policy(INT8, rules=(Rule("*ffn*", INT4),)).check({"transformer": NAMES}) == {"*ffn*": 6}
+
+
+def test_a_rule_may_be_for_one_part_of_several() -> None:
+    parts = {"transformer": NAMES, "transformer_2": NAMES}
+    policy = Policy(INT8, (Rule("transformer_2.blocks.1.*", INT4), Rule("transformer.*.ffn.net.2", LayerSpec())))
+    assert policy.check(parts) == {"transformer_2.blocks.1.*": 3, "transformer.*.ffn.net.2": 3}
+    assert policy.spec_of("blocks.1.ffn.net.2", "transformer_2") == INT4
+    assert policy.spec_of("blocks.1.ffn.net.2", "transformer") == LayerSpec()
+    assert policy.spec_of("blocks.1.ffn.net.0.proj", "transformer") == INT8
+    ignored = Policy(INT8, ignored_layers=("transformer_2.*.attn1.to_q",))
+    assert [ignored.spec_of(NAMES[0], part) for part in parts] == [INT8, LayerSpec()]
+
+
+def test_a_pattern_must_match_in_one_of_the_parts_and_need_not_in_each() -> None:
+    parts = {"transformer": NAMES, "text_encoder": ["encoder.block.0.layer.0.SelfAttention.q"]}
+    assert Policy(INT8, rules=(Rule("*.SelfAttention.q", INT4),)).check(parts) == {"*.SelfAttention.q": 1}
+    with pytest.raises(ConfigError, match=r"transformer_2\.blocks.*matches no layer.*\n.*transformer\.blocks"):
+        Policy(INT8, rules=(Rule("transformer_2.blocks.*", INT4),)).check(parts)
 
 
 @pytest.mark.parametrize("ids", ["0,15-18", [0, "15-18"], ["0", 15, 16, 17, 18]])

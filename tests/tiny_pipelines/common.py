@@ -24,9 +24,9 @@ SENTENCES = [
 ] * 4
 
 
-def umt5(width: int) -> tuple[Any, torch.nn.Module]:
-    """A T5 tokenizer of a few hundred pieces, and an UMT5 encoder of two blocks."""
-    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+def t5_tokenizer() -> Any:
+    """A T5 tokenizer of a few hundred pieces."""
+    from transformers import T5Tokenizer
 
     pieces = Tokenizer(models.Unigram())
     pieces.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
@@ -35,9 +35,57 @@ def umt5(width: int) -> tuple[Any, torch.nn.Module]:
     trainer = trainers.UnigramTrainer(vocab_size=128, special_tokens=special, unk_token="<unk>", show_progress=False)
     pieces.train_from_iterator(SENTENCES, trainer)
     pieces.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = T5Tokenizer(tokenizer_object=pieces, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return T5Tokenizer(tokenizer_object=pieces, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def umt5(width: int) -> tuple[Any, torch.nn.Module]:
+    """A T5 tokenizer, and an UMT5 encoder of two blocks."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
     config = UMT5Config(vocab_size=512, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    return tokenizer, UMT5EncoderModel(config).eval()
+    return t5_tokenizer(), UMT5EncoderModel(config).eval()
+
+
+def t5(width: int, length: int) -> tuple[Any, torch.nn.Module]:
+    """A tokenizer of at most `length` tokens, and a T5 encoder of two blocks."""
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = t5_tokenizer()
+    tokenizer.model_max_length = length
+    config = T5Config(vocab_size=512, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return tokenizer, T5EncoderModel(config).eval()
+
+
+def clip_tokenizer() -> Any:
+    """A CLIP tokenizer that knows bytes, and no longer pieces."""
+    from transformers import CLIPTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)
+
+
+def clip_text(width: int, projected: bool = False) -> torch.nn.Module:
+    """A CLIP text encoder of three blocks, which `clip_tokenizer` feeds; with its projection if SD3 reads that."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=514, hidden_size=width, projection_dim=width, intermediate_size=64, num_hidden_layers=3,
+        num_attention_heads=4, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    model = CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+    return model.eval()
+
+
+def image_vae() -> torch.nn.Module:
+    """An autoencoder of FLUX's and SD3's kind, that halves the sides."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5, sample_size=32,
+    ).eval()  # fmt: skip
 
 
 def save_samples(folder: Path, count: int = 2) -> None:
@@ -47,5 +95,6 @@ def save_samples(folder: Path, count: int = 2) -> None:
     for i in range(count):
         noise = (np.random.RandomState(i).rand(32, 32, 3) * 255).astype("uint8")
         Image.fromarray(noise).save(folder / f"{i}.png")
-        entries.append({"image": f"{i}.png", "prompt": SENTENCES[i], "negative_prompt": "blurry"})
+        pictures = {"image": f"{i}.png", "last_image": "0.png"}
+        entries.append({**pictures, "prompt": SENTENCES[i], "negative_prompt": "blurry"})
     (folder / "samples.json").write_text(json.dumps(entries), encoding="utf-8")

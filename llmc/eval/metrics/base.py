@@ -28,6 +28,7 @@ class Metric(Plugin):
     title: ClassVar[str]
     unit: ClassVar[str] = ""
     digits: ClassVar[int] = 4  # decimals worth printing
+    least_frames: ClassVar[int] = 1  # of a video that it can tell something of
 
     def score(self, reference: torch.Tensor, candidate: torch.Tensor) -> Score:
         """How far `candidate` is from `reference`, computed on the CPU so that every machine gives the same figure."""

@@ -18,6 +18,7 @@ class TemporalError(Metric):
     name: Literal["temporal_error"] = "temporal_error"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     title: ClassVar[str] = "temporal error"
+    least_frames: ClassVar[int] = 2
 
     def compare(self, reference: torch.Tensor, candidate: torch.Tensor) -> Score:
         """One figure per transition, each against the motion of the whole reference; their root mean square in all."""

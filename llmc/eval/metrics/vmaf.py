@@ -30,6 +30,7 @@ class VMAF(Metric):
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     title: ClassVar[str] = "VMAF"
     digits: ClassVar[int] = 2
+    least_frames: ClassVar[int] = 2  # of an image it would say 97.4 where nothing differs
 
     def compare(self, reference: torch.Tensor, candidate: torch.Tensor) -> Score:
         try:

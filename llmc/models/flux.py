@@ -1,0 +1,83 @@
+"""FLUX.1: dev, which is guidance-distilled, and schnell, which knows no guidance."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from llmc.models.base import Fused, Layout, Original, Sample, Sampling, Swapped, multiples
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
+
+# The names of the repository that FLUX.1 comes from, which ComfyUI reads too
+ORIGINAL: Original = (
+    ("x_embedder", "img_in"),
+    ("context_embedder", "txt_in"),
+    *(
+        (f"time_text_embed.{ours}.linear_{number}", f"{theirs}.{side}_layer")
+        for ours, theirs in (
+            ("timestep_embedder", "time_in"), ("text_embedder", "vector_in"), ("guidance_embedder", "guidance_in")
+        )
+        for number, side in ((1, "in"), (2, "out"))
+    ),
+    *(
+        row
+        for ours, theirs in ((IMAGE, "img"), (TEXT, "txt"))
+        for row in (
+            (f"transformer_blocks.{{}}.{ours.norm}.linear", f"double_blocks.{{}}.{theirs}_mod.lin"),
+            Fused(tuple(f"transformer_blocks.{{}}.{name}" for name in ours.qkv),
+                  f"double_blocks.{{}}.{theirs}_attn.qkv"),
+            (f"transformer_blocks.{{}}.{ours.norm_q}.weight",
+             f"double_blocks.{{}}.{theirs}_attn.norm.query_norm.scale"),
+            (f"transformer_blocks.{{}}.{ours.norm_k}.weight", f"double_blocks.{{}}.{theirs}_attn.norm.key_norm.scale"),
+            (f"transformer_blocks.{{}}.{ours.out}", f"double_blocks.{{}}.{theirs}_attn.proj"),
+            (f"transformer_blocks.{{}}.{ours.ff}.net.0.proj", f"double_blocks.{{}}.{theirs}_mlp.0"),
+            (f"transformer_blocks.{{}}.{ours.ff}.net.2", f"double_blocks.{{}}.{theirs}_mlp.2"),
+        )
+    ),
+    ("single_transformer_blocks.{}.norm.linear", "single_blocks.{}.modulation.lin"),
+    Fused(
+        tuple(f"single_transformer_blocks.{{}}.{name}" for name in SINGLE_STREAM[0].linears),
+        "single_blocks.{}.linear1",
+        shares=(1, 1, 1, 4),
+    ),
+    ("single_transformer_blocks.{}.attn.norm_q.weight", "single_blocks.{}.norm.query_norm.scale"),
+    ("single_transformer_blocks.{}.attn.norm_k.weight", "single_blocks.{}.norm.key_norm.scale"),
+    ("single_transformer_blocks.{}.proj_out", "single_blocks.{}.linear2"),
+    Swapped("norm_out.linear", "final_layer.adaLN_modulation.1"),
+    ("proj_out", "final_layer.linear"),
+)  # fmt: skip
+
+LAYOUT: Layout = {
+    "FluxTransformerBlock": DOUBLE_STREAM,
+    "FluxSingleTransformerBlock": SINGLE_STREAM,
+}
+
+
+class Flux(JointTransformer):
+    """FLUX.1 dev and schnell, text to image."""
+
+    name: Literal["Flux"] = "Flux"
+    pipeline: ClassVar[str] = "FluxPipeline"
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
+    layout: ClassVar[Layout] = LAYOUT
+    branches: ClassVar[tuple[str, ...]] = ("cond",)  # guidance is an input of dev's network, and schnell has none
+    makes_images: ClassVar[bool] = True
+
+    @classmethod
+    def original(cls, network: torch.nn.Module) -> Original:
+        return ORIGINAL
+
+    @classmethod
+    def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
+        return multiples(height, width)
+
+    def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:
+        # schnell was trained on 256 tokens of text, dev on 512
+        longest = 512 if pipeline.transformer.config.guidance_embeds else 256
+        return pipeline(
+            prompt=sample.prompt,
+            guidance_scale=sampling.guidance_scale,
+            max_sequence_length=min(longest, pipeline.tokenizer_2.model_max_length),
+            **common,
+        ).images

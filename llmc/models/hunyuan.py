@@ -1,0 +1,113 @@
+"""HunyuanVideo, which is guidance-distilled: one call for each step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from llmc.models.base import Fused, Layout, Original, Sample, Sampling, Swapped, multiples
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
+
+# The names of hyvideo, the repository that HunyuanVideo comes from; MindIE and ComfyUI read them
+ORIGINAL: Original = (
+    ("x_embedder.proj", "img_in.proj"),
+    *(
+        (f"time_text_embed.{ours}.linear_{number}", f"{theirs}.mlp.{index}")
+        for ours, theirs in (("timestep_embedder", "time_in"), ("guidance_embedder", "guidance_in"))
+        for number, index in ((1, 0), (2, 2))
+    ),
+    ("time_text_embed.text_embedder.linear_1", "vector_in.in_layer"),
+    ("time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
+    ("context_embedder.proj_in", "txt_in.input_embedder"),
+    ("context_embedder.time_text_embed.timestep_embedder.linear_1", "txt_in.t_embedder.mlp.0"),
+    ("context_embedder.time_text_embed.timestep_embedder.linear_2", "txt_in.t_embedder.mlp.2"),
+    ("context_embedder.time_text_embed.text_embedder.linear_1", "txt_in.c_embedder.linear_1"),
+    ("context_embedder.time_text_embed.text_embedder.linear_2", "txt_in.c_embedder.linear_2"),
+    *(
+        (f"context_embedder.token_refiner.refiner_blocks.{{}}.{ours}",
+         f"txt_in.individual_token_refiner.blocks.{{}}.{theirs}")
+        for ours, theirs in (
+            ("norm1", "norm1"),
+            ("attn.to_out.0", "self_attn_proj"),
+            ("norm2", "norm2"),
+            ("ff.net.0.proj", "mlp.fc1"),
+            ("ff.net.2", "mlp.fc2"),
+            ("norm_out.linear", "adaLN_modulation.1"),  # two gates, in one order in both
+        )
+    ),
+    Fused(
+        tuple(f"context_embedder.token_refiner.refiner_blocks.{{}}.attn.to_{name}" for name in "qkv"),
+        "txt_in.individual_token_refiner.blocks.{}.self_attn_qkv",
+    ),
+    *(
+        row
+        for ours, theirs in ((IMAGE, "img"), (TEXT, "txt"))
+        for row in (
+            (f"transformer_blocks.{{}}.{ours.norm}.linear", f"double_blocks.{{}}.{theirs}_mod.linear"),
+            Fused(tuple(f"transformer_blocks.{{}}.{name}" for name in ours.qkv),
+                  f"double_blocks.{{}}.{theirs}_attn_qkv"),
+            (f"transformer_blocks.{{}}.{ours.norm_q}", f"double_blocks.{{}}.{theirs}_attn_q_norm"),
+            (f"transformer_blocks.{{}}.{ours.norm_k}", f"double_blocks.{{}}.{theirs}_attn_k_norm"),
+            (f"transformer_blocks.{{}}.{ours.out}", f"double_blocks.{{}}.{theirs}_attn_proj"),
+            (f"transformer_blocks.{{}}.{ours.ff}.net.0.proj", f"double_blocks.{{}}.{theirs}_mlp.fc1"),
+            (f"transformer_blocks.{{}}.{ours.ff}.net.2", f"double_blocks.{{}}.{theirs}_mlp.fc2"),
+        )
+    ),
+    ("single_transformer_blocks.{}.norm.linear", "single_blocks.{}.modulation.linear"),
+    Fused(
+        tuple(f"single_transformer_blocks.{{}}.{name}" for name in SINGLE_STREAM[0].linears),
+        "single_blocks.{}.linear1",
+        shares=(1, 1, 1, 4),
+    ),
+    ("single_transformer_blocks.{}.attn.norm_q", "single_blocks.{}.q_norm"),
+    ("single_transformer_blocks.{}.attn.norm_k", "single_blocks.{}.k_norm"),
+    ("single_transformer_blocks.{}.proj_out", "single_blocks.{}.linear2"),
+    Swapped("norm_out.linear", "final_layer.adaLN_modulation.1"),
+    ("proj_out", "final_layer.linear"),
+)  # fmt: skip
+
+LAYOUT: Layout = {
+    "HunyuanVideoTransformerBlock": DOUBLE_STREAM,
+    "HunyuanVideoSingleTransformerBlock": SINGLE_STREAM,
+}
+
+
+class HunyuanVideo(JointTransformer):
+    """HunyuanVideo, text to video."""
+
+    name: Literal["HunyuanVideo"] = "HunyuanVideo"
+    pipeline: ClassVar[str] = "HunyuanVideoPipeline"
+    # the blocks that refine the text run once a step on 256 tokens, and every later block reads what they give: like
+    # all that embeds, they stay float, as in the runtimes' recipes
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
+    layout: ClassVar[Layout] = LAYOUT
+    float32: ClassVar[tuple[str, ...]] = ("vae",)  # its rounding errors would be seen in every frame
+    branches: ClassVar[tuple[str, ...]] = ("cond",)  # guidance is an input of the network
+
+    @classmethod
+    def original(cls, network: torch.nn.Module) -> Original:
+        return ORIGINAL
+
+    @classmethod
+    def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
+        problems = multiples(height, width)
+        if num_frames % 4 != 1:
+            nearest = num_frames // 4 * 4 + 1
+            problems.append(f"num_frames is {num_frames}; HunyuanVideo makes 4k + 1 frames, such as {nearest}")
+        return problems
+
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
+        pipeline = super().load(path, torch_dtype, device, **given)
+        pipeline.vae.enable_tiling()  # a whole video at once would need more memory than the transformer
+        return pipeline
+
+    def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:
+        return pipeline(
+            prompt=sample.prompt,
+            num_frames=sampling.num_frames,
+            guidance_scale=sampling.guidance_scale,
+            max_sequence_length=min(256, pipeline.tokenizer.model_max_length),  # beside the words set around a prompt
+            **common,
+        ).frames[0]

@@ -1,0 +1,118 @@
+"""What HunyuanVideo, FLUX.1 and Stable Diffusion 3 share: one transformer, in which text and image attend jointly."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from llmc.models.base import (
+    Layout,
+    LinearGroup,
+    ModelAdapter,
+    Modulation,
+    OnStep,
+    Part,
+    Sample,
+    Sampling,
+    Video,
+    named_blocks,
+    pipeline_index,
+    quiet_libraries,
+)
+from llmc.models.networks import dtype_of, empty_network
+
+
+def adaptive(linear: str, chunks: int, norm: int = 0) -> tuple[Modulation]:
+    """Rows of an adaptive norm's linear: (shift, scale, gate) of its first norm, then of its second, and so on."""
+    return (Modulation(linear, chunks, shift=3 * norm, scale=3 * norm + 1),)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The modules of one of the two streams of a joint block."""
+
+    norm: str
+    qkv: tuple[str, str, str]
+    norm_q: str
+    norm_k: str
+    out: str
+    ff: str
+
+
+IMAGE = Stream("norm1", ("attn.to_q", "attn.to_k", "attn.to_v"), "attn.norm_q", "attn.norm_k", "attn.to_out.0", "ff")
+TEXT = Stream(
+    "norm1_context",
+    ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "attn.norm_added_q", "attn.norm_added_k", "attn.to_add_out", "ff_context",
+)  # fmt: skip
+
+# FLUX's and HunyuanVideo's blocks. Who can absorb a scale of each input: the linear that modulates the norm before it.
+# Nobody: attention's outputs of image and text mix the values of both streams, so that a scale of one would be a scale
+# of the other; a GELU stands before net.2, and before four fifths of the channels of a single block's proj_out.
+DOUBLE_STREAM = tuple(
+    group
+    for stream in (IMAGE, TEXT)
+    for group in (
+        LinearGroup(stream.qkv, adaptive(f"{stream.norm}.linear", 6)),
+        LinearGroup((stream.out,)),
+        LinearGroup((f"{stream.ff}.net.0.proj",), adaptive(f"{stream.norm}.linear", 6, norm=1)),
+        LinearGroup((f"{stream.ff}.net.2",)),
+    )
+)
+SINGLE_STREAM = (
+    LinearGroup(("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), adaptive("norm.linear", 3)),
+    LinearGroup(("proj_out",)),
+)
+
+
+class JointTransformer(ModelAdapter):
+    """A family of such pipelines; how one is called is the family's own."""
+
+    networks: ClassVar[tuple[str, ...]] = ("transformer",)
+    blocks: ClassVar[tuple[str, ...]]  # the lists of its blocks, in running order
+    layout: ClassVar[Layout]
+    float32: ClassVar[tuple[str, ...]] = ()  # components that are kept in float32 whatever the transformer's type is
+
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
+        quiet_libraries()
+        import diffusers
+
+        dtypes = {"default": dtype_of(path, torch_dtype, given), **dict.fromkeys(self.float32, torch.float32)}
+        pipeline = getattr(diffusers, self.pipeline).from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
+
+    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
+        return [self._part(empty_network(configs.get("transformer") or pipeline_index(path).config("transformer")))]
+
+    def parts(self, pipeline: Any) -> list[Part]:
+        return [self._part(pipeline.transformer)]
+
+    def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
+        latents: list[torch.Tensor] = []
+
+        def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            latents[:] = [values["latents"]]
+            if on_step is not None:
+                on_step(index + 1)
+            return {}
+
+        frames = self.frames(
+            pipeline, sample, sampling,
+            height=sampling.height, width=sampling.width, num_inference_steps=sampling.steps,
+            generator=torch.Generator("cpu").manual_seed(sampling.seed), output_type="np",
+            callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"],
+        )  # fmt: skip
+        return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())
+
+    @abstractmethod
+    def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:
+        """Call the pipeline with what every family takes, and with its own; (frames, height, width, 3) from 0 to 1."""
+
+    def _part(self, transformer: torch.nn.Module) -> Part:
+        return Part("transformer", transformer, named_blocks(transformer, *self.blocks), self.layout)

@@ -1,0 +1,72 @@
+"""A network by itself: built from its configuration, and filled with tensors that are all there and all fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from llmc.models.base import quiet_libraries, stored_dtype
+
+SHOWN = 5  # names in one message
+
+
+class Made(Protocol):
+    """A tensor of a checkpoint, which is read when it is made."""
+
+    def make(self) -> torch.Tensor: ...
+
+
+def empty_network(config: Mapping[str, Any]) -> torch.nn.Module:
+    """The network of diffusers that a config.json describes; on the meta device, nothing of it is computed."""
+    quiet_libraries()
+    import diffusers
+
+    with torch.device("meta"):
+        network: torch.nn.Module = getattr(diffusers, config["_class_name"]).from_config(dict(config))
+    return network.eval()
+
+
+def filled_network(empty: torch.nn.Module, tensors: Mapping[str, Made], dtype: torch.dtype) -> torch.nn.Module:
+    """Such a network with its tensors, in the types that diffusers would load them in."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):  # rotary tables are computed, not stored
+        network: torch.nn.Module = type(empty).from_config(empty.config)  # type: ignore[attr-defined]
+    precise = frozenset(network._keep_in_fp32_modules or ())  # type: ignore[arg-type]
+    state = {}
+    for name, tensor in tensors.items():
+        state[name] = tensor.make().to(torch.float32 if precise & set(name.split(".")) else dtype)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def dtype_of(path: Path, torch_dtype: str, given: Mapping[str, torch.nn.Module]) -> torch.dtype:
+    """The type that a pipeline runs in: the one asked for, or that of its transformer."""
+    if torch_dtype != "auto":
+        asked: torch.dtype = getattr(torch, torch_dtype)
+        return asked
+    own: torch.dtype = given["transformer"].dtype if "transformer" in given else stored_dtype(path / "transformer")  # type: ignore[assignment]
+    return own
+
+
+def misfits(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What a checkpoint lacks, has besides, and has in another shape, a line for each; none if it fits."""
+    reshaped = [
+        f"{name} {found[name]} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    problems = {
+        "it lacks": sorted(wanted.keys() - found.keys()),
+        "it has besides": sorted(found.keys() - wanted.keys()),
+        "of another shape are": reshaped,
+    }
+    return [f"  {what} {len(names)}: {some(names)}" for what, names in problems.items() if names]
+
+
+def some(names: list[str]) -> str:
+    """The first few of them."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,368 @@
+"""Open-Sora-Plan v1.2 in its official layout: one folder per network, MT5-XXL and the causal autoencoder beside it.
+
+diffusers' AllegroTransformer3DModel is the same network under the same tensor names. No class of diffusers is the
+causal autoencoder: its decoder doubles time and space in one trilinear step. So videos are decoded by the user's own
+checkout of the original repository, or not at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from pydantic import Field, StrictBool, model_validator
+
+from llmc.errors import AdapterError
+from llmc.log import log
+from llmc.models.base import (
+    Layout,
+    LinearGroup,
+    ModelAdapter,
+    OnStep,
+    Part,
+    Renames,
+    Sample,
+    Sampling,
+    Video,
+    multiples,
+    named_blocks,
+    quiet_libraries,
+    stored_dtype,
+)
+from llmc.models.networks import misfits
+
+TEXT_TOKENS = 512  # of every prompt, padded; the mask hides the padding
+COMPRESSION = (4, 8, 8)  # of the causal autoencoder, in time, height, width
+
+# keys of the original's config.json that mean the same in diffusers
+SHARED = (
+    "patch_size", "patch_size_t", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels",
+    "num_layers", "dropout", "cross_attention_dim", "attention_bias", "activation_fn", "norm_elementwise_affine",
+    "norm_eps", "caption_channels",
+)  # fmt: skip
+# switches of the original's code, and the one position that diffusers' network is built in
+FIXED: Mapping[str, Any] = {
+    "norm_type": "ada_norm_single",
+    "use_rope": True,
+    "downsampler": None,
+    "attention_type": "default",
+    "only_cross_attention": False,
+    "double_self_attention": False,
+    "norm_elementwise_affine": False,
+    "patch_size_t": 1,
+}
+SIZES = ("sample_size", "sample_size_t", "interpolation_scale_t", "interpolation_scale_h", "interpolation_scale_w")
+# read by the original's constructor, and without influence on what it computes
+IDLE = (
+    "norm_num_groups", "num_vector_embeds", "num_embeds_ada_norm", "use_linear_projection", "upcast_attention",
+    "use_additional_conditions", "attention_mode", "use_stable_fp32",
+)  # fmt: skip
+
+# MindIE keeps the names of the original repository, which diffusers took over
+MINDIE: Renames = tuple(
+    (name, name)
+    for name in (
+        "pos_embed.proj",
+        "adaln_single.emb.timestep_embedder.linear_1",
+        "adaln_single.emb.timestep_embedder.linear_2",
+        "adaln_single.linear",
+        "caption_projection.linear_1",
+        "caption_projection.linear_2",
+        "scale_shift_table",
+        "proj_out",
+        *(
+            f"transformer_blocks.{{}}.{module}"
+            for module in (
+                "scale_shift_table",
+                *(f"{attn}.{proj}" for attn in ("attn1", "attn2") for proj in ("to_q", "to_k", "to_v", "to_out.0")),
+                "ff.net.0.proj",
+                "ff.net.2",
+            )
+        ),
+    )
+)
+
+# Who can absorb a scale: only v, for the output projection. The norms have no weights, and scale and shift are a table
+# of the block plus one timestep embedding that all blocks share: neither is a factor that a block could change alone.
+# Cross-attention reads the residual stream itself, k and v a text that all blocks share; a GELU stands before ff.net.2.
+LAYOUT: Layout = {
+    "AllegroTransformerBlock": (
+        LinearGroup(("attn1.to_q", "attn1.to_k", "attn1.to_v")),
+        LinearGroup(("attn1.to_out.0",), fold=("attn1.to_v",), attention="attn1"),
+        LinearGroup(("attn2.to_q",)),
+        LinearGroup(("attn2.to_k", "attn2.to_v")),
+        LinearGroup(("attn2.to_out.0",), fold=("attn2.to_v",), attention="attn2"),
+        LinearGroup(("ff.net.0.proj",)),
+        LinearGroup(("ff.net.2",)),
+    )
+}
+
+# latents (1, 4, t, h, w) -> pixels (1, frames, 3, height, width) in [-1, 1]
+Decode: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+# cosines and sines along time, height and width; each token's place on them
+Tables: TypeAlias = "tuple[tuple[tuple[torch.Tensor, torch.Tensor], ...], tuple[torch.Tensor, ...]]"
+
+
+@dataclass
+class OpenSoraPlanPipeline:
+    """What makes a video; `decode` is None where no code was given to decode with."""
+
+    tokenizer: Any
+    text_encoder: torch.nn.Module
+    transformer: torch.nn.Module
+    scheduler: Any
+    config: Mapping[str, Any]  # the network's config.json, in the original's words
+    decode: Decode | None
+
+
+class OpenSoraPlan(ModelAdapter):
+    """Open-Sora-Plan v1.2 text-to-video, in its official layout; `path` is the folder of one network (93x480p, ...)."""
+
+    name: Literal["OpenSoraPlan"] = "OpenSoraPlan"
+    text_encoder_path: Path | None = Field(
+        None, description="folder of MT5-XXL and its tokenizer; default: `mt5-xxl` beside `path`"
+    )
+    vae_path: Path | None = Field(
+        None, description="folder of the causal autoencoder, read with code_path only; default: `vae` beside `path`"
+    )
+    code_path: Path | None = Field(
+        None, description="your checkout of the original repository, to decode with; left out: latents are judged"
+    )
+    trust_remote_code: StrictBool = Field(False, description="True: the code in code_path may be run")
+
+    pipeline: ClassVar[str] = "OpenSoraT2V"
+    renames: ClassVar[Mapping[str, Renames]] = {"mindie": MINDIE}
+    encoders: ClassVar[tuple[str, ...]] = ()  # MT5 lies outside of the folder, where no target would look for it
+
+    @model_validator(mode="after")
+    def _runs_only_code_that_is_trusted(self) -> OpenSoraPlan:
+        if self.code_path is not None and not self.trust_remote_code:
+            raise ValueError(
+                "code_path is given, and trust_remote_code is not True; the code in that folder would be run, and it "
+                "unpickles the autoencoder's checkpoint: write `trust_remote_code: True` if you trust both, or leave "
+                "code_path out to judge latents"
+            )
+        return self
+
+    @classmethod
+    def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
+        problems = multiples(height, width)
+        if num_frames % 4 != 1:
+            problems.append(
+                f"num_frames is {num_frames}; the autoencoder makes 4k + 1 frames, such as {num_frames // 4 * 4 + 1}"
+            )
+        return problems
+
+    def sources(self, path: Path) -> dict[str, Path]:
+        beside = path.resolve().parent
+        found = {"path": path, "text_encoder_path": self.text_encoder_path or beside / "mt5-xxl"}
+        if self.code_path is not None:
+            found |= {"vae_path": self.vae_path or beside / "vae", "code_path": self.code_path}
+        return found
+
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> OpenSoraPlanPipeline:
+        quiet_libraries()
+        from diffusers import EulerAncestralDiscreteScheduler
+        from transformers import AutoTokenizer
+
+        dtype = stored_dtype(path) if torch_dtype == "auto" else getattr(torch, torch_dtype)
+        places = self.sources(path)
+        decode = None
+        if self.code_path is None:
+            log.warning("videos are not decoded, latents are judged: model.code_path names no code to decode with")
+        else:
+            decode = load_decoder(self.code_path, places["vae_path"], device)
+        return OpenSoraPlanPipeline(
+            tokenizer=AutoTokenizer.from_pretrained(places["text_encoder_path"], local_files_only=True),
+            text_encoder=load_text_encoder(places["text_encoder_path"], dtype).to(device),
+            transformer=load_network(path, dtype).to(device),
+            scheduler=EulerAncestralDiscreteScheduler(),
+            config=read_config(path),
+            decode=decode,
+        )
+
+    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
+        quiet_libraries()
+        return [_part(empty_network(path), read_config(path))]
+
+    def parts(self, pipeline: OpenSoraPlanPipeline) -> list[Part]:
+        return [_part(pipeline.transformer, pipeline.config)]
+
+    def generate(
+        self, pipeline: OpenSoraPlanPipeline, sample: Sample, sampling: Sampling, on_step: OnStep | None = None
+    ) -> Video:
+        from diffusers.utils.torch_utils import randn_tensor
+
+        network, scheduler = pipeline.transformer, pipeline.scheduler
+        device = next(network.parameters()).device
+        guided = sampling.guidance_scale > 1
+        texts = [embed(pipeline, text) for text in (sample.prompt, sample.negative_prompt)[: 1 + guided]]
+        dtype = texts[0][0].dtype
+        frames = (sampling.num_frames - 1) // COMPRESSION[0] + 1
+        height, width = sampling.height // COMPRESSION[1], sampling.width // COMPRESSION[2]
+        generator = torch.Generator("cpu").manual_seed(sampling.seed)
+        scheduler.set_timesteps(sampling.steps, device=device)
+        shape = (1, pipeline.config["in_channels"], frames, height, width)
+        latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype) * scheduler.init_noise_sigma
+        rope = rotary_tables(network.config, (frames, height // 2, width // 2), device, dtype)
+        for step, timestep in enumerate(scheduler.timesteps):
+            scaled = scheduler.scale_model_input(latents, timestep)
+            # the original batches both branches: apart they give the same, in half of the memory
+            noise, *unconditional = [
+                network(
+                    hidden_states=scaled, encoder_hidden_states=text, encoder_attention_mask=mask,
+                    timestep=timestep[None], image_rotary_emb=rope, return_dict=False,
+                )[0]
+                for text, mask in texts
+            ]  # fmt: skip
+            for other in unconditional:
+                noise = other + sampling.guidance_scale * (noise - other)
+            latents = scheduler.step(noise, timestep, latents, generator=generator, return_dict=False)[0]
+            if on_step is not None:
+                on_step(step + 1)
+        return Video(decoded(pipeline.decode, latents, sampling), latents.float().cpu())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of the network in `folder`, in the original's words."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What diffusers' class is built with; a network that it would not compute alike is refused."""
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    if missing := {*SHARED, *FIXED, *SIZES} - own.keys():
+        raise AdapterError(
+            f"the network's config.json lacks {', '.join(sorted(missing))}; that of Open-Sora-Plan v1.2 has them: take "
+            "config.json from the release"
+        )
+    if unknown := own.keys() - {*SHARED, *FIXED, *SIZES, *IDLE}:
+        raise AdapterError(
+            f"the network's config.json has {', '.join(sorted(unknown))}, which Open-Sora-Plan v1.2 has not; only v1.2 "
+            "is read: take another checkpoint"
+        )
+    for key, value in FIXED.items():
+        if own[key] != value:
+            raise AdapterError(
+                f"the network's config.json says {key}: {own[key]}; only networks with {key}: {value} can be read, as "
+                "all of Open-Sora-Plan v1.2 are"
+            )
+    if own["out_channels"] not in (None, own["in_channels"]):
+        raise AdapterError(
+            f"the network makes {own['out_channels']} channels of {own['in_channels']}; as many as it reads are "
+            "expected, as in all of Open-Sora-Plan v1.2"
+        )
+    frames, sizes = own["sample_size_t"], own["sample_size"]
+    height, width = sizes if isinstance(sizes, list) else (sizes, sizes)
+    defaults = {"t": (frames - 1) // 16 + 1 if frames % 2 else frames / 16, "h": height / 30, "w": width / 40}
+    scales = {f"interpolation_scale_{axis}": value for axis, value in defaults.items()}
+    scales |= {key: own[key] for key in scales if own[key] is not None}
+    shared = {key: own[key] for key in SHARED} | {"out_channels": own["in_channels"]}
+    return shared | scales | {"sample_frames": frames, "sample_height": height, "sample_width": width}
+
+
+def empty_network(folder: Path) -> torch.nn.Module:
+    """The network as its config.json describes it, on the meta device."""
+    from diffusers import AllegroTransformer3DModel
+
+    with torch.device("meta"):
+        network: torch.nn.Module = AllegroTransformer3DModel(**network_arguments(read_config(folder)))
+    return network.eval()
+
+
+def load_network(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """The network with its weights, each tensor of one found in the other."""
+    from safetensors.torch import load_file
+
+    network = empty_network(folder)
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        weights |= {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if lines := misfits({name: tuple(tensor.shape) for name, tensor in weights.items()}, wanted):
+        raise AdapterError("\n".join([f"{folder} does not fit its config.json; take both from one release:", *lines]))
+    network.load_state_dict(weights, strict=True, assign=True)
+    return network
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """The encoder of MT5; the release's decoder is left unread."""
+    from transformers import MT5EncoderModel
+
+    encoder, report = MT5EncoderModel.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise AdapterError(f"{folder} lacks {names} of MT5's encoder; it must be a whole MT5: download it again")
+    return encoder.eval()  # type: ignore[no-any-return]
+
+
+def load_decoder(code: Path, vae: Path, device: str) -> Decode:
+    """The causal autoencoder, by the original's own class: code that is not ours is run here."""
+    sys.path.insert(0, str(code))
+    try:
+        original = importlib.import_module("opensora.models.causalvideovae")
+    except ImportError as error:
+        raise AdapterError(
+            f"{code} cannot decode: {error}; it must be a checkout of Open-Sora-Plan v1.2.0 whose requirements are "
+            "installed; install what is missing, or leave model.code_path out to judge latents"
+        ) from error
+    finally:
+        sys.path.remove(str(code))
+    wrapper = original.CausalVAEModelWrapper(str(vae))
+    # float32: its rounding errors would be seen in every frame; tiles as in the release's sampling scripts
+    autoencoder = wrapper.vae.to(device=device, dtype=torch.float32).eval()
+    autoencoder.enable_tiling()
+    autoencoder.tile_overlap_factor = 0.125
+    autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = 512, 64
+    autoencoder.tile_sample_min_size_t, autoencoder.tile_latent_min_size_t = 29, 8
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        pixels: torch.Tensor = wrapper.decode(latents.float())
+        return pixels
+
+    return decode
+
+
+def decoded(decode: Decode | None, latents: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """The frames in uint8; none without a decoder."""
+    if decode is None:
+        return torch.empty((0, sampling.height, sampling.width, 3), dtype=torch.uint8)
+    pixels = decode(latents)[0, : sampling.num_frames].permute(0, 2, 3, 1)
+    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def embed(pipeline: OpenSoraPlanPipeline, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The text as the network reads it, (1, 512, channels), and which of it is not padding."""
+    device = next(pipeline.text_encoder.parameters()).device
+    tokens = pipeline.tokenizer(
+        text.lower().strip(), padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt"
+    ).to(device)
+    return pipeline.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0], tokens.attention_mask
+
+
+def rotary_tables(config: Any, sizes: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> Tables:
+    """Rotary embeddings. Angles are rounded to the network's own type before their cosines are taken: so this model was
+    trained."""
+    width = config.attention_head_dim // 3
+    frequencies = 1.0 / 10000.0 ** (torch.arange(0, width, 2, device=device).float() / width)
+    tables = []
+    for size, axis in zip(sizes, "thw", strict=True):
+        places = torch.arange(size, device=device).float() / config[f"interpolation_scale_{axis}"]
+        angles = torch.outer(places, frequencies).to(dtype).repeat(1, 2)
+        tables.append((angles.cos(), angles.sin()))
+    grid = torch.cartesian_prod(*(torch.arange(size, device=device) for size in sizes))  # (tokens, 3)
+    return tuple(tables), tuple(grid.T.contiguous()[:, None])
+
+
+def _part(network: torch.nn.Module, config: Mapping[str, Any]) -> Part:
+    blocks = named_blocks(network, "transformer_blocks")
+    return Part("transformer", network, blocks, LAYOUT, folder=".", config=config)

@@ -1,0 +1,38 @@
+"""The table of what was observed: each part, each calibration sample, the steps that it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmc.calib.coverage import Coverage
+from llmc.eval.results import CoverageResult
+from llmc.log import log
+from llmc.models.base import Sample
+from llmc.steps.explain import ranges
+from llmc.steps.network import Network
+
+
+@dataclass(frozen=True)
+class CoverageTable:
+    """One row for each part and sample, and what is missing."""
+
+    rows: list[CoverageResult]
+    warnings: list[str]
+
+
+def coverage_table(coverage: Coverage, networks: Sequence[Network], samples: Sequence[Sample]) -> CoverageTable:
+    """The rows, also written to the log of the run."""
+    rows = [
+        CoverageResult(
+            part=part, sample=sample, prompt=samples[sample].prompt, steps=ranges(sorted(steps)),
+            calls=sum(steps.values()),
+        )
+        for part, seen in coverage.calls.items() for sample, steps in seen.items()
+    ]  # fmt: skip
+    warnings = coverage.gaps([network.part.name for network in networks])
+    for row in rows:
+        log.info("%s saw sample %d: steps %s, %d calls", row.part, row.sample, row.steps, row.calls)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return CoverageTable(rows, warnings)
