@@ -28,7 +28,8 @@ def check_config(config: Config) -> None:
 def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     checks = (
-        model_problems, samples_problems, sampling_problems, order_problems, target_problems, output_problems
+        model_problems, samples_problems, sampling_problems, order_problems, target_problems, arithmetic_problems,
+        output_problems,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
 
@@ -83,16 +84,23 @@ def order_problems(config: Config) -> Iterator[Problem]:
 
 def target_problems(config: Config) -> Iterator[Problem]:
     """Whether each target can store what the methods and grids leave."""
-    quant = config.quant.video_gen
     left = frozenset[str]().union(*(method.leaves for method in config.recipe()))
-    specs: list[tuple[KeyPath, LayerSpec]] = [(("quant", "video_gen"), quant.default_spec())]
-    specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+    specs = _specs(config)
     if config.ignored_layers != IgnoredLayersConfig():
         specs.append((("ignored_layers",), LayerSpec()))
     for exporter, _ in config.save.targets():
         for keys, spec in specs:
             for sentence in exporter.problems(spec, left):
                 yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+
+
+def arithmetic_problems(config: Config) -> Iterator[Problem]:
+    """Whether the device could multiply the codes that real_quant is to judge."""
+    if config.eval is None or "real_quant" not in config.eval.eval_pos:
+        return
+    for keys, spec in _specs(config):
+        if problem := spec.real_problem():
+            yield Problem(keys, f"real_quant was asked for in `eval.eval_pos`, and {problem}")
 
 
 def output_problems(config: Config) -> Iterator[Problem]:
@@ -113,6 +121,13 @@ def output_problems(config: Config) -> Iterator[Problem]:
                     keys, f"{folder} holds {inside}, which this configuration did not write; "
                     "name another folder, or add `overwrite: True`"
                 )  # fmt: skip
+
+
+def _specs(config: Config) -> list[tuple[KeyPath, LayerSpec]]:
+    """Every grid that the quant section gives to layers, and where it does."""
+    quant = config.quant.video_gen
+    rules = [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+    return [(("quant", "video_gen"), quant.default_spec()), *rules]
 
 
 def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:

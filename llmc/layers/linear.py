@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from llmc.layers.kernels import real_product
 from llmc.layers.transforms import Transform
 from llmc.numerics.quantize import Quantized, fake_quantize, quantize, scales
-from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.numerics.spec import LayerSpec
 
-Mode = Literal["float", "transformed", "quantized"]
+Mode = Literal["float", "transformed", "quantized", "real"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class LayerState:
 
 
 class QuantLinear(nn.Module):
-    """In `float` mode the layer that it replaced, to the bit; in `quantized` mode what the runtime will compute."""
+    """In `float` mode the layer that it replaced, to the bit; in `quantized` mode what the runtime will compute, and in
+    `real` mode that by the device's own int8 or fp8 product."""
 
     def __init__(self, layer: nn.Linear, spec: LayerSpec):
         super().__init__()
@@ -138,7 +140,8 @@ class QuantLinear(nn.Module):
         if self.mode == "transformed" or (rounded is None and self.spec.act is None):
             weight = self.float_weight()
             return linear(x, weight.to(x.dtype))
-        if rounded is not None and _one_scale_per_row(self.spec.act) and _one_scale_per_row(rounded.spec):
+        act = self.spec.act
+        if rounded is not None and act is not None and act.one_scale_per_row and rounded.spec.one_scale_per_row:
             return self._matmul_codes(x, rounded)
         weight = self.float_weight() if rounded is None else rounded.dequantize()
         return linear(fake_quantize(x, self.spec.act, *(state.static or ())), weight).to(x.dtype)
@@ -146,15 +149,14 @@ class QuantLinear(nn.Module):
     def _matmul_codes(self, x: Tensor, rounded: Quantized) -> Tensor:
         """As a kernel does it: multiply codes (exact in bf16, 16 bits suffice), and scale the sums in float32."""
         assert self.spec.act is not None
+        if self.mode == "real":
+            static = self.state.static and self.state.static[0]
+            return real_product(x, self.spec.act, static, rounded.stored(), rounded.scale)
         act = quantize(x, self.spec.act, *(self.state.static or ()))
         dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
         sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
-
-
-def _one_scale_per_row(spec: TensorSpec | None) -> bool:
-    return spec is not None and spec.symmetric and spec.granularity in ("per_tensor", "per_channel", "per_token")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from llmc.numerics.formats.base import Format, Rounding
 from llmc.plugin import Strict, by_name
 
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
+MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplies
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
 if TYPE_CHECKING:
     AnyFormat = Format
@@ -69,6 +70,11 @@ class TensorSpec(Strict):
             )
         return self
 
+    @property
+    def one_scale_per_row(self) -> bool:
+        """Whether scales can be taken out of the sums of a product."""
+        return self.symmetric and self.granularity in ("per_tensor", "per_channel", "per_token")
+
     def __str__(self) -> str:
         size = f" {self.group_size}" if self.group_size else ""
         return f"{self.format.name} {self.granularity}{size}{'' if self.symmetric else ' asymmetric'}"
@@ -79,6 +85,19 @@ class LayerSpec(Strict):
 
     weight: TensorSpec | None = None
     act: TensorSpec | None = None
+
+    def real_problem(self) -> str | None:
+        """Why hardware cannot multiply the codes of such a layer; None if it can, or if the layer is float."""
+        weight, act = self.weight, self.act
+        if weight is None and act is None:
+            return None
+        if weight is None or act is None:
+            return f"real arithmetic multiplies codes by codes, weight and act both quantized; found {self}"
+        if weight.format.dtype not in MULTIPLIED or act.format.dtype != weight.format.dtype:
+            return f"real arithmetic is int8 by int8 or fp8 e4m3 by fp8 e4m3; found {self}"
+        if not (weight.one_scale_per_row and act.one_scale_per_row):
+            return f"real arithmetic scales whole sums, of symmetric codes per channel, token or tensor; found {self}"
+        return None
 
     def __str__(self) -> str:
         return f"weight {self.weight or 'float'}, act {self.act or 'float'}"
