@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 import_later("torch")
 
+COMMON_TILE = 16  # sizes of layers are nearly always a multiple: no need to import a model's library to see
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 for something that the user can mend, or 130 when interrupted."""
@@ -75,6 +77,11 @@ def check_command(options: argparse.Namespace) -> None:
     config = _checked_config(options)
     from llmc.config.plan import plan
 
+    targets = [exporter for exporter, _ in config.save.targets()]
+    if any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
+        from llmc.steps.network import check_shapes
+
+        check_shapes(config.model.adapter().skeleton(config.model.path), config.policy(), targets)
     print(plan(config))
     if options.explain:
         from llmc.steps.explain import explain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
+from llmc.export.manifest import MANIFEST
 from llmc.log import attach_file, log
 from llmc.models.base import check_adapter, flow_shift
 from llmc.steps.calibrate import calibrate
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, layer_errors, prepare
+from llmc.steps.network import LayerError, Network, check_shapes, layer_errors, prepare
 from llmc.steps.summary import collect, describe
 
 
@@ -35,8 +36,9 @@ def run(config: Config) -> Results:
         folder.write_json("versions.json", versions())
     exporters = config.save.targets()
     with folder.phase("load"):
-        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
         policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
+        check_shapes(adapter.skeleton(config.model.path), policy, outputs)
+        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
             changed = merge_lora(part.module, lora.path, lora.strength, adapter.renames.values())
@@ -53,7 +55,7 @@ def run(config: Config) -> Results:
         calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
         errors = {name: error for network in networks for name, error in layer_errors(network).items()}
     with folder.phase("export"):
-        checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
+        checkpoint = export(config, networks, errors, exporters, folder, flow_shift(pipeline))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
@@ -67,6 +69,7 @@ def run(config: Config) -> Results:
 def export(
     config: Config,
     networks: Sequence[Network],
+    errors: Mapping[str, LayerError],
     exporters: Sequence[tuple[Exporter, Path]],
     folder: RunFolder,
     shift: float,
@@ -79,17 +82,25 @@ def export(
         "fingerprint": config.fingerprint(),
     }
     samplings = config.eval_samplings() or (config.calib_sampling(),)
+    names = [network.part.name for network in networks]
+    parts = [
+        FinishedPart(
+            name=network.part.name,
+            module=network.part.module,
+            layers=network.layers,
+            renames=config.model.adapter().renames,
+            source=config.model.path,
+            provenance=provenance,
+            sampling={**samplings[0].model_dump(), "shift": shift},
+            others=tuple(name for name in names if name != network.part.name),
+            errors={name: errors[name].figures() for name in network.layers if name in errors},
+            versions=versions(),
+        )
+        for network in networks
+    ]
     for exporter, path in exporters if folder.writes else []:
-        for network in networks:
-            part = FinishedPart(
-                name=network.part.name,
-                module=network.part.module,
-                layers=network.layers,
-                renames=config.model.adapter().renames,
-                source=config.model.path,
-                provenance=provenance,
-                sampling={**samplings[0].model_dump(), "shift": shift},
-            )
-            written.append(exporter.write(part, path))
+        (path / MANIFEST).unlink(missing_ok=True)  # until all is written, nothing says so
+        written += [exporter.write(part, path) for part in parts]
+        exporter.finish(parts, path)
     distributed.wait()
     return written[0] if written else None

@@ -92,6 +92,10 @@ def target_problems(config: Config) -> Iterator[Problem]:
         for keys, spec in specs:
             for sentence in exporter.problems(spec, left):
                 yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+            scheme, first = exporter.scheme_of(spec), exporter.scheme_of(specs[0][1])
+            if None not in (scheme, first) and scheme != first:
+                yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
+                                    f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
 
 
 def arithmetic_problems(config: Config) -> Iterator[Problem]:
@@ -111,16 +115,19 @@ def output_problems(config: Config) -> Iterator[Problem]:
         return
     if path.exists() and not path.is_dir():
         yield Problem(keys, f"{path} is a file; name a folder")
-    elif path.resolve() == config.model.path.resolve():
+        return
+    if path.resolve() == config.model.path.resolve():
         yield Problem(keys, f"{path} is the folder of the float model; name another one")
-    elif not config.save.overwrite:
-        for _, folder in config.save.targets():
-            inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
-            if inside and _written_for(folder) != config.fingerprint():
-                yield Problem(
-                    keys, f"{folder} holds {inside}, which this configuration did not write; "
-                    "name another folder, or add `overwrite: True`"
-                )  # fmt: skip
+        return
+    for exporter, folder in config.save.targets():
+        inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
+        if inside and not config.save.overwrite and _written_for(folder) != config.fingerprint():
+            yield Problem(
+                keys, f"{folder} holds {inside}, which this configuration did not write; "
+                "name another folder, or add `overwrite: True`"
+            )  # fmt: skip
+        elif (obstacle := exporter.obstacle(folder)) is not None:
+            yield Problem(keys, obstacle)
 
 
 def _specs(config: Config) -> list[tuple[KeyPath, LayerSpec]]:

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from llmc.layers.kernels import real_product
 from llmc.layers.transforms import Transform
-from llmc.numerics.quantize import Quantized, fake_quantize, quantize, scales
+from llmc.numerics.quantize import Quantized, fake_quantize, quantize, scales, whole_scale
 from llmc.numerics.spec import LayerSpec
 
 Mode = Literal["float", "transformed", "quantized", "real"]
@@ -26,9 +26,8 @@ class LayerState:
     transforms: tuple[Transform, ...] = ()
     out_multiplier: Tensor | None = None  # (out_features,): a later layer's Scale that is folded into this one's rows
     lowrank: tuple[Tensor, Tensor] | None = None  # up (out, rank), down (rank, in), in the transformed basis
-    static: tuple[Tensor, Tensor | None] | None = (
-        None  # calibrated act scale (1, 1), and zero point on an asymmetric grid
-    )
+    # calibrated: act scale (1, 1), zero point on an asymmetric grid; or the scale of the whole tensor () alone
+    static: tuple[Tensor | None, Tensor | None, Tensor | None] | None = None
     rounded: Quantized | None = None
 
 
@@ -127,7 +126,9 @@ class QuantLinear(nn.Module):
         """Give a static activation the scale that just fits the range found in calibration."""
         if self.spec.act is not None and not self.spec.act.dynamic:
             ends = torch.stack([low.min(), high.max()]).reshape(1, 2)
-            self.state = replace(self.state, static=scales(ends, self.spec.act))
+            whole = whole_scale(ends, self.spec.act)
+            static = (*scales(ends, self.spec.act), None) if whole is None else (None, None, whole)
+            self.state = replace(self.state, static=static)
 
     def _must_not_be_rounded(self) -> None:
         if self.state.rounded is not None:
@@ -154,7 +155,7 @@ class QuantLinear(nn.Module):
             return real_product(x, self.spec.act, static, rounded.stored(), rounded.scale)
         act = quantize(x, self.spec.act, *(self.state.static or ()))
         dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
-        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype))
+        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype).reshape(rounded.shape))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
 

@@ -134,6 +134,12 @@ def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     return torch.where(scale >= torch.finfo(dtype).tiny, scale, torch.ones_like(scale))
 
 
+def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
+    """The scale that codes are multiplied by in the end."""
+    dtype: torch.dtype = getattr(torch, spec.kept_scale_dtype)
+    return scale.to(dtype).to(torch.float32)
+
+
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
     if zero is not None:
@@ -152,7 +158,7 @@ def quantize(
     slices = sliced(x.float(), spec)
     scale, zero, whole = _grid(slices, spec, scale, zero, whole)
     codes = spec.format.pack(round_to_grid(slices, scale, zero, spec))
-    return Quantized(codes, scale, zero, spec, tuple(x.shape), whole)
+    return Quantized(codes, kept_scale(scale, spec), zero, spec, tuple(x.shape), whole)
 
 
 def fake_quantize(
@@ -168,7 +174,7 @@ def fake_quantize(
     slices = sliced(x.float(), spec)
     scale, zero, _ = _grid(slices, spec, scale, zero, whole)
     codes = round_to_grid(slices, scale, zero, spec)
-    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(scale), spec, tuple(x.shape))
+    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(kept_scale(scale, spec)), spec, tuple(x.shape))
 
 
 def _grid(

@@ -26,9 +26,11 @@ class TensorSpec(Strict):
     # per_group: elements of a row that share a scale; per_block: the side of a square
     group_size: int | None = Field(None, validate_default=True)
     symmetric: bool = True
-    dynamic: bool = True  # an activation's scale is measured at run time; False: calibrated
+    # an activation's scale is measured at run time; False: calibrated (of two levels, the one of the whole tensor)
+    dynamic: bool = True
     rounding: Rounding = "nearest_even"
     scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
+    kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
 
     @field_validator("granularity", "group_size", mode="before")
     @classmethod
@@ -51,7 +53,7 @@ class TensorSpec(Strict):
                 f"{self.format.name} has one scale for every {own} neighbours of a row; found {found}: "
                 "leave granularity and group_size out"
             )
-        if not self.dynamic:
+        if not self.dynamic and self.format.whole_max is None:
             raise ValueError(
                 f"{self.format.name} measures the scale of every {own} values at run time, so none is calibrated; "
                 "write `static: False`"
