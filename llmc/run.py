@@ -17,6 +17,7 @@ from llmc.log import attach_file, log
 from llmc.models.base import check_adapter, flow_shift
 from llmc.steps.calibrate import calibrate
 from llmc.steps.device import choose_device
+from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
 from llmc.steps.network import LayerError, Network, check_shapes, layer_errors, prepare
@@ -56,6 +57,8 @@ def run(config: Config) -> Results:
         errors = {name: error for network in networks for name, error in layer_errors(network).items()}
     with folder.phase("export"):
         checkpoint = export(config, networks, errors, exporters, folder, flow_shift(pipeline))
+        if folder.writes and exporters:
+            folder.write_json("weights.json", weight_digests(networks))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
