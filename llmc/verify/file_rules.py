@@ -59,8 +59,6 @@ def _runtime_problems(export: Export, name: str, runtime: Any) -> Problems:
     scheme = runtime.get("dit_quant_scheme")
     if runtime.get("dit_quantized") is not True:
         yield "dit_quantized is not true: the quantized weights would be read as float ones"
-    if name != f"lightx2v_{scheme}.json":
-        yield f"dit_quant_scheme is {scheme}, which is not what its name says"
     first = export.networks[0]
     manifest = (export.manifest or {}).get("scheme")
     storage = storage_of(scheme) if isinstance(scheme, str) else None

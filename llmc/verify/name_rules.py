@@ -161,7 +161,8 @@ def sizes_fit_kernels(network: Network) -> Finding:
     storage = network.storage
     if storage is None:
         return NotChecked("the scheme is not known")
-    each_n, each_k = KERNEL_MULTIPLES.get(network.scheme or "", storage.multiples)
+    kernel = (network.runtime or {}).get("dit_quant_scheme", network.scheme)
+    each_n, each_k = KERNEL_MULTIPLES.get(kernel, storage.multiples)
     wrong = {f"{linear.name(network.wan.naming)} has {n} outputs and {k} inputs"
              for linear in network.linears() for n, k in [sizes(linear)] if n % each_n or k % each_k}  # fmt: skip
     problems = [f"{some(sorted(wrong))}; the kernels take multiples of {each_n} and {each_k}"] if wrong else []
