@@ -58,8 +58,7 @@ class Scheme:
         return LayerSpec(weight=weight, act=spec.act.model_copy(update={**kept, **self.act_arithmetic}))
 
     def __str__(self) -> str:
-        act = "float" if self.act is None else f"{self.act}{'' if self.act.dynamic else ' static'}"
-        return f"weight {self.weight} with act {act}"
+        return f"weight {self.weight} with act {self.act or 'float'}"
 
 
 def _alike(one: TensorSpec | None, other: TensorSpec | None) -> bool:

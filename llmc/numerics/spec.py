@@ -73,7 +73,12 @@ class TensorSpec(Strict):
 
     def __str__(self) -> str:
         size = f" {self.group_size}" if self.group_size else ""
-        return f"{self.format.name} {self.granularity}{size}{'' if self.symmetric else ' asymmetric'}"
+        unusual = {
+            "asymmetric": not self.symmetric,
+            "static": not self.dynamic,
+            "truncated": self.rounding == "toward_zero",
+        }
+        return " ".join([f"{self.format.name} {self.granularity}{size}", *(word for word in unusual if unusual[word])])
 
 
 class LayerSpec(Strict):
