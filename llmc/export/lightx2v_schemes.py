@@ -155,14 +155,13 @@ def _own_groups(weight: str, act: str, tensors: Tensors, multiples: tuple[int, i
     return Scheme(TensorSpec(format=weight), TensorSpec(format=act, dynamic=dynamic), tensors, multiples, **own)
 
 
-BF16_SCALE = {"scale_dtype": "bfloat16"}
 # the first that fits the grids is the one to start with, unless `runtime` names another
 SCHEMES: Mapping[Runtime, Scheme] = {
     "int8-vllm": _int8(),
     "int8-sgl": _int8(multiples=(16, 8)),
     "int8-q8f": _int8(),
     "int8-triton": _int8(multiples=(1, 1), act_arithmetic={"rounding": "toward_zero"}),
-    "int8-torchao": _int8(act_arithmetic=BF16_SCALE),
+    "int8-torchao": _int8(act_arithmetic={"scale_dtype": "bfloat16", "quotient": "times_reciprocal_in_bf16"}),
     "int8-npu": _int8(layouts=ONLY_WHOLE),
     "int8-tmo": _int8(layouts=ONLY_WHOLE),
     "int8-iluvatar": _int8(layouts=ONLY_WHOLE),
@@ -171,7 +170,7 @@ SCHEMES: Mapping[Runtime, Scheme] = {
     "fp8-sgl": _fp8(),
     "fp8-q8f": _fp8(),
     "fp8-triton": _fp8(multiples=(1, 1), act_arithmetic={"kept_scale_dtype": "bfloat16"}),
-    "fp8-torchao": _fp8(act_arithmetic=BF16_SCALE),
+    "fp8-torchao": _fp8(act_arithmetic={"scale_dtype": "bfloat16", "quotient": "divided_in_bf16"}),
     "fp8-musa": _fp8(layouts=ONLY_WHOLE),
     "fp8-intel-xpu": _fp8(act=None, multiples=(1, 1)),
     "fp8-b128-deepgemm": Scheme(

@@ -11,6 +11,7 @@ from llmc.plugin import Strict, by_name
 
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
+Quotient = Literal["exact", "divided_in_bf16", "times_reciprocal_in_bf16"]
 if TYPE_CHECKING:
     AnyFormat = Format
 else:
@@ -30,6 +31,7 @@ class TensorSpec(Strict):
     rounding: Rounding = "nearest_even"
     scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
     kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
+    quotient: Quotient = "exact"  # what is rounded to a code: some kernels compute it in bf16
 
     @field_validator("granularity", "group_size", mode="before")
     @classmethod
