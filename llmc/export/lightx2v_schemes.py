@@ -85,8 +85,9 @@ def per_tensor(layer: QuantLinear, rounded: Quantized) -> dict[str, LazyTensor]:
 def nvfp4(layer: QuantLinear, rounded: Quantized) -> dict[str, LazyTensor]:
     """Two codes a byte, swizzled e4m3 scales; the scales of the whole tensors as the kernels take them: the inverse of
     the input's, and the product of both for the sums."""
-    assert layer.state.static is not None and layer.state.static[2] is not None and rounded.whole is not None
-    act_whole = layer.state.static[2]
+    assert layer.state.static is not None and rounded.whole is not None
+    act_whole = layer.state.static[-1]
+    assert act_whole is not None
     return _blocks_of_small_floats(rounded) | {
         "input_global_scale": kept(1 / act_whole),
         "alpha": kept(act_whole * rounded.whole.to(act_whole.device)),
