@@ -48,7 +48,7 @@ def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: 
 def front_matter(origin: str | None, target: str, about: Mapping[str, str]) -> dict[str, object]:
     """What the Hub files the model under."""
     known = {} if origin is None else {"base_model": origin}
-    return known | {"base_model_relation": "quantized", "tags": ["llmc", target, *about.values()]}
+    return known | {"base_model_relation": "quantized", "tags": list(dict.fromkeys(["llmc", target, *about.values()]))}
 
 
 def base_model(source: Path) -> str | None:

@@ -129,7 +129,8 @@ class LightX2V(Exporter):
         return f"{start}{same}\n" + (f"\n{warning}.\n" if warning else "")
 
     def _scheme(self, parts: Sequence[FinishedPart]) -> Runtime:
-        scheme = find_scheme(next(iter(parts[0].layers.values())).spec, self.runtime)
+        network = next(part for part in parts if part.name in EXPERTS)
+        scheme = find_scheme(next(iter(network.layers.values())).spec, self.runtime)
         assert scheme is not None, "refused before calibration"
         return scheme
 

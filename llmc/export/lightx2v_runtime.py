@@ -13,8 +13,8 @@ from llmc.export.lightx2v_schemes import SCHEMES, Runtime
 
 # of a native config.json. It overrides the runtime JSON, so nothing else belongs there
 CONFIG_KEYS = frozenset({
-    "model_type", "dim", "num_heads", "num_layers", "in_dim", "out_dim", "freq_dim", "ffn_dim", "text_len", "eps",
-    "patch_size", "vace_layers", "vace_in_dim",
+    "dim", "num_heads", "num_layers", "in_dim", "out_dim", "freq_dim", "ffn_dim", "text_len", "eps", "patch_size",
+    "vace_layers",
 })  # fmt: skip
 
 

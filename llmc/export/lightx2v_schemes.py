@@ -58,8 +58,7 @@ class Scheme:
         return LayerSpec(weight=weight, act=spec.act.model_copy(update={**kept, **self.act_arithmetic}))
 
     def __str__(self) -> str:
-        act = "float" if self.act is None else f"{self.act}{'' if self.act.dynamic else ' static'}"
-        return f"weight {self.weight} with act {act}"
+        return f"weight {self.weight} with act {self.act or 'float'}"
 
 
 def _alike(one: TensorSpec | None, other: TensorSpec | None) -> bool:
@@ -86,8 +85,9 @@ def per_tensor(layer: QuantLinear, rounded: Quantized) -> dict[str, LazyTensor]:
 def nvfp4(layer: QuantLinear, rounded: Quantized) -> dict[str, LazyTensor]:
     """Two codes a byte, swizzled e4m3 scales; the scales of the whole tensors as the kernels take them: the inverse of
     the input's, and the product of both for the sums."""
-    assert layer.state.static is not None and layer.state.static[2] is not None and rounded.whole is not None
-    act_whole = layer.state.static[2]
+    assert layer.state.static is not None and rounded.whole is not None
+    act_whole = layer.state.static[-1]
+    assert act_whole is not None
     return _blocks_of_small_floats(rounded) | {
         "input_global_scale": kept(1 / act_whole),
         "alpha": kept(act_whole * rounded.whole.to(act_whole.device)),
@@ -156,14 +156,13 @@ def _own_groups(weight: str, act: str, tensors: Tensors, multiples: tuple[int, i
     return Scheme(TensorSpec(format=weight), TensorSpec(format=act, dynamic=dynamic), tensors, multiples, **own)
 
 
-BF16_SCALE = {"scale_dtype": "bfloat16"}
 # the first that fits the grids is the one to start with, unless `runtime` names another
 SCHEMES: Mapping[Runtime, Scheme] = {
     "int8-vllm": _int8(),
     "int8-sgl": _int8(multiples=(16, 8)),
     "int8-q8f": _int8(),
     "int8-triton": _int8(multiples=(1, 1), act_arithmetic={"rounding": "toward_zero"}),
-    "int8-torchao": _int8(act_arithmetic=BF16_SCALE),
+    "int8-torchao": _int8(act_arithmetic={"scale_dtype": "bfloat16", "quotient": "times_reciprocal_in_bf16"}),
     "int8-npu": _int8(layouts=ONLY_WHOLE),
     "int8-tmo": _int8(layouts=ONLY_WHOLE),
     "int8-iluvatar": _int8(layouts=ONLY_WHOLE),
@@ -172,7 +171,7 @@ SCHEMES: Mapping[Runtime, Scheme] = {
     "fp8-sgl": _fp8(),
     "fp8-q8f": _fp8(),
     "fp8-triton": _fp8(multiples=(1, 1), act_arithmetic={"kept_scale_dtype": "bfloat16"}),
-    "fp8-torchao": _fp8(act_arithmetic=BF16_SCALE),
+    "fp8-torchao": _fp8(act_arithmetic={"scale_dtype": "bfloat16", "quotient": "divided_in_bf16"}),
     "fp8-musa": _fp8(layouts=ONLY_WHOLE),
     "fp8-intel-xpu": _fp8(act=None, multiples=(1, 1)),
     "fp8-b128-deepgemm": Scheme(

@@ -28,7 +28,8 @@ class Transformed(Exporter):
         config = network_config(part)
         if is_smoothed_at_run_time(tensors):
             config["quant_method"] = "advanced_ptq"
-        write_checkpoint(folder, tensors, "sharded", part.provenance, config=config)
+        target = folder / part.name if part.others else folder
+        write_checkpoint(target, tensors, "sharded", part.provenance, config=config)
         return folder
 
 

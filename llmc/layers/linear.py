@@ -26,8 +26,9 @@ class LayerState:
     transforms: tuple[Transform, ...] = ()
     out_multiplier: Tensor | None = None  # (out_features,): a later layer's Scale that is folded into this one's rows
     lowrank: tuple[Tensor, Tensor] | None = None  # up (out, rank), down (rank, in), in the transformed basis
-    # calibrated: act scale (1, 1), zero point on an asymmetric grid; or the scale of the whole tensor () alone
-    static: tuple[Tensor | None, Tensor | None, Tensor | None] | None = None
+    # calibrated, as `quantize` takes them: act scale (1, 1), and zero point on an asymmetric grid; in a format of two
+    # levels neither, but the scale () of the whole tensor
+    static: tuple[Tensor | None, Tensor | None] | tuple[None, None, Tensor] | None = None
     rounded: Quantized | None = None
 
 
@@ -127,7 +128,7 @@ class QuantLinear(nn.Module):
         if self.spec.act is not None and not self.spec.act.dynamic:
             ends = torch.stack([low.min(), high.max()]).reshape(1, 2)
             whole = whole_scale(ends, self.spec.act)
-            static = (*scales(ends, self.spec.act), None) if whole is None else (None, None, whole)
+            static = scales(ends, self.spec.act) if whole is None else (None, None, whole)
             self.state = replace(self.state, static=static)
 
     def _must_not_be_rounded(self) -> None:

@@ -134,6 +134,16 @@ def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     return torch.where(scale >= torch.finfo(dtype).tiny, scale, torch.ones_like(scale))
 
 
+def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:
+    """The values in units of their scales."""
+    match spec.quotient:
+        case "divided_in_bf16":
+            return (slices.bfloat16() / scale.bfloat16()).float()
+        case "times_reciprocal_in_bf16":
+            return (slices.bfloat16() * (1 / scale.bfloat16())).float()
+    return slices / scale
+
+
 def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     """The scale that codes are multiplied by in the end."""
     dtype: torch.dtype = getattr(torch, spec.kept_scale_dtype)
@@ -144,7 +154,7 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
     """The codes of (slices, slice size) values, unpacked."""
     if zero is not None:
         return spec.format.round(slices / scale + zero, spec.rounding)
-    codes = spec.format.round(slices / scale, spec.rounding)
+    codes = spec.format.round(quotient(slices, scale, spec), spec.rounding)
     return codes.clamp_(min=-spec.format.max) if spec.format.integer else codes
 
 

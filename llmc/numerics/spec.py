@@ -12,6 +12,7 @@ from llmc.plugin import Strict, by_name
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
 MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplies
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
+Quotient = Literal["exact", "divided_in_bf16", "times_reciprocal_in_bf16"]
 if TYPE_CHECKING:
     AnyFormat = Format
 else:
@@ -31,6 +32,7 @@ class TensorSpec(Strict):
     rounding: Rounding = "nearest_even"
     scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
     kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
+    quotient: Quotient = "exact"  # what is rounded to a code: some kernels compute it in bf16
 
     @field_validator("granularity", "group_size", mode="before")
     @classmethod
@@ -79,7 +81,12 @@ class TensorSpec(Strict):
 
     def __str__(self) -> str:
         size = f" {self.group_size}" if self.group_size else ""
-        return f"{self.format.name} {self.granularity}{size}{'' if self.symmetric else ' asymmetric'}"
+        unusual = {
+            "asymmetric": not self.symmetric,
+            "static": not self.dynamic,
+            "truncated": self.rounding == "toward_zero",
+        }
+        return " ".join([f"{self.format.name} {self.granularity}{size}", *(word for word in unusual if unusual[word])])
 
 
 class LayerSpec(Strict):

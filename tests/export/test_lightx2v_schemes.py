@@ -360,18 +360,26 @@ def test_int8_triton_truncates() -> None:
     assert fake_quantize(x, act_of("int8-vllm")).tolist() == [[-127, -2, 0, 1, 2, 2]]
 
 
-def test_torchao_rounds_with_a_narrow_scale_and_triton_narrows_it_later() -> None:
-    fp8 = grids(
-        {"format": "fp8_e4m3", "granularity": "per_channel"}, {"format": "fp8_e4m3", "granularity": "per_token"}
-    )
-    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+FP8 = grids({"format": "fp8_e4m3", "granularity": "per_channel"}, {"format": "fp8_e4m3", "granularity": "per_token"})
+
+
+def test_torchao_computes_in_bf16_up_to_the_codes() -> None:
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
     absmax = x.abs().amax(1, keepdim=True)
-    narrow = (absmax / 127).bfloat16().float()
-    assert torch.equal(fake_quantize(x, act_of("int8-torchao")), (x / narrow).round().clamp(-127, 127) * narrow)
+    scale = absmax / 127
+    wanted = (x * (1 / scale)).round().clamp(-127, 127).float() * scale.float()
+    assert torch.equal(fake_quantize(x, act_of("int8-torchao")), wanted)
     scale = absmax / 448
-    codes = (x / scale).clamp(-448, 448).to(E4M3).float()
-    assert torch.equal(fake_quantize(x, act_of("fp8-triton", fp8)), codes * scale.bfloat16().float())
-    assert quantize(x, act_of("fp8-triton", fp8)).dequantize().equal(fake_quantize(x, act_of("fp8-triton", fp8)))
+    wanted = (x / scale).clamp(-448, 448).to(E4M3).float() * scale.float()
+    assert torch.equal(fake_quantize(x, act_of("fp8-torchao", FP8)), wanted)
+
+
+def test_fp8_triton_multiplies_by_a_narrower_scale_than_it_rounds_with() -> None:
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    scale = x.abs().amax(1, keepdim=True) / 448
+    wanted = (x / scale).clamp(-448, 448).to(E4M3).float() * scale.bfloat16().float()
+    assert torch.equal(fake_quantize(x, act_of("fp8-triton", FP8)), wanted)
+    assert torch.equal(quantize(x, act_of("fp8-triton", FP8)).dequantize(), wanted)
 
 
 def test_the_runtime_is_what_the_fake_quant_model_computes_like(
