@@ -60,6 +60,9 @@ def open_tensor_file(path: Path) -> TensorFile:
     header.pop("__metadata__", None)
     entries, problems, end = {}, [], 0
     for name, about in header.items():
+        if not isinstance(about, dict) or not {"data_offsets", "dtype", "shape"} <= about.keys():
+            problems.append(f"{path.name} has a damaged header: nothing is said of {name}")
+            continue
         first, last = about["data_offsets"]
         end = max(end, last)
         dtype, shape = DTYPES.get(about["dtype"]), tuple(about["shape"])

@@ -29,11 +29,6 @@ class Export:
     runtimes: Mapping[str, Mapping[str, Any] | None]  # every lightx2v_*.json; None: it cannot be read
     networks: tuple[Network, ...]
 
-    @property
-    def runtime(self) -> Mapping[str, Any] | None:
-        """The runtime JSON, if there is one that can be read."""
-        return next((content for content in self.runtimes.values() if content is not None), None)
-
 
 @dataclass(frozen=True)
 class Network:

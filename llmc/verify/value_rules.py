@@ -120,11 +120,12 @@ def weights_are_the_judged_ones(network: Network, sources: Sources) -> Finding:
         if wanted is None:
             problems.append(f"{name}: the run judged no {linear.diffusers}")
             continue
-        digests = {each.fault: tensor_digest(each.weight) for each in _readings(network, linear, entries)}
-        fault = next((fault for fault, digest in digests.items() if digest == wanted), None)
+        readings = _readings(network, linear, entries)
+        fault = next((each.fault for each in readings if tensor_digest(each.weight) == wanted), None)
         if fault is None:
             problems.append(f"{name} is not the weight that was judged")
         elif fault:
             problems.append(f"{name}: {fault}")
-        count += not problems
+        else:
+            count += 1
     return Checked(problems, f"{count} weights are the judged ones, bit for bit" if count else "")

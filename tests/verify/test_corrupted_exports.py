@@ -164,6 +164,8 @@ def test_a_truncated_file_is_named_and_nothing_else_is_guessed(exported: Make, t
     (copy / NAME).write_bytes(content[:-1000])
     found = failures(copy, made)
     assert list(found) == ["files whole"] and "it is truncated" in found["files whole"]
+    (copy / NAME).write_bytes(content.replace(b'"shape"', b'"shope"', 1))
+    assert "has a damaged header: nothing is said of" in failures(copy, made)["files whole"]
     (copy / NAME).write_bytes(content[:100])
     assert "no whole header" in failures(copy, made)["files whole"]
 
