@@ -12,13 +12,15 @@ from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
+from llmc.export.manifest import MANIFEST
 from llmc.log import attach_file, log
 from llmc.models.base import check_adapter, flow_shift
 from llmc.steps.calibrate import calibrate
 from llmc.steps.device import choose_device
+from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, prepare
+from llmc.steps.network import Network, check_shapes, prepare
 from llmc.steps.summary import collect, describe
 
 
@@ -35,8 +37,9 @@ def run(config: Config) -> Results:
         folder.write_json("versions.json", versions())
     exporters = config.save.targets()
     with folder.phase("load"):
-        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
         policy, outputs = config.policy(), [exporter for exporter, _ in exporters]
+        check_shapes(adapter.skeleton(config.model.path), policy, outputs)
+        pipeline = adapter.load(config.model.path, config.model.torch_dtype, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
             changed = merge_lora(part.module, lora.path, lora.strength, adapter.renames.values())
@@ -53,6 +56,8 @@ def run(config: Config) -> Results:
         calibrate(config.recipe(), adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, flow_shift(pipeline))
+        if folder.writes and exporters:
+            folder.write_json("weights.json", weight_digests(networks))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
@@ -78,17 +83,25 @@ def export(
         "fingerprint": config.fingerprint(),
     }
     samplings = config.eval_samplings() or (config.calib_sampling(),)
+    names = [network.part.name for network in networks]
+    parts = [
+        FinishedPart(
+            name=network.part.name,
+            module=network.part.module,
+            layers=network.layers,
+            renames=config.model.adapter().renames,
+            source=config.model.path,
+            provenance=provenance,
+            sampling={**samplings[0].model_dump(), "shift": shift},
+            others=tuple(name for name in names if name != network.part.name),
+            errors={name: error.figures() for name, error in network.errors.items()},
+            versions=versions(),
+        )
+        for network in networks
+    ]
     for exporter, path in exporters if folder.writes else []:
-        for network in networks:
-            part = FinishedPart(
-                name=network.part.name,
-                module=network.part.module,
-                layers=network.layers,
-                renames=config.model.adapter().renames,
-                source=config.model.path,
-                provenance=provenance,
-                sampling={**samplings[0].model_dump(), "shift": shift},
-            )
-            written.append(exporter.write(part, path))
+        (path / MANIFEST).unlink(missing_ok=True)  # until all is written, nothing says so
+        written += [exporter.write(part, path) for part in parts]
+        exporter.finish(parts, path)
     distributed.wait()
     return written[0] if written else None

@@ -118,6 +118,10 @@ class LayerError:
     baseline: float
     weight: float
 
+    def figures(self) -> dict[str, float]:
+        """By the names of the layer table."""
+        return {"error": self.recipe, "baseline_error": self.baseline, "weight_error": self.weight}
+
 
 @dataclass
 class BlockStep:

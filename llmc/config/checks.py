@@ -28,7 +28,8 @@ def check_config(config: Config) -> None:
 def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     checks = (
-        model_problems, samples_problems, sampling_problems, order_problems, target_problems, output_problems
+        model_problems, samples_problems, sampling_problems, order_problems, target_problems, arithmetic_problems,
+        output_problems,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
 
@@ -83,16 +84,27 @@ def order_problems(config: Config) -> Iterator[Problem]:
 
 def target_problems(config: Config) -> Iterator[Problem]:
     """Whether each target can store what the methods and grids leave."""
-    quant = config.quant.video_gen
     left = frozenset[str]().union(*(method.leaves for method in config.recipe()))
-    specs: list[tuple[KeyPath, LayerSpec]] = [(("quant", "video_gen"), quant.default_spec())]
-    specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+    specs = _specs(config)
     if config.ignored_layers != IgnoredLayersConfig():
         specs.append((("ignored_layers",), LayerSpec()))
     for exporter, _ in config.save.targets():
         for keys, spec in specs:
             for sentence in exporter.problems(spec, left):
                 yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+            scheme, first = exporter.scheme_of(spec), exporter.scheme_of(specs[0][1])
+            if None not in (scheme, first) and scheme != first:
+                yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
+                                    f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
+
+
+def arithmetic_problems(config: Config) -> Iterator[Problem]:
+    """Whether the device could multiply the codes that real_quant is to judge."""
+    if config.eval is None or "real_quant" not in config.eval.eval_pos:
+        return
+    for keys, spec in _specs(config):
+        if problem := spec.real_problem():
+            yield Problem(keys, f"real_quant was asked for in `eval.eval_pos`, and {problem}")
 
 
 def output_problems(config: Config) -> Iterator[Problem]:
@@ -103,16 +115,26 @@ def output_problems(config: Config) -> Iterator[Problem]:
         return
     if path.exists() and not path.is_dir():
         yield Problem(keys, f"{path} is a file; name a folder")
-    elif path.resolve() == config.model.path.resolve():
+        return
+    if path.resolve() == config.model.path.resolve():
         yield Problem(keys, f"{path} is the folder of the float model; name another one")
-    elif not config.save.overwrite:
-        for _, folder in config.save.targets():
-            inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
-            if inside and _written_for(folder) != config.fingerprint():
-                yield Problem(
-                    keys, f"{folder} holds {inside}, which this configuration did not write; "
-                    "name another folder, or add `overwrite: True`"
-                )  # fmt: skip
+        return
+    for exporter, folder in config.save.targets():
+        inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
+        if inside and not config.save.overwrite and _written_for(folder) != config.fingerprint():
+            yield Problem(
+                keys, f"{folder} holds {inside}, which this configuration did not write; "
+                "name another folder, or add `overwrite: True`"
+            )  # fmt: skip
+        elif (obstacle := exporter.obstacle(folder)) is not None:
+            yield Problem(keys, obstacle)
+
+
+def _specs(config: Config) -> list[tuple[KeyPath, LayerSpec]]:
+    """Every grid that the quant section gives to layers, and where it does."""
+    quant = config.quant.video_gen
+    rules = [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+    return [(("quant", "video_gen"), quant.default_spec()), *rules]
 
 
 def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -26,16 +27,19 @@ class FakeQuant(Exporter):
     name: Literal["fake_quant"] = "fake_quant"
     switch: ClassVar[str] = "save_fake"
     subfolder: ClassVar[str] = "fake_quant"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static"})
     online_scale: ClassVar[bool] = True
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
-        link_pipeline(part.source, folder, without=part.name)
+        link_pipeline(part.source, folder, without={part.name, *part.others})
         tensors = {name: kept(tensor) for name, tensor in unquantized_tensors(part).items()}
         for name, layer in part.layers.items():
             tensors |= restored_tensors(name, layer)
         write_checkpoint(folder / part.name, tensors, "sharded", part.provenance, config=network_config(part))
         return folder
+
+    def usage(self, parts: Sequence[FinishedPart]) -> str:
+        return "`diffusers.DiffusionPipeline.from_pretrained` loads this folder; its activations are not quantized.\n"
 
 
 def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
@@ -46,11 +50,11 @@ def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     return tensors if layer.bias is None else tensors | {f"{name}.bias": kept(layer.bias)}
 
 
-def link_pipeline(source: Path, folder: Path, without: str) -> None:
-    """Everything of a pipeline folder but one component; hard links where the file system can: nothing changes."""
+def link_pipeline(source: Path, folder: Path, without: Set[str]) -> None:
+    """Everything of a pipeline folder but some components; hard links where the file system can: nothing changes."""
     for file in sorted(source.rglob("*")):
         inside = file.relative_to(source)
-        if not file.is_file() or inside.parts[0] == without or inside.parts[0].startswith("."):
+        if not file.is_file() or inside.parts[0] in without or inside.parts[0].startswith("."):
             continue
         target = folder / inside
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ class Transformed(Exporter):
     name: Literal["transformed"] = "transformed"
     switch: ClassVar[str] = "save_trans"
     subfolder: ClassVar[str] = "transformed"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         tensors = folded_tensors(part)
@@ -28,7 +28,8 @@ class Transformed(Exporter):
         config = network_config(part)
         if is_smoothed_at_run_time(tensors):
             config["quant_method"] = "advanced_ptq"
-        write_checkpoint(folder, tensors, "sharded", part.provenance, config=config)
+        target = folder / part.name if part.others else folder
+        write_checkpoint(target, tensors, "sharded", part.provenance, config=config)
         return folder
 
 

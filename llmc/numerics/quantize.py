@@ -16,6 +16,10 @@ from llmc.numerics.spec import TensorSpec
 LARGEST = 2.0**127  # what a scale reaches: an infinity saturates there, and the largest code times it stays finite
 SMALLEST_WHOLE = 2.0**-100  # so that the smallest scale under it is no subnormal number
 
+# fixed before the values are seen, as `quantize` takes it: the scale (1, 1) of a tensor, and its zero point on an
+# asymmetric grid; in a format of two levels neither, but the scale () of the whole tensor
+StaticGrid = tuple[Tensor, Tensor | None] | tuple[None, None, Tensor]
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -125,6 +129,13 @@ def whole_scale(slices: Tensor, spec: TensorSpec) -> Tensor | None:
     return torch.where(whole >= SMALLEST_WHOLE, whole, torch.ones_like(whole))
 
 
+def static_grid(low: Tensor, high: Tensor, spec: TensorSpec) -> StaticGrid:
+    """The grid that just fits a range, for all tensors of it."""
+    ends = torch.stack([low, high]).reshape(1, 2)
+    whole = whole_scale(ends, spec)
+    return scales(ends, spec) if whole is None else (None, None, whole)
+
+
 def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     """Scales exact in the type that the target stores; an empty slice gets 1, so that no division is by zero."""
     if spec.format.scale_dtype is not None:  # the format's own rule gave exact ones
@@ -134,11 +145,27 @@ def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     return torch.where(scale >= torch.finfo(dtype).tiny, scale, torch.ones_like(scale))
 
 
+def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:
+    """The values in units of their scales."""
+    match spec.quotient:
+        case "divided_in_bf16":
+            return (slices.bfloat16() / scale.bfloat16()).float()
+        case "times_reciprocal_in_bf16":
+            return (slices.bfloat16() * (1 / scale.bfloat16())).float()
+    return slices / scale
+
+
+def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
+    """The scale that codes are multiplied by in the end."""
+    dtype: torch.dtype = getattr(torch, spec.kept_scale_dtype)
+    return scale.to(dtype).to(torch.float32)
+
+
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
     if zero is not None:
         return spec.format.round(slices / scale + zero, spec.rounding)
-    codes = spec.format.round(slices / scale, spec.rounding)
+    codes = spec.format.round(quotient(slices, scale, spec), spec.rounding)
     return codes.clamp_(min=-spec.format.max) if spec.format.integer else codes
 
 
@@ -152,7 +179,7 @@ def quantize(
     slices = sliced(x.float(), spec)
     scale, zero, whole = _grid(slices, spec, scale, zero, whole)
     codes = spec.format.pack(round_to_grid(slices, scale, zero, spec))
-    return Quantized(codes, scale, zero, spec, tuple(x.shape), whole)
+    return Quantized(codes, kept_scale(scale, spec), zero, spec, tuple(x.shape), whole)
 
 
 def fake_quantize(
@@ -168,7 +195,7 @@ def fake_quantize(
     slices = sliced(x.float(), spec)
     scale, zero, _ = _grid(slices, spec, scale, zero, whole)
     codes = round_to_grid(slices, scale, zero, spec)
-    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(scale), spec, tuple(x.shape))
+    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(kept_scale(scale, spec)), spec, tuple(x.shape))
 
 
 def _grid(

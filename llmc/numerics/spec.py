@@ -10,7 +10,9 @@ from llmc.numerics.formats.base import Format, Rounding
 from llmc.plugin import Strict, by_name
 
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
+MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplies
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
+Quotient = Literal["exact", "divided_in_bf16", "times_reciprocal_in_bf16"]
 if TYPE_CHECKING:
     AnyFormat = Format
 else:
@@ -25,9 +27,12 @@ class TensorSpec(Strict):
     # per_group: elements of a row that share a scale; per_block: the side of a square
     group_size: int | None = Field(None, validate_default=True)
     symmetric: bool = True
-    dynamic: bool = True  # an activation's scale is measured at run time; False: calibrated
+    # an activation's scale is measured at run time; False: calibrated (of two levels, the one of the whole tensor)
+    dynamic: bool = True
     rounding: Rounding = "nearest_even"
     scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
+    kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
+    quotient: Quotient = "exact"  # what is rounded to a code: some kernels compute it in bf16
 
     @field_validator("granularity", "group_size", mode="before")
     @classmethod
@@ -50,7 +55,7 @@ class TensorSpec(Strict):
                 f"{self.format.name} has one scale for every {own} neighbours of a row; found {found}: "
                 "leave granularity and group_size out"
             )
-        if not self.dynamic:
+        if not self.dynamic and self.format.whole_max is None:
             raise ValueError(
                 f"{self.format.name} measures the scale of every {own} values at run time, so none is calibrated; "
                 "write `static: False`"
@@ -69,9 +74,19 @@ class TensorSpec(Strict):
             )
         return self
 
+    @property
+    def one_scale_per_row(self) -> bool:
+        """Whether scales can be taken out of the sums of a product."""
+        return self.symmetric and self.granularity in ("per_tensor", "per_channel", "per_token")
+
     def __str__(self) -> str:
         size = f" {self.group_size}" if self.group_size else ""
-        return f"{self.format.name} {self.granularity}{size}{'' if self.symmetric else ' asymmetric'}"
+        unusual = {
+            "asymmetric": not self.symmetric,
+            "static": not self.dynamic,
+            "truncated": self.rounding == "toward_zero",
+        }
+        return " ".join([f"{self.format.name} {self.granularity}{size}", *(word for word in unusual if unusual[word])])
 
 
 class LayerSpec(Strict):
@@ -79,6 +94,19 @@ class LayerSpec(Strict):
 
     weight: TensorSpec | None = None
     act: TensorSpec | None = None
+
+    def real_problem(self) -> str | None:
+        """Why hardware cannot multiply the codes of such a layer; None if it can, or if the layer is float."""
+        weight, act = self.weight, self.act
+        if weight is None and act is None:
+            return None
+        if weight is None or act is None:
+            return f"real arithmetic multiplies codes by codes, weight and act both quantized; found {self}"
+        if weight.format.dtype not in MULTIPLIED or act.format.dtype != weight.format.dtype:
+            return f"real arithmetic is int8 by int8 or fp8 e4m3 by fp8 e4m3; found {self}"
+        if not (weight.one_scale_per_row and act.one_scale_per_row):
+            return f"real arithmetic scales whole sums, of symmetric codes per channel, token or tensor; found {self}"
+        return None
 
     def __str__(self) -> str:
         return f"weight {self.weight or 'float'}, act {self.act or 'float'}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llmc.config.schema import Config
 from llmc.models.base import LinearGroup, Part
-from llmc.steps.network import with_exact_scales
+from llmc.steps.network import as_computed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def explain(config: Config) -> str:
                 for linear in group.linears:
                     name = f"{block}.{linear}"
                     names.append(name)
-                    spec = str(with_exact_scales(policy.spec_of(name), exporters))
+                    spec = str(as_computed(policy.spec_of(name), exporters))
                     key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec, smoothing(part, group, online))
                     found.setdefault(key, []).append(number)
         rows = [Row(pattern, tuple(numbers), spec, scale) for (pattern, spec, scale), numbers in found.items()]

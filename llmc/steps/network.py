@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from torch import nn
+
 from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, LayerError, block_steps
 from llmc.calib.layer_errors import layer_errors
@@ -42,9 +44,34 @@ def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Networ
     """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
     names = {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
     matched = policy.check(f"{block}.{linear}" for block, linears in names.items() for linear in linears)
-    layers = swap_linears(part.blocks, names, lambda name: with_exact_scales(policy.spec_of(name), exporters))
+    layers = swap_linears(part.blocks, names, lambda name: as_computed(policy.spec_of(name), exporters))
     online = all(exporter.online_scale for exporter in exporters)
     return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
+
+
+def check_shapes(parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
+    """Refuse, all at once, linears whose sizes a target's kernels cannot take; skeletons will do."""
+    for exporter in exporters:
+        wrong = []
+        for name, layer in (pair for part in parts for pair in _linears(part)):
+            each_in, each_out = exporter.multiples(policy.spec_of(name))
+            if layer.in_features % each_in or layer.out_features % each_out:
+                found = f"{name} has {layer.in_features} inputs and {layer.out_features} outputs"
+                wrong.append(f"{found}, which must be multiples of {each_in} and {each_out}")
+        if wrong:
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise UnsupportedSpec(
+                f"kernels of {exporter.name} work in whole tiles, and {'; '.join(wrong[:3])}{more}.\n"
+                "  What to do: choose another grid for all layers, or a `runtime` with smaller tiles."
+            )
+
+
+def _linears(part: Part) -> Iterator[tuple[str, nn.Linear]]:
+    for block, module in part.blocks:
+        for name in (name for group in part.groups(module) for name in group.linears):
+            layer = module.get_submodule(name)
+            assert isinstance(layer, nn.Linear), f"{block}.{name} is a {type(layer).__name__}"
+            yield f"{block}.{name}", layer
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
@@ -66,17 +93,17 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
         group.forget()
 
 
-def with_exact_scales(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
-    """The spec with weight scales exact in what the targets keep of them."""
-    if spec.weight is None:
-        return spec
-    narrow = {exporter.scale_dtype for exporter in exporters} - {"float32"}
-    if len(narrow) > 1:
+def as_computed(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
+    """The spec as the targets compute with it: scales exact in what they keep, activations rounded as their kernels do,
+    so that what is judged is what will run."""
+    found = {exporter.computed(spec): exporter.name for exporter in exporters}
+    found.pop(spec, None)
+    if len(found) > 1:
         raise UnsupportedSpec(
-            f"the targets keep scales in {' and '.join(sorted(narrow))}; none is exact in both: export one at a time"
+            f"{' and '.join(found.values())} compute {spec} in different ways, and the videos can only be judged in "
+            "one: export one at a time"
         )
-    dtype = narrow.pop() if narrow else "float32"
-    return LayerSpec(weight=spec.weight.model_copy(update={"scale_dtype": dtype}), act=spec.act)
+    return next(iter(found), spec)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def test_an_export_of_the_same_work_may_be_written_again(load: Load, tmp_path: P
     out = tmp_path / "out"
     out.mkdir()
     fingerprint = load().fingerprint()
-    save_file({"a": torch.zeros(1)}, out / "model.safetensors", {"fingerprint": fingerprint})
+    save_file({"a": torch.zeros(1)}, out / "diffusion_pytorch_model.safetensors", {"fingerprint": fingerprint})
     assert config_problems(load("save.overwrite=False")) == []
     assert "did not write" in message(load("save.overwrite=False", "base.seed=1"))
 

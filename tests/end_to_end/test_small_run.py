@@ -112,6 +112,17 @@ def test_transformed_videos_are_judged_by_llmcs_names(tmp_path: Path) -> None:
     assert metrics["transformed"]["teacher_forced_error"] < 1e-10 < metrics["fake_quant"]["teacher_forced_error"]
 
 
+def test_real_arithmetic_is_judged_beside_its_simulation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small_config(tmp_path, eval={"eval_pos": ["fake_quant", "real_quant"], "baseline": None})
+    assert run(config) == 0
+    figures = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    assert figures["real_quant"]["psnr"] == pytest.approx(figures["fake_quant"]["psnr"], abs=0.5)
+    assert "24 layers by torch._int_mm" in (tmp_path / "run" / "run.log").read_text()
+    capsys.readouterr()
+    assert run(config, "--set", "quant.video_gen.act=null") == 2
+    assert "real_quant was asked for in `eval.eval_pos`, and real arithmetic multiplies" in capsys.readouterr().err
+
+
 def test_check_explains_what_each_layer_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = [{"match": "*.ffn.net.2", "act": None}, {"match": "blocks.1.attn1.*", "skip": True}]
     quant = {"video_gen": {"method": "SmoothQuant", "weight": {"bit": 8}, "act": {"bit": 8}, "rules": rules}}

@@ -1,0 +1,16 @@
+"""Rules of every target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmc.verify.targets import lightx2v
+
+PAGE = Path(__file__).parents[2] / "docs/verify.md"
+
+
+def test_the_page_names_every_rule() -> None:
+    rules = (lightx2v.EXPORT_RULES, lightx2v.FILE_RULES, lightx2v.NETWORK_RULES, lightx2v.VALUE_RULES)
+    first = [line.split("|")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    named = {name.strip() for cell in first for name in cell.split(",")}
+    assert {"forward", *(name for table in rules for name in table)} <= named
