@@ -124,19 +124,19 @@ class BlockStep:
         return False
 
 
-def block_steps(part: Part, may_scale: Callable[[tuple[str, ...]], bool]) -> list[BlockStep]:
-    """The blocks of a part whose linears were swapped; `may_scale` says which groups' inputs the targets can scale."""
-    return [BlockStep(name, block, _groups(part, name, block, may_scale)) for name, block in part.blocks]
+def block_steps(part: Part) -> list[BlockStep]:
+    """The blocks of a part whose linears were swapped."""
+    return [BlockStep(name, block, _groups(part, name, block)) for name, block in part.blocks]
 
 
-def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[str, ...]], bool]) -> list[Group]:
+def _groups(part: Part, prefix: str, block: nn.Module) -> list[Group]:
     groups = []
     for group in part.groups(block):
         linears = tuple(block.get_submodule(name) for name in group.linears)
         assert all(isinstance(layer, QuantLinear) for layer in linears), f"swap the linears of {prefix} first"
         names = tuple(f"{prefix}.{name}" for name in group.linears)
         fold = tuple((f"{prefix}.{name}", block.get_submodule(name)) for name in group.fold)
-        groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold)))  # type: ignore[arg-type]
+        groups.append(Group(names[0], names, linears, fold))  # type: ignore[arg-type]
     return groups
 
 

@@ -89,10 +89,21 @@ def target_problems(config: Config) -> Iterator[Problem]:
     specs += [(("quant", "video_gen", "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
     if config.ignored_layers != IgnoredLayersConfig():
         specs.append((("ignored_layers",), LayerSpec()))
+    tables = config.model.adapter().renames
     for exporter, _ in config.save.targets():
+        if exporter.names is not None and exporter.names not in tables:
+            found = ", ".join(tables) or "none"
+            text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
+            yield Problem(("save", exporter.switch), f"{text} (tables of names: {found}); leave this target out")
+        schemes = [exporter.scheme_of(spec) for _, spec in specs]
+        first = next((scheme for scheme in schemes if scheme is not None), None)
         for keys, spec in specs:
             for sentence in exporter.problems(spec, left):
                 yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+            scheme = exporter.scheme_of(spec)
+            if scheme not in (None, first):
+                yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
+                                    f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
 
 
 def output_problems(config: Config) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -15,6 +15,11 @@ from llmc.plugin import Plugin
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
+
+# who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
+# nobody in the float network
+Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
+EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,26 @@ class FinishedPart:
 
 
 class Exporter(Plugin):
-    """A target; `accepts` says what a recipe may leave on a layer, `online_scale` whether a Scale must find a fold."""
+    """A target; `accepts` says what a recipe may leave on a layer, `carries` which Scales."""
 
     switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank"
-    online_scale: ClassVar[bool] = False  # whether a Scale that nobody absorbs can be kept
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # weight scales are made exact in it before anything is rounded
+    names: ClassVar[str | None] = None  # the adapter's table of renames that it writes by; None: diffusers' names
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
         """Why this target cannot take such layers after methods that leave those things on them; empty if it can."""
         missing = left - {"rounded"} - self.accepts
         return [f"it cannot store what the methods leave on a layer: {', '.join(sorted(missing))}"] if missing else []
+
+    def scheme_of(self, spec: LayerSpec) -> str | None:
+        """What all layers must have in common, where the target has one scheme for all of them."""
+        return None
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        """Who may multiply the input of such a layer: by default who leaves the float network's form as it is."""
+        return frozenset({"linear", "norm"})
 
     @abstractmethod
     def write(self, part: FinishedPart, folder: Path) -> Path:

@@ -15,7 +15,7 @@ from pydantic import Field
 from llmc.convert.config_keys import to_original
 from llmc.convert.rename import Renamer
 from llmc.convert.writer import write_checkpoint, write_json
-from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config
+from llmc.export.base import Carrier, Exporter, FinishedPart, LazyTensor, kept, network_config
 from llmc.export.folding import folded_tensors, is_smoothed_at_run_time
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 
@@ -52,6 +52,9 @@ class LightX2V(Exporter):
         ):
             problems.append(f"it quantizes act in the format of the weight, symmetric, per_token, dynamic; found {act}")
         return problems
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        return super().carries(spec) | {"modulated norm"}
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         tensors = folded_tensors(part)

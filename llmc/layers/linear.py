@@ -148,7 +148,7 @@ class QuantLinear(nn.Module):
         assert self.spec.act is not None
         act = quantize(x, self.spec.act, *(self.state.static or ()))
         dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
-        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype))
+        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype).reshape(rounded.shape))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
 

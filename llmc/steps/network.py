@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,8 @@ from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, block_steps
 from llmc.calib.teacher import relative_error
 from llmc.errors import UnsupportedSpec
-from llmc.export.base import Exporter
+from llmc.export.base import Carrier, Exporter
+from llmc.export.folding import carrier
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.swap import swap_linears
 from llmc.models.base import Part
@@ -42,8 +43,17 @@ def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Networ
     names = {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
     matched = policy.check(f"{block}.{linear}" for block, linears in names.items() for linear in linears)
     layers = swap_linears(part.blocks, names, lambda name: with_exact_scales(policy.spec_of(name), exporters))
-    online = all(exporter.online_scale for exporter in exporters)
-    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
+    network = Network(part, layers, block_steps(part), matched)
+    for group in network.groups:
+        group.may_scale = is_carried(
+            carrier([module for _, module in group.fold]), [layer.spec for layer in group.linears], exporters
+        )
+    return network
+
+
+def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> bool:
+    """Whether every target can keep a Scale of the input of such layers."""
+    return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
