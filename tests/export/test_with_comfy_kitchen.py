@@ -43,26 +43,23 @@ def test_its_tensors_dequantize_to_what_was_judged_and_multiply_alike(tmp_path: 
     (file,) = tmp_path.glob("*.safetensors")
     tensors = load_file(file)
     layout = TensorWiseINT8Layout if spec is INT8 else TensorCoreFP8Layout
+
+    def weight(name: str, dtype: torch.dtype) -> torch.Tensor:
+        codes, scale = tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"]
+        params = layout.Params(scale=scale, orig_dtype=dtype, orig_shape=tuple(codes.shape))
+        return QuantizedTensor(codes, layout.__name__, params)
+
     with kitchen.use_backend("eager"):
         for name, layer in network.layers.items():
             new = Renamer(LIGHTX2V).forward(name)
             assert layer.state.rounded is not None
-            judged = layer.state.rounded.dequantize()
             for dtype in (torch.float32, torch.bfloat16):
-                params = layout.Params(
-                    scale=tensors[f"{new}.weight_scale"], orig_dtype=dtype, orig_shape=tuple(layer.weight.shape)
-                )
-                weight = QuantizedTensor(tensors[f"{new}.weight"], layout.__name__, params)
-                assert torch.equal(weight.dequantize(), judged.to(dtype)), name
+                assert torch.equal(weight(new, dtype).dequantize(), layer.state.rounded.dequantize().to(dtype)), name
             x = torch.randn(32, layer.in_features)
             read: torch.Tensor = x
             if spec is FP8:
                 read = QuantizedTensor.from_float(x, layout.__name__, scale=tensors[f"{new}.input_scale"])
-            params = layout.Params(
-                scale=tensors[f"{new}.weight_scale"], orig_dtype=torch.float32, orig_shape=tuple(layer.weight.shape)
-            )
-            weight = QuantizedTensor(tensors[f"{new}.weight"], layout.__name__, params)
-            found = torch.nn.functional.linear(read, weight, tensors[f"{new}.bias"])
+            found = torch.nn.functional.linear(read, weight(new, torch.float32), tensors[f"{new}.bias"])
             layer.state = replace(layer.state, transforms=())  # what norms and linears before it did
             with in_mode([layer], "quantized"):
                 torch.testing.assert_close(found, layer(x), rtol=1e-4, atol=1e-4)

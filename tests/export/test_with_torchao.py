@@ -61,8 +61,8 @@ def test_stock_diffusers_loads_it_and_dequantizes_to_what_was_judged(
         judged = output(network.part.module)
     found = output(loaded)
     error = ((found - judged).norm() / judged.norm()).item()
-    print(name, act, error)
-    assert error < 1e-5 if not act else error < 5e-3
+    # torchao's int8 acts have scales of absmax / 127.5, not / 127
+    assert error < (5e-3 if name == "int8" and act else 1e-5)
 
 
 @torch.no_grad()
