@@ -177,12 +177,12 @@ class BlockStep:
         return False
 
 
-def block_steps(part: Part, may_scale: Callable[[tuple[str, ...]], bool]) -> list[BlockStep]:
-    """The blocks of a part whose linears were swapped; `may_scale` says which groups' inputs the targets can scale."""
-    return [BlockStep(name, block, _groups(part, name, block, may_scale)) for name, block in part.blocks]
+def block_steps(part: Part) -> list[BlockStep]:
+    """The blocks of a part whose linears were swapped."""
+    return [BlockStep(name, block, _groups(part, name, block)) for name, block in part.blocks]
 
 
-def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[str, ...]], bool]) -> list[Group]:
+def _groups(part: Part, prefix: str, block: nn.Module) -> list[Group]:
     groups = []
     for group in part.groups(block):
         modules = tuple(block.get_submodule(name) for name in group.linears)
@@ -192,5 +192,5 @@ def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tupl
         fold = tuple((f"{prefix}.{name}", block.get_submodule(name)) for name in group.fold)
         heads: Any = group.attention and block.get_submodule(group.attention).heads
         width = linears[0].in_features // heads if heads else None
-        groups.append(Group(names[0], names, linears, fold, may_scale=may_scale(group.fold), head_width=width))
+        groups.append(Group(names[0], names, linears, fold, head_width=width))
     return groups

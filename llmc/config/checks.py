@@ -11,7 +11,8 @@ from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.paths import input_candidates
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
-from llmc.errors import LlmcError
+from llmc.errors import LlmcError, UnsupportedSpec
+from llmc.export.base import Exporter, as_computed
 from llmc.models.base import check_adapter
 from llmc.numerics.spec import LayerSpec
 
@@ -88,14 +89,30 @@ def target_problems(config: Config) -> Iterator[Problem]:
     specs = _specs(config)
     if config.ignored_layers != IgnoredLayersConfig():
         specs.append((("ignored_layers",), LayerSpec()))
-    for exporter, _ in config.save.targets():
-        for keys, spec in specs:
+    exporters = [exporter for exporter, _ in config.save.targets()]
+    for exporter in exporters:
+        yield from _name_problems(config, exporter)
+        schemes = [exporter.scheme_of(spec) for _, spec in specs]
+        first = next((scheme for scheme in schemes if scheme is not None), None)
+        for (keys, spec), scheme in zip(specs, schemes, strict=True):
             for sentence in exporter.problems(spec, left):
                 yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
-            scheme, first = exporter.scheme_of(spec), exporter.scheme_of(specs[0][1])
-            if None not in (scheme, first) and scheme != first:
+            if scheme not in (None, first):
                 yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
                                     f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
+    for keys, spec in specs:
+        try:
+            as_computed(spec, exporters)
+        except UnsupportedSpec as error:
+            yield Problem(keys, str(error))
+
+
+def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
+    tables = config.model.adapter().renames
+    if exporter.names is not None and exporter.names not in tables:
+        found = ", ".join(tables) or "none"
+        text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
+        yield Problem(("save", exporter.switch), f"{text} (tables of names: {found}); leave this target out")
 
 
 def arithmetic_problems(config: Config) -> Iterator[Problem]:

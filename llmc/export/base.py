@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from llmc.errors import UnsupportedSpec
 from llmc.export.card import write_card
 from llmc.export.manifest import write_manifest
 from llmc.numerics.spec import LayerSpec, ScaleDtype
@@ -17,6 +18,11 @@ from llmc.plugin import Plugin, discover
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
+
+# who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
+# nobody in the float network
+Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
+EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,17 @@ class FinishedPart:
 
 
 class Exporter(Plugin):
-    """A target; `accepts` says what a recipe may leave on a layer, `online_scale` whether a Scale must find a fold."""
+    """A target; `accepts` says what a recipe may leave on a layer, `carries` which Scales."""
 
     switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static"
-    online_scale: ClassVar[bool] = False  # whether a Scale that nobody absorbs can be kept
-    scale_dtype: ClassVar[ScaleDtype] = "float32"  # weight scales are made exact in it before anything is rounded
+    scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
+
+    @property
+    def names(self) -> str | None:
+        """The adapter's table of renames that it writes by; None: it writes diffusers' names."""
+        return None
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
         """Why this target cannot take such layers after methods that leave those things on them; empty if it can."""
@@ -72,9 +82,11 @@ class Exporter(Plugin):
 
     def computed(self, spec: LayerSpec) -> LayerSpec:
         """The spec as this target computes with it; the fake-quant model computes the same."""
-        if spec.weight is None:
-            return spec
-        return LayerSpec(weight=spec.weight.model_copy(update={"scale_dtype": self.scale_dtype}), act=spec.act)
+        return spec.with_stored_scales(self.scale_dtype)
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        """Who may multiply the input of such a layer: by default who leaves the float network's form as it is."""
+        return frozenset({"linear", "norm"})
 
     @abstractmethod
     def write(self, part: FinishedPart, folder: Path) -> Path:
@@ -93,6 +105,19 @@ class Exporter(Plugin):
     def usage(self, parts: Sequence[FinishedPart]) -> str:
         """How to run it, in Markdown: a part of the model card."""
         return ""
+
+
+def as_computed(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
+    """The spec as the targets compute with it: scales exact in what they keep, activations rounded as their kernels do,
+    so that what is judged is what will run."""
+    found = {exporter.computed(spec): exporter.name for exporter in exporters}
+    found.pop(spec, None)
+    if len(found) > 1:
+        raise UnsupportedSpec(
+            f"{' and '.join(found.values())} compute {spec} in different ways, and the videos can only be judged in "
+            "one: export one at a time"
+        )
+    return next(iter(found), spec)
 
 
 def kept(tensor: torch.Tensor) -> LazyTensor:

@@ -6,16 +6,25 @@ computes what the quantized weights do; activations are not quantized in it.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from llmc.convert.writer import write_checkpoint
-from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config, unquantized_tensors
+from llmc.export.base import (
+    EVERY_CARRIER,
+    Carrier,
+    Exporter,
+    FinishedPart,
+    LazyTensor,
+    kept,
+    network_config,
+    unquantized_tensors,
+)
+from llmc.export.pipeline_folder import link_pipeline
+from llmc.numerics.spec import LayerSpec
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
@@ -28,7 +37,9 @@ class FakeQuant(Exporter):
     switch: ClassVar[str] = "save_fake"
     subfolder: ClassVar[str] = "fake_quant"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static"})
-    online_scale: ClassVar[bool] = True
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        return EVERY_CARRIER
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         link_pipeline(part.source, folder, without={part.name, *part.others})
@@ -48,18 +59,3 @@ def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
         f"{name}.weight": LazyTensor(torch.float32, tuple(layer.weight.shape), lambda: layer.restored_weight().cpu())
     }
     return tensors if layer.bias is None else tensors | {f"{name}.bias": kept(layer.bias)}
-
-
-def link_pipeline(source: Path, folder: Path, without: Set[str]) -> None:
-    """Everything of a pipeline folder but some components; hard links where the file system can: nothing changes."""
-    for file in sorted(source.rglob("*")):
-        inside = file.relative_to(source)
-        if not file.is_file() or inside.parts[0] in without or inside.parts[0].startswith("."):
-            continue
-        target = folder / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(file.resolve(), target)
-        except OSError:  # another file system
-            shutil.copyfile(file, target)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from llmc.export.base import FinishedPart, LazyTensor, kept, unquantized_tensors
+from llmc.export.base import Carrier, FinishedPart, LazyTensor, kept, unquantized_tensors
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
 
 MODULATED_NORMS = ("norm1", "norm3")  # scaled and shifted by time, so that a multiplier must stand on both
+
+
+def carrier(fold: Sequence[torch.nn.Module]) -> Carrier:
+    """Who multiplies a group's input by a Scale, told from the modules that could absorb it."""
+    if not fold:
+        return "nobody"
+    weight = getattr(fold[0], "weight", None)
+    if weight is None:
+        return "modulated norm"
+    return "linear" if weight.ndim == 2 else "norm"
 
 
 def multipliers(part: FinishedPart) -> dict[str, torch.Tensor]:
@@ -27,19 +37,44 @@ def multipliers(part: FinishedPart) -> dict[str, torch.Tensor]:
     return found
 
 
-def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
-    """Every tensor that no quantized layer owns, with smoothing folded into affine norms. Where a modulated norm is
-    smoothed, that is left to the runtime: then all blocks have `affine_norm1/3`, of ones where nothing is smoothed."""
+def absorbed_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
+    """Every tensor that no quantized layer owns, with smoothing folded into affine norms."""
     tensors = unquantized_tensors(part)
-    found = multipliers(part)
     folded = {name: kept(tensor) for name, tensor in tensors.items()}
-    for norm, multiplier in found.items():
+    for norm, multiplier in multipliers(part).items():
         for leaf in ("weight", "bias"):
             if (tensor := tensors.get(f"{norm}.{leaf}")) is not None:
                 folded[f"{norm}.{leaf}"] = kept((tensor.float() * multiplier).to(tensor.dtype))
-    if any(f"{norm}.weight" not in tensors for norm in found):
-        folded |= _affine_norms(part, found)
     return folded
+
+
+def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
+    """The same; where a modulated norm is smoothed, that is left to the runtime: then all blocks have
+    `affine_norm1/3`, of ones where nothing is smoothed."""
+    folded = absorbed_tensors(part)
+    found = multipliers(part)
+    return folded | _affine_norms(part, found) if any(f"{norm}.weight" not in folded for norm in found) else folded
+
+
+def left_multiplier(layer: QuantLinear, absorbed: Container[str]) -> torch.Tensor | None:
+    """By what a runtime must multiply the input of a layer: all Scales but those that linears or norms absorbed."""
+    left = [
+        scale.multiplier for scale in _scales(layer) if not scale.upstream and f"{scale.fold}.weight" not in absorbed
+    ]
+    return torch.stack(left).prod(0) if left else None
+
+
+def transformed_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
+    """Weight and bias of one layer in its new basis, unrounded, in the model's own type."""
+    dtype = layer.weight.dtype
+    weight = LazyTensor(dtype, tuple(layer.weight.shape), lambda: layer.float_weight().to(dtype).cpu())
+    return {f"{name}.weight": weight, **bias_tensor(name, layer)}
+
+
+def bias_tensor(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
+    """The bias with what is folded into it, if there is one, in the model's own type."""
+    bias = layer.float_bias()
+    return {} if bias is None else {f"{name}.bias": kept(bias.to(layer.weight.dtype))}
 
 
 def is_smoothed_at_run_time(tensors: Iterable[str]) -> bool:
@@ -68,4 +103,8 @@ def _first_of_each_norm(layers: Iterable[QuantLinear]) -> list[QuantLinear]:
 
 
 def _folded_scales(layer: QuantLinear) -> list[Scale]:
-    return [t for t in layer.state.transforms if isinstance(t, Scale) and t.fold is not None]
+    return [scale for scale in _scales(layer) if scale.fold is not None]
+
+
+def _scales(layer: QuantLinear) -> list[Scale]:
+    return [transform for transform in layer.state.transforms if isinstance(transform, Scale)]

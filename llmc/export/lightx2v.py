@@ -17,7 +17,7 @@ from llmc.convert.config_keys import to_original
 from llmc.convert.rename import Renamer
 from llmc.convert.writer import STEM, is_replaced, write_checkpoint, write_json
 from llmc.errors import ExportError
-from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config
+from llmc.export.base import Carrier, Exporter, FinishedPart, LazyTensor, kept, network_config
 from llmc.export.folding import folded_tensors, is_smoothed_at_run_time
 from llmc.export.lightx2v_runtime import CONFIG_KEYS, EXPERTS, runtime_config
 from llmc.export.lightx2v_schemes import SCHEMES, FileLayout, Runtime, find_scheme, served_by
@@ -41,6 +41,10 @@ class LightX2V(Exporter):
     )
     switch: ClassVar[str] = "save_lightx2v"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
+
+    @property
+    def names(self) -> str | None:
+        return "lightx2v" if self.native_names else None
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
         problems = super().problems(spec, left)
@@ -74,6 +78,9 @@ class LightX2V(Exporter):
             f"{folder} holds {', '.join(strange[:3])}: LightX2V merges every safetensors file of a folder; move it away"
         )
 
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        return super().carries(spec) | {"modulated norm"}
+
     def write(self, part: FinishedPart, folder: Path) -> Path:
         scheme = SCHEMES[self._scheme([part])]
         if scheme.warning:
@@ -91,8 +98,8 @@ class LightX2V(Exporter):
             tensors |= self._bias(name, layer)
         config = network_config(part)
         smoothed = is_smoothed_at_run_time(tensors)
-        if self.native_names:
-            names = Renamer(part.renames["lightx2v"]).forward_all(tensors)
+        if self.names is not None:
+            names = Renamer(part.renames[self.names]).forward_all(tensors)
             tensors = {names[name]: tensor for name, tensor in tensors.items()}
             config = {key: value for key, value in to_original(config).items() if key in CONFIG_KEYS}
         if smoothed:

@@ -49,13 +49,9 @@ class Scheme:
 
     def computed(self, spec: LayerSpec) -> LayerSpec:
         """The spec as loader and kernel compute with it."""
-        assert spec.weight is not None
-        weight = spec.weight.model_copy(update={"scale_dtype": self.scale_dtype})
-        if spec.act is None:
-            return LayerSpec(weight=weight)
-        # a calibrated scale lies in the file, and is cast as those of the weights
-        kept = {} if spec.act.dynamic else {"scale_dtype": self.scale_dtype}
-        return LayerSpec(weight=weight, act=spec.act.model_copy(update={**kept, **self.act_arithmetic}))
+        stored = spec.with_stored_scales(self.scale_dtype)
+        act = stored.act and stored.act.model_copy(update=self.act_arithmetic)
+        return LayerSpec(weight=stored.weight, act=act)
 
     def __str__(self) -> str:
         return f"weight {self.weight} with act {self.act or 'float'}"

@@ -92,7 +92,7 @@ class WanI2V(ModelAdapter):
 
     name: Literal["WanI2V"] = "WanI2V"
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
-    renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V}
+    renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V, "comfyui": LIGHTX2V}
     needs_image: ClassVar[bool] = True
 
     @classmethod

@@ -109,7 +109,9 @@ def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tup
     if spec.symmetric:
         if whole is None:
             whole = whole_scale(slices, spec)
-        return exact_scale(fmt.scale(torch.maximum(high, -low).clamp_(max=LARGEST), whole), spec), None
+        absmax = torch.maximum(high, -low).clamp_(max=LARGEST)
+        scale = fmt.scale(absmax, whole) if spec.divisor == "largest_code" else absmax / (fmt.max + 0.5)
+        return exact_scale(scale, spec), None
     low, high = low.clamp_(-LARGEST / 2, 0), high.clamp_(0, LARGEST / 2)
     scale = exact_scale((high - low) / (2**fmt.bits - 1), spec)
     return scale, (-fmt.max - 1 - low / scale).round()
@@ -148,6 +150,8 @@ def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
 def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:
     """The values in units of their scales."""
     match spec.quotient:
+        case "times_reciprocal":
+            return slices * (1 / scale)
         case "divided_in_bf16":
             return (slices.bfloat16() / scale.bfloat16()).float()
         case "times_reciprocal_in_bf16":
@@ -166,7 +170,8 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
     if zero is not None:
         return spec.format.round(slices / scale + zero, spec.rounding)
     codes = spec.format.round(quotient(slices, scale, spec), spec.rounding)
-    return codes.clamp_(min=-spec.format.max) if spec.format.integer else codes
+    mirrored = spec.format.integer and spec.divisor == "largest_code"
+    return codes.clamp_(min=-spec.format.max) if mirrored else codes
 
 
 def quantize(
@@ -176,6 +181,7 @@ def quantize(
 
     In a format of two levels `whole` alone fixes the upper one, and a scale is taken only together with its `whole`.
     """
+    spec = spec.of_input(x.dtype)
     slices = sliced(x.float(), spec)
     scale, zero, whole = _grid(slices, spec, scale, zero, whole)
     codes = spec.format.pack(round_to_grid(slices, scale, zero, spec))
@@ -192,6 +198,7 @@ def fake_quantize(
     """What a runtime computes with in place of `x`, in float32: `quantize(...).dequantize()` without packing."""
     if spec is None:
         return x.float()
+    spec = spec.of_input(x.dtype)
     slices = sliced(x.float(), spec)
     scale, zero, _ = _grid(slices, spec, scale, zero, whole)
     codes = round_to_grid(slices, scale, zero, spec)

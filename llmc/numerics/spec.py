@@ -12,8 +12,11 @@ from llmc.plugin import Strict, by_name
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
 MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplies
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
-Quotient = Literal["exact", "divided_in_bf16", "times_reciprocal_in_bf16"]
+Quotient = Literal["exact", "times_reciprocal", "divided_in_bf16", "times_reciprocal_in_bf16"]
+Divisor = Literal["largest_code", "half_of_all_codes"]
 if TYPE_CHECKING:
+    import torch
+
     AnyFormat = Format
 else:
     AnyFormat = by_name("llmc.numerics.formats", Format)
@@ -30,9 +33,11 @@ class TensorSpec(Strict):
     # an activation's scale is measured at run time; False: calibrated (of two levels, the one of the whole tensor)
     dynamic: bool = True
     rounding: Rounding = "nearest_even"
-    scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
+    # scales are made exact in it *before* anything is rounded; of_input: in the type of what is quantized
+    scale_dtype: ScaleDtype | Literal["of_input"] = "float32"
     kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
     quotient: Quotient = "exact"  # what is rounded to a code: some kernels compute it in bf16
+    divisor: Divisor = "largest_code"  # of the largest magnitude; half of 255 lets int8 reach -128, and clips above 127
 
     @field_validator("granularity", "group_size", mode="before")
     @classmethod
@@ -79,6 +84,12 @@ class TensorSpec(Strict):
         """Whether scales can be taken out of the sums of a product."""
         return self.symmetric and self.granularity in ("per_tensor", "per_channel", "per_token")
 
+    def of_input(self, dtype: torch.dtype) -> TensorSpec:
+        """The spec for a tensor of that type, on which scales may depend."""
+        if self.scale_dtype != "of_input":
+            return self
+        return self.model_copy(update={"scale_dtype": str(dtype).removeprefix("torch.")})
+
     def __str__(self) -> str:
         size = f" {self.group_size}" if self.group_size else ""
         unusual = {
@@ -94,6 +105,12 @@ class LayerSpec(Strict):
 
     weight: TensorSpec | None = None
     act: TensorSpec | None = None
+
+    def with_stored_scales(self, dtype: ScaleDtype) -> LayerSpec:
+        """The same, with the scales that a file holds exact in `dtype`: those of the weight, and of a static act."""
+        stored = [spec if spec is None or (spec is self.act and spec.dynamic)
+                  else spec.model_copy(update={"scale_dtype": dtype}) for spec in (self.weight, self.act)]  # fmt: skip
+        return LayerSpec(weight=stored[0], act=stored[1])
 
     def real_problem(self) -> str | None:
         """Why hardware cannot multiply the codes of such a layer; None if it can, or if the layer is float."""

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmc.config.schema import Config
-from llmc.models.base import LinearGroup, Part
-from llmc.steps.network import as_computed
+from llmc.export.base import Carrier, as_computed
+from llmc.export.folding import carrier
+from llmc.models.base import LinearGroup
+from llmc.steps.network import is_carried
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,19 @@ def explain(config: Config) -> str:
     lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
     policy = config.policy()
     exporters = [exporter for exporter, _ in config.save.targets()]
-    online = all(exporter.online_scale for exporter in exporters)
     for part in config.model.adapter().skeleton(config.model.path):
         found: dict[tuple[str, str, str], list[int]] = {}
         names = []
         for number, (block, module) in enumerate(part.blocks):
             for group in part.groups(module):
+                who = carrier([module.get_submodule(name) for name in group.fold])
+                specs = [policy.spec_of(f"{block}.{linear}") for linear in group.linears]
+                scale = smoothing(group, who, is_carried(who, specs, exporters))
                 for linear in group.linears:
                     name = f"{block}.{linear}"
                     names.append(name)
                     spec = str(as_computed(policy.spec_of(name), exporters))
-                    key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec, smoothing(part, group, online))
+                    key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec, scale)
                     found.setdefault(key, []).append(number)
         rows = [Row(pattern, tuple(numbers), spec, scale) for (pattern, spec, scale), numbers in found.items()]
         lines += ["", f"{part.name}: {len(part.blocks)} blocks, {len(names)} linears", *table(rows)]
@@ -44,11 +48,13 @@ def explain(config: Config) -> str:
     return "\n".join(lines)
 
 
-def smoothing(part: Part, group: LinearGroup, online: bool) -> str:
+def smoothing(group: LinearGroup, by: Carrier, carried: bool) -> str:
     """Who multiplies, if a method scales this input."""
-    if group.fold:
+    if not carried:
+        return "cannot be carried: not smoothed"
+    if by in ("linear", "norm"):
         return "folds into " + ", ".join(group.fold)
-    return "at run time" if online else "cannot be carried: not smoothed"
+    return " beside ".join(("at run time", *group.fold))
 
 
 def table(rows: Sequence[Row]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,7 +13,8 @@ from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, LayerError, block_steps
 from llmc.calib.layer_errors import layer_errors
 from llmc.errors import UnsupportedSpec
-from llmc.export.base import Exporter
+from llmc.export.base import Carrier, Exporter, as_computed
+from llmc.export.folding import carrier
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.swap import swap_linears
 from llmc.models.base import Part
@@ -45,8 +46,17 @@ def prepare(part: Part, policy: Policy, exporters: Sequence[Exporter]) -> Networ
     names = {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
     matched = policy.check(f"{block}.{linear}" for block, linears in names.items() for linear in linears)
     layers = swap_linears(part.blocks, names, lambda name: as_computed(policy.spec_of(name), exporters))
-    online = all(exporter.online_scale for exporter in exporters)
-    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), matched)
+    network = Network(part, layers, block_steps(part), matched)
+    for group in network.groups:
+        group.may_scale = is_carried(
+            carrier([module for _, module in group.fold]), [layer.spec for layer in group.linears], exporters
+        )
+    return network
+
+
+def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> bool:
+    """Whether every target can keep a Scale of the input of such layers."""
+    return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
 
 
 def check_shapes(parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
@@ -91,19 +101,6 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
     block.errors = layer_errors(block)
     for group in block.groups:
         group.forget()
-
-
-def as_computed(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
-    """The spec as the targets compute with it: scales exact in what they keep, activations rounded as their kernels do,
-    so that what is judged is what will run."""
-    found = {exporter.computed(spec): exporter.name for exporter in exporters}
-    found.pop(spec, None)
-    if len(found) > 1:
-        raise UnsupportedSpec(
-            f"{' and '.join(found.values())} compute {spec} in different ways, and the videos can only be judged in "
-            "one: export one at a time"
-        )
-    return next(iter(found), spec)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def test_check_explains_what_each_layer_gets(tmp_path: Path, capsys: pytest.Capt
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "transformer: 2 blocks, 24 linears" in lines
     assert "blocks.{}.ffn.net.2 0-1 weight int8 per_channel, act float at run time" in lines
-    assert "blocks.{}.attn1.to_q 1 weight float, act float folds into norm1" in lines
+    assert "blocks.{}.attn1.to_q 1 weight float, act float at run time beside norm1" in lines
     assert "rule *.ffn.net.2: 2 layers" in lines and "rule blocks.1.attn1.*: 4 layers" in lines
     assert main(["check", str(config), "--explain", "--set", "quant.video_gen.rules.0.match='*fnn*'"]) == 2
     assert "'*fnn*' matches no layer" in capsys.readouterr().err
