@@ -78,7 +78,7 @@ def check_command(options: argparse.Namespace) -> None:
     from llmc.config.plan import plan
 
     targets = [exporter for exporter, _ in config.save.targets()]
-    if any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
+    if options.explain or any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
         from llmc.steps.network import check_shapes
 
         check_shapes(config.model.adapter().skeleton(config.model.path), config.policy(), targets)

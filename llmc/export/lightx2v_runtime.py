@@ -60,13 +60,25 @@ def sampling_keys(networks: Sequence[FinishedPart]) -> dict[str, Any]:
         "cross_attn_1_type": "torch_sdpa",
         "cross_attn_2_type": "torch_sdpa",
     }
+    steps = sampling.get("denoising_step_list")
+    if steps:  # of a distilled model
+        keys["denoising_step_list"] = list(steps)
     if len(networks) == 1:
         return keys
     low = sampling.get("guidance_scale_2")
-    return keys | {
+    keys |= {
         "sample_guide_scale": [guidance, guidance if low is None else low],
         "boundary": sampling["boundary"],
     }
+    if steps:
+        keys["boundary_step_index"] = steps_above(sampling["boundary"], steps, sampling["shift"])
+    return keys
+
+
+def steps_above(boundary: float, steps: Sequence[int], shift: float) -> int:
+    """How many steps of a thousand, once they are shifted, belong to the expert of high noise."""
+    noise = [step / 1000 for step in steps]
+    return sum(shift * each / (1 + (shift - 1) * each) >= boundary for each in noise)
 
 
 def network_keys(networks: Sequence[FinishedPart], folders: Mapping[str, Path], scheme: Runtime) -> dict[str, Any]:

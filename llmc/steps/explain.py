@@ -24,7 +24,8 @@ class Row:
 
 
 def explain(config: Config) -> str:
-    """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches."""
+    """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches; the
+    sizes of layers were checked before."""
     lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
     policy = config.policy()
     exporters = [exporter for exporter, _ in config.save.targets()]
@@ -45,6 +46,10 @@ def explain(config: Config) -> str:
         rows = [Row(pattern, tuple(numbers), spec, scale) for (pattern, spec, scale), numbers in found.items()]
         lines += ["", f"{part.name}: {len(part.blocks)} blocks, {len(names)} linears", *table(rows)]
         lines += [f"rule {glob}: {count} layers" for glob, count in policy.check(names).items()]
+        for exporter in exporters:
+            tiles = {exporter.multiples(policy.spec_of(name)) for name in names} - {(1, 1)}
+            lines += [f"{exporter.name}: sizes are multiples of {ins} inputs and {outs} outputs, as its kernels need"
+                      for ins, outs in sorted(tiles)]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from llmc.convert.rename import Renamer
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import FinishedPart
 from llmc.export.lightx2v import LightX2V
+from llmc.export.lightx2v_runtime import sampling_keys
 from llmc.export.lightx2v_schemes import SCHEMES, Runtime, find_scheme, served_by
 from llmc.export.transformed import Transformed
 from llmc.layers.linear import in_mode
@@ -330,6 +331,19 @@ def test_two_schemes_in_one_folder_are_refused(
     assert "one scheme for all layers; found fp8-vllm here and int8-vllm above" in capsys.readouterr().err
 
 
+def test_explain_says_which_sizes_the_kernels_need_and_refuses_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = small(folder, "smoothquant_w_a", tmp_path)
+    assert main(["check", str(path), "--explain"]) == 0
+    assert "lightx2v: sizes are multiples of 16 inputs and 16 outputs" in capsys.readouterr().out
+    save_wan_i2v(tmp_path / "model")
+    config = tmp_path / "model" / "transformer" / "config.json"  # a skeleton is made of this file alone
+    config.write_text(json.dumps({**json.loads(config.read_text()), "ffn_dim": 72}))
+    assert main(["check", str(path), "--explain", "--set", f"model.path={tmp_path / 'model'}"]) == 2
+    assert "blocks.0.ffn.net.0.proj has 64 inputs and 72 outputs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["check", "run --config"])
 def test_layers_that_a_kernel_has_no_tiles_for_are_named_before_calibration(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], command: str
@@ -448,3 +462,22 @@ def test_two_experts_have_a_folder_each_and_one_runtime_configuration(
     assert runtime["quant_method"] == "advanced_ptq"  # a config.json of these folders is not read
     assert (runtime["sample_guide_scale"], runtime["boundary"]) == ([4.0, 3.0], 0.9)
     assert json.loads((out / "llmc_manifest.json").read_text())["layers"].keys() == set(names)
+
+
+@pytest.mark.parametrize(
+    ("shift", "boundary", "index"),
+    # shifted by 5 the steps are 1000, 937.5, 833.3, 625; unshifted they stay
+    [(5.0, 0.9, 2), (5.0, 0.875, 2), (5.0, 0.8, 3), (1.0, 0.9, 1), (1.0, 0.75, 2)],
+)
+def test_a_distilled_model_is_started_with_its_steps_and_where_the_experts_take_turns(
+    shift: float, boundary: float, index: int
+) -> None:
+    sampling = {"steps": 4, "num_frames": 5, "height": 32, "width": 32, "guidance_scale": 1.0, "boundary": boundary,
+                "shift": shift, "seed": 1, "denoising_step_list": (1000, 750, 500, 250)}  # fmt: skip
+    module, made_by = torch.nn.Module(), {"producer": "test", "recipe": "test", "fingerprint": "0"}
+    parts = [FinishedPart(name, module, {}, {}, Path(), made_by, sampling) for name in ("transformer", "transformer_2")]
+    keys = sampling_keys(parts)
+    assert (keys["denoising_step_list"], keys["boundary_step_index"]) == ([1000, 750, 500, 250], index)
+    assert (keys["infer_steps"], keys["enable_cfg"]) == (4, False)
+    alone = sampling_keys(parts[:1])
+    assert alone["denoising_step_list"] == [1000, 750, 500, 250] and "boundary_step_index" not in alone
