@@ -41,7 +41,7 @@ def _changed(export: Export, files: dict[str, Any]) -> Problems:
         for file in network.files:
             name = file.path.relative_to(export.folder).as_posix()
             if name not in files:
-                yield f"{name} is not in the manifest: LightX2V merges every safetensors file of a folder"
+                yield f"{name} is not in the manifest: a runtime may take it for one of the export"
 
 
 def runtime_fits(export: Export) -> Finding:

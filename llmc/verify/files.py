@@ -46,6 +46,7 @@ class TensorFile:
     path: Path
     entries: Mapping[str, Entry] = field(default_factory=dict)
     problem: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_tensor_file(path: Path) -> TensorFile:
@@ -57,7 +58,7 @@ def open_tensor_file(path: Path) -> TensorFile:
     header = parse_object(text)
     if header is None:
         return TensorFile(path, problem=f"{path.name} has no whole header: it is cut off, or no safetensors file")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
     entries, problems, end = {}, [], 0
     for name, about in header.items():
         if not isinstance(about, dict) or not {"data_offsets", "dtype", "shape"} <= about.keys():
@@ -75,7 +76,7 @@ def open_tensor_file(path: Path) -> TensorFile:
     if 8 + length + end != size:
         problems.insert(0, f"{path.name} has {size} bytes, and its header asks for {8 + length + end}: "
                            f"it is {'truncated' if size < 8 + length + end else 'too long'}")  # fmt: skip
-    return TensorFile(path, entries, "; ".join(problems))
+    return TensorFile(path, entries, "; ".join(problems), metadata)
 
 
 def parse_object(text: bytes | str) -> dict[str, Any] | None:

@@ -89,10 +89,11 @@ def _type_problems(network: Network) -> Problems:
 
 def shapes_are_right(network: Network) -> Finding:
     """Each tensor has the shape that config.json gives it; a weight is (out, in)."""
-    return Checked(list(_shape_problems(network)))
+    return Checked([*float_shape_problems(network), *_code_shape_problems(network)])
 
 
-def _shape_problems(network: Network) -> Problems:
+def float_shape_problems(network: Network) -> Problems:
+    """Of every tensor that stays float."""
     bound: dict[str, int] = {}  # sizes that config.json does not say: what the first tensor has holds for all
     for each in (*network.float_tensors(), *network.wan.optional(), *network.wan.multipliers()):
         entry = network.find(each)
@@ -105,6 +106,9 @@ def _shape_problems(network: Network) -> Problems:
         wanted = tuple(bound.get(size, 0) if isinstance(size, str) else size for size in each.shape)
         if entry.shape != wanted:
             yield f"{entry.name} is {list(entry.shape)}; config.json makes it {list(wanted)}"
+
+
+def _code_shape_problems(network: Network) -> Problems:
     for linear in network.linears() if network.storage is not None else ():
         assert network.storage is not None
         entry, (n, k) = network.find(linear, "weight"), sizes(linear)

@@ -40,11 +40,7 @@ class Network:
     config: Mapping[str, Any] | None
     runtime: Mapping[str, Any] | None
     scheme: str | None  # as manifest or runtime JSON have it
-
-    @property
-    def part(self) -> str:
-        """What a run calls it."""
-        return EXPERTS.get(self.label, "transformer")
+    part: str = "transformer"  # what a run calls it
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
@@ -115,6 +111,14 @@ class Network:
             if len(found) == len(wanted) and all(wanted[leaf].fits(entry) for leaf, entry in found.items()):
                 yield linear, found
 
+    def input_multiplier(self, linear: Linear) -> Tensor | None:
+        """What a linear's input is multiplied by at run time, if anything: kept beside the norm that it reads."""
+        prefix, group, leaf = linear.native.rsplit(".", 2)
+        norms = {"self_attn.q": "affine_norm1", "self_attn.k": "affine_norm1", "self_attn.v": "affine_norm1",
+                 "ffn.0": "affine_norm3"}  # fmt: skip
+        entry = self.entries.get(f"{prefix}.{norms.get(f'{group}.{leaf}')}.weight")
+        return None if entry is None else entry.read().float()
+
     def read(self, expected: Expected) -> Tensor:
         """A float tensor, in float32."""
         entry = self.find(expected)
@@ -145,6 +149,7 @@ def open_export(path: Path) -> Export:
             config=read_object(place / "config.json"),
             runtime=runtime,
             scheme=says,
+            part=EXPERTS.get(place.name, "transformer") if place != folder else "transformer",
         )
         for place in places
     )

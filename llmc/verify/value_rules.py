@@ -1,4 +1,4 @@
-"""Rules of LightX2V about values: scales, and weights against the float model and the judged ones."""
+"""Rules about values: scales, and weights against the float model and the judged ones."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def scales_are_good(network: Network, sources: Sources) -> Finding:
     problems = []
     for linear, entries in network.sound():
         for leaf, about in network.storage.leaves(*sizes(linear)).items():
-            if leaf == "weight_workspace":
+            entry = entries.get(leaf)
+            if entry is None or leaf == "weight_workspace":
                 continue
-            entry = entries[leaf]
             values = entry.read().float()
             if not values.isfinite().all():
                 problems.append(f"{entry.name} holds NaN or infinity")
@@ -34,7 +34,7 @@ def scales_are_good(network: Network, sources: Sources) -> Finding:
                 problems.append(f"{entry.name} holds scales that are not positive")
             elif about.scale and network.storage.name != "fp8-b128" and not _is_exact(values, network.storage):
                 dtype = str(network.storage.scale_dtype).removeprefix("torch.")
-                problems.append(f"{entry.name} is not exact in {dtype}, to which LightX2V rounds it while loading")
+                problems.append(f"{entry.name} is not exact in {dtype}, to which the runtime rounds it")
     return Checked(problems)
 
 
@@ -82,23 +82,26 @@ def _distance(
     if columns is not None:
         wanted = wanted / columns
     if linear.native.endswith((".v", ".v_img")):
-        fitting = (weight * wanted).sum(1) / wanted.square().sum(1).clamp(min=1e-30)
+        fitting = _fitting(weight, wanted)
         rows.setdefault(attention, fitting)
         wanted = wanted * fitting[:, None]
-    elif linear.native.endswith("_attn.o") and attention in rows:
-        wanted = wanted / rows[attention]
+    elif linear.native.endswith("_attn.o"):
+        known = rows.get(attention)  # of a v that is quantized itself; else the multipliers that fit
+        wanted = wanted * _fitting(weight.t(), wanted.t()) if known is None else wanted / known
     return float((weight - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 
+def _fitting(weight: Tensor, wanted: Tensor) -> Tensor:
+    """By what each row of `wanted` comes closest to that of `weight`."""
+    return (weight * wanted).sum(1) / wanted.square().sum(1).clamp(min=1e-30)
+
+
 def _multiplier(network: Network, model: FloatNetwork, linear: Linear) -> Tensor | None:
-    """What the input of a linear is multiplied by, as the norm before it keeps it."""
-    prefix, leaf = linear.native.rsplit(".", 2)[0], ".".join(linear.native.rsplit(".", 2)[1:])
-    norms = {"self_attn.q": "affine_norm1", "self_attn.k": "affine_norm1", "self_attn.v": "affine_norm1",
-             "ffn.0": "affine_norm3"}  # fmt: skip
-    if leaf in norms:
-        entry = network.entries.get(f"{prefix}.{norms[leaf]}.weight")
-        return None if entry is None else entry.read().float()
-    if leaf == "cross_attn.q":
+    """What the input of a linear is multiplied by, at run time or in the norm before it."""
+    if (left := network.input_multiplier(linear)) is not None:
+        return left
+    prefix, group, leaf = linear.native.rsplit(".", 2)
+    if (group, leaf) == ("cross_attn", "q"):
         norm = Expected(f"{prefix}.norm3.weight", f"{prefix}.norm2.weight", ())
         ours, theirs = network.find(norm), model.read(norm)
         if ours is not None and theirs is not None:

@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmc.plugin import Plugin
+from llmc.verify.files import read_object
+from llmc.verify.network import MANIFEST
 from llmc.verify.sources import Sources
 from llmc.verify.verdict import Verdict
+
+
+def named_target(path: Path) -> str | None:
+    """The target that the manifest of an export names, if there is one."""
+    manifest = read_object((path if path.is_dir() else path.parent) / MANIFEST)
+    found: str | None = (manifest or {}).get("target")
+    return found
 
 
 class Target(Plugin):

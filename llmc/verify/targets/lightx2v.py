@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from llmc.verify import file_rules, name_rules, value_rules
-from llmc.verify.files import open_tensor_file, read_object
+from llmc.verify.files import open_tensor_file
 from llmc.verify.forward_rule import forward_is_close
-from llmc.verify.network import MANIFEST, Export, Network, network_folders, open_export
+from llmc.verify.network import Export, Network, network_folders, open_export
 from llmc.verify.sources import Sources
-from llmc.verify.targets.base import Target
+from llmc.verify.targets.base import Target, named_target
 from llmc.verify.verdict import Finding, NotChecked, Verdict, verdict
 from llmc.verify.wan import Wan
 
@@ -49,13 +49,13 @@ class LightX2VExport(Target):
 
     def recognizes(self, path: Path) -> bool:
         folder = path if path.is_dir() else path.parent
-        manifest = read_object(folder / MANIFEST)
-        if manifest is not None and "target" in manifest:
-            return bool(manifest["target"] == self.name)
+        if (named := named_target(path)) is not None:
+            return named == self.name
         if any(folder.glob("lightx2v_*.json")):
             return True
         files = [file for place in network_folders(folder) for file in place.glob("*.safetensors")]
-        return any(name.endswith(".weight_scale") for file in files for name in open_tensor_file(file).entries)
+        names = {name.rpartition(".")[2] for file in files for name in open_tensor_file(file).entries}
+        return "weight_scale" in names and "comfy_quant" not in names
 
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
         export = open_export(path)
