@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Group:
             return self._in_basis(self.stats["mean"].to(self.device)).abs()
         return self.rows().abs().mean(0)
 
-    def second_moment(self, name: Literal["gram", "cross"]) -> Tensor:
+    def second_moment(self, name: str) -> Tensor:
         """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides."""
         half = self._in_basis(self.stats[name].to(self.device))
         return self._in_basis(half.T.contiguous()).T.contiguous()

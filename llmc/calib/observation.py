@@ -43,7 +43,8 @@ class Observation:
         for group in self.groups:
             for observer in self.observers[group.name].values():
                 observer.reduce()
-            group.stats |= {need: observer.result() for need, observer in self.observers[group.name].items()}
+            found = {need: observer.result() for need, observer in self.observers[group.name].items()}
+            group.stats = group.stats | found
 
 
 @contextmanager

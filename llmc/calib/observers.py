@@ -10,6 +10,8 @@ from torch import Tensor
 
 from llmc import distributed
 
+PANEL = 512  # columns of a Gram matrix that are added up at once
+
 
 class Observer(Protocol):
     """Fed the input of a group of linears, call after call, in the original basis; `reference` is what the float model
@@ -65,31 +67,54 @@ class Range:
 class Gram:
     """x^T x over all tokens: what rounding errors of a weight do to its outputs."""
 
+    dtype = torch.float32
+
     def __init__(self, calls: int, max_rows: int) -> None:
         self.value: Tensor | None = None
 
     def update(self, x: Tensor, reference: Tensor) -> None:
-        x = x.reshape(-1, x.shape[-1]).float()
+        x = x.reshape(-1, x.shape[-1]).to(self.dtype)
         if self.value is None:
-            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device)
-        self.value.addmm_(x.T, x)
+            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device, dtype=self.dtype)
+        for start in range(0, x.shape[-1], PANEL):  # it is symmetric: the half on and above the diagonal is enough
+            self.value[start : start + PANEL, start:].addmm_(x[:, start : start + PANEL].T, x[:, start:])
 
     def reduce(self) -> None:
-        distributed.reduce(self.result(), "sum")
+        assert self.value is not None
+        distributed.reduce(self.value, "sum")
+
+    def result(self) -> Tensor:
+        assert self.value is not None
+        for start in range(0, len(self.value), PANEL):
+            end = start + PANEL
+            self.value[end:, start:end] = self.value[start:end, end:].T
+        return self.value
+
+
+class Cross(Gram):
+    """x^T q over all tokens, x the float input and q the one that quantized linears give."""
+
+    def update(self, x: Tensor, reference: Tensor) -> None:
+        x, reference = (tensor.reshape(-1, tensor.shape[-1]).to(self.dtype) for tensor in (x, reference))
+        if self.value is None:
+            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device, dtype=self.dtype)
+        self.value.addmm_(reference.T, x)
 
     def result(self) -> Tensor:
         assert self.value is not None
         return self.value
 
 
-class Cross(Gram):
-    """x^T q over all tokens, x the float input and q the one that quantized blocks give."""
+class ExactGram(Gram):
+    """The same in float64."""
 
-    def update(self, x: Tensor, reference: Tensor) -> None:
-        x, reference = (tensor.reshape(-1, tensor.shape[-1]).float() for tensor in (x, reference))
-        if self.value is None:
-            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device)
-        self.value.addmm_(reference.T, x)
+    dtype = torch.float64
+
+
+class ExactCross(Cross):
+    """The same in float64."""
+
+    dtype = torch.float64
 
 
 class MeanAbs:
@@ -147,6 +172,8 @@ OBSERVERS: dict[str, Callable[[int, int], Observer]] = {
     "range": Range,
     "gram": Gram,
     "cross": Cross,
+    "gram64": ExactGram,
+    "cross64": ExactCross,
     "mean": MeanAbs,
     "rows": Rows,
 }

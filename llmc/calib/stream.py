@@ -20,7 +20,9 @@ from llmc.models.base import Part
 Outputs = dict[type, Any]  # of one call: the output of the last finished block of each class
 
 
-SECOND_LOOK = frozenset({"gram", "cross", "range"})  # what rounding methods need; rows stay those of the first look
+SECOND_LOOK = frozenset(
+    {"gram", "cross", "gram64", "cross64", "range"}
+)  # what rounding methods need; rows stay those of the first look
 
 
 class _Halt(BaseException):
@@ -75,7 +77,7 @@ class BlockStream:
     """The blocks of a part over recorded calls. One pass both observes a block and, for `float`, makes the next one's
     inputs; for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones.
 
-    The statistic `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
+    `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
     comes with its stages, and observes each again on what its own linears give once they are rounded.
     """
 
@@ -93,7 +95,7 @@ class BlockStream:
         self.part, self.blocks, self.store, self.device = part, blocks, store, device
         self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
         self.streams: list[Outputs] = [{} for _ in range(len(store))]
-        self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if "cross" in needs else []
+        self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if {"cross", "cross64"} & needs else []
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[BlockStep]:

@@ -12,6 +12,7 @@ from llmc.numerics.quantize import fake_quantize, quantize, round_to_grid, scale
 from llmc.numerics.spec import TensorSpec
 
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
+TRIED = (1.0, 0.9, 0.8, 0.7, 0.6)  # where every range costs a whole solution
 ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can reach far beyond all others
 ENOUGH = 512  # elements of a slice, evenly spaced, that tell its best range as well as all of them
 ROWS = 128  # tokens that tell an output error
@@ -42,6 +43,12 @@ def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
         return (scale, zero), ((codes if zero is None else codes - zero) * scale - some).square().sum(1, keepdim=True)
 
     return _best(tried)
+
+
+def shrunk_scales(slices: Tensor, spec: TensorSpec) -> list[Grid]:
+    """Grids to choose from: the best by squared error, and the whole range made smaller in steps."""
+    whole = whole_scale(slices, spec)
+    return [least_squares_scales(slices, spec), *(scales(slices * shrink, spec, whole) for shrink in TRIED)]
 
 
 def percentile_scales(slices: Tensor, spec: TensorSpec, percentile: float) -> Grid:

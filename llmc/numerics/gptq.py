@@ -8,7 +8,7 @@ first, one Cholesky factor is all that is needed, and no inverse.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Factor:
     """A Gram matrix ready to solve with: shared by all linears that read the same tensor."""
 
     unit: Tensor  # (in, in): the Cholesky factor, each column divided by its diagonal element
+    pivots: Tensor  # (in,): the squares of those diagonal elements
     order: Tensor  # (in,): channels from the last to be rounded to the first
     damping: float  # the share of each channel's energy that it took to be positive definite
 
@@ -40,29 +41,68 @@ class Factor:
             damped.diagonal().add_(_ridge(energy[order], used - before))
             unit, failed = torch.linalg.cholesky_ex(damped)
             if not failed:
-                return cls(unit.div_(unit.diagonal().clone()), order, used)
+                diagonal = unit.diagonal().clone()
+                return cls(unit.div_(diagonal), diagonal.square(), order, used)
         raise ValueError("the Gram matrix holds NaN or infinity")
 
 
 Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
 
 
-def gptq(weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Grid]) -> list[Quantized]:
+@dataclass(frozen=True)
+class Solution:
+    """A rounded weight, and the squared error of each of its outputs."""
+
+    rounded: Quantized
+    errors: Tensor  # (out,)
+
+
+def gptq(weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Grid]) -> list[Solution]:
     """Round weights (out, in) that read the same inputs, each on its given grid, so that outputs change little."""
     shapes = [(weight.shape[0], weight.shape[1]) for weight in weights]
     step = torch.cat([_by_column(scale, spec, shape) for (scale, _), shape in zip(grids, shapes, strict=True)], 1)
     zeros = [_by_column(zero, spec, shape) for (_, zero), shape in zip(grids, shapes, strict=True) if zero is not None]
     # one input column of the weights is one contiguous row here: layout decides the speed
     columns = torch.cat([weight.float() for weight in weights]).T[factor.order].contiguous()
-    codes = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec).solve()
-    parts = torch.split(codes.T, [rows for rows, _ in shapes])
-    rounded = []
-    for weight, (scale, zero), part in zip(weights, grids, parts, strict=True):
-        stored = torch.empty_like(part, dtype=torch.float32).index_copy_(1, factor.order, part.float())
-        whole = whole_scale(sliced(weight.float(), spec), spec)
-        packed = spec.format.pack(sliced(stored, spec))
-        rounded.append(Quantized(packed, scale, zero, spec, (weight.shape[0], weight.shape[1]), whole))
-    return rounded
+    solver = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec)
+    solver.solve()
+    rows = [rows for rows, _ in shapes]
+    codes, errors = torch.split(solver.codes.T, rows), torch.split(solver.errors, rows)
+    return [
+        Solution(_quantized(weight, grid, part, factor.order, spec), error)
+        for weight, grid, part, error in zip(weights, grids, codes, errors, strict=True)
+    ]
+
+
+def gptq_on_best_grid(
+    weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Sequence[Grid]]
+) -> list[Quantized]:
+    """The same with several grids for each weight: every output channel gets the one that disturbs it least."""
+    chosen: list[Solution] = []
+    for alternatives in zip(*grids, strict=True):
+        found = gptq(weights, factor, spec, alternatives)
+        chosen = [_better(*pair) for pair in zip(chosen, found, strict=True)] if chosen else found
+    return [solution.rounded for solution in chosen]
+
+
+def _better(one: Solution, other: Solution) -> Solution:
+    """Of each output channel the one with the smaller error."""
+    keep = (one.errors <= other.errors)[:, None]
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(keep, a.reshape(len(keep), -1), b.reshape(len(keep), -1)).reshape(a.shape)
+
+    a, b = one.rounded, other.rounded
+    zero = None if a.zero is None or b.zero is None else pick(a.zero, b.zero)
+    mixed = replace(a, codes=pick(a.codes, b.codes), scale=pick(a.scale, b.scale), zero=zero)
+    return Solution(mixed, torch.minimum(one.errors, other.errors))
+
+
+def _quantized(weight: Tensor, grid: Grid, codes: Tensor, order: Tensor, spec: TensorSpec) -> Quantized:
+    stored = torch.empty_like(codes, dtype=torch.float32).index_copy_(1, order, codes.float())
+    whole = whole_scale(sliced(weight.float(), spec), spec)
+    packed = spec.format.pack(sliced(stored, spec))
+    return Quantized(packed, *grid, spec, (weight.shape[0], weight.shape[1]), whole)
 
 
 class _Columns:
@@ -70,17 +110,18 @@ class _Columns:
 
     def __init__(self, columns: Tensor, factor: Factor, step: Tensor, zero: Tensor | None, spec: TensorSpec) -> None:
         self.left = columns  # a column's weights; once it is rounded, the error that it leaves
-        self.unit, self.step, self.zero, self.spec = factor.unit, step, zero, spec
+        self.unit, self.step, self.zero, self.spec = factor.unit.to(columns.dtype), step, zero, spec
         width = spec.group_size if spec.granularity in ("per_group", "per_block") else len(columns)
         self.grid_row = (factor.order // (width or 1)).tolist()
+        self.pivots = factor.pivots.tolist()
         self.codes = torch.empty_like(columns, dtype=torch.bfloat16)  # every format's codes are exact in it
+        self.errors = torch.zeros_like(columns[0])  # of each output, squared
 
-    def solve(self) -> Tensor:
-        """All codes, (in, out) in the factor's order."""
+    def solve(self) -> None:
+        """Fill `codes`, (in, out) in the factor's order, and `errors`."""
         for end in range(len(self.left), 0, -PANEL):
             start = max(0, end - PANEL)
             self._halve(start, end, self.unit[end:, start:end].T @ self.left[end:])
-        return self.codes
 
     def _halve(self, start: int, end: int, moved: Tensor) -> None:
         """`moved` is how far each column aims from its own weights, to make up for the errors of the columns after it;
@@ -100,6 +141,8 @@ class _Columns:
             code = round_to_grid(left[i] + moved[i], step, zero, self.spec)
             self.codes[start + i] = code
             left[i].sub_((code if zero is None else code - zero).mul_(step))
+            missed = moved[i].add_(left[i])  # what of this column's aim nothing will make up for
+            self.errors.addcmul_(missed, missed, value=self.pivots[start + i])
             moved[:i].addr_(unit[i, :i], left[i])
 
 

@@ -25,6 +25,15 @@ def closest_on_outputs(matrix: Tensor, gram: Tensor, rank: int) -> tuple[Tensor,
     return up, torch.linalg.solve_triangular(root, down, upper=False, left=False)
 
 
+def best_up(matrix: Tensor, down: Tensor, gram: Tensor) -> Tensor:
+    """The up (out, rank) with which `up @ down` comes closest to the matrix on outputs: least squares."""
+    seen = gram @ down.T.to(gram.dtype)  # (in, rank)
+    inner = down.to(gram.dtype) @ seen
+    inner = inner + torch.diag(RIDGE * inner.diagonal())
+    up: Tensor = torch.linalg.solve(inner, (matrix.to(gram.dtype) @ seen).T).T
+    return up.to(matrix.dtype)
+
+
 def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """The largest singular values and their vectors; of a large matrix by power iteration on a random subspace
     (arXiv:0909.4061), which costs a few products instead of a full decomposition."""

@@ -78,13 +78,14 @@ def _stream(
     record: Callable[[dict[str, CallStore]], None],
 ) -> None:
     propagate: Literal["quantized", "float"] = "quantized" if any(m.sequential for m in recipe) else "float"
+    within = any(method.within_block for method in recipe)
     with TemporaryDirectory(prefix="llmc-calls-") as folder:
         stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in networks}
         record(stores)
         for network in networks:
             device = next(network.part.module.parameters()).device
             blocks = BlockStream(
-                network.part, network.blocks, stores[network.part.name], needs, max_rows, device, propagate
+                network.part, network.blocks, stores[network.part.name], needs, max_rows, device, propagate, within
             )
             with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
                 for block in blocks:

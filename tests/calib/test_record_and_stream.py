@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from llmc.calib.block import Group
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.recording import cached_recording
@@ -18,6 +19,7 @@ from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import block_errors, first_tensor, teacher_forced_errors
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
+from llmc.layers.transforms import Scale
 from llmc.models.base import Sample, Sampling, Video
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -100,6 +102,44 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(pipeline: Any, netwo
     assert list(seen) == ["blocks.0", "blocks.1"]
     for call in store.calls("cpu"):
         assert torch.equal(first_tensor(network.part.module(*call.args, **call.kwargs)), first_tensor(call.output))
+
+
+@torch.no_grad()
+def test_a_second_look_sees_what_the_rounded_linears_before_give(pipeline: Any, network: Network, folder: Path) -> None:
+    store = CallStore()
+    record(pipeline, network, folder, store)
+    stream = BlockStream(network.part, network.blocks, store, frozenset({"gram", "rows"}), 64, CPU, "quantized", True)
+    for block in stream:
+        names = [[group.name.removeprefix(f"{block.name}.") for group in stage] for stage in block.stages]
+        assert names == [
+            ["attn1.to_q", "attn2.to_k", "attn2.add_k_proj"],
+            ["attn1.to_out.0"], ["attn2.to_q"], ["attn2.to_out.0"], ["ffn.net.0.proj"], ["ffn.net.2"],
+        ]  # fmt: skip
+        first = {group.name: group.stats["gram"].clone() for group in block.groups}
+        multiplier = torch.linspace(0.5, 2, 64)  # what v and o agree on is no part of what o reads
+        block.stages[1][0].transform(Scale(multiplier))
+        for stage in block.in_turn():
+            for layer in stage.linears.values():
+                layer.round()
+        assert torch.equal(first[f"{block.name}.attn1.to_q"], block.groups[0].stats["gram"])
+        with in_mode(network.layers.values(), "float"), in_mode(block.linears.values(), "quantized"):
+            for group in block.groups[1:] if block.name == "blocks.0" else []:
+                wanted = gram_of(network, group, store)
+                torch.testing.assert_close(group.stats["gram"], wanted, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(first[f"{block.name}.ffn.net.2"], block.stages[-1][0].stats["gram"])
+
+
+def gram_of(network: Network, group: Group, store: CallStore) -> torch.Tensor:
+    """x^T x of a group's input over whole forwards, in the float model's basis."""
+    read: list[torch.Tensor] = []
+    hook = group.linears[0].register_forward_pre_hook(lambda layer, args: read.append(args[0].flatten(0, -2)))
+    for call in store.calls("cpu"):
+        network.part.module(*call.args, **call.kwargs)
+    hook.remove()
+    x = torch.cat(read)
+    for transform in group.linears[0].state.transforms:
+        x = transform.undo(x)
+    return x.T @ x
 
 
 def test_a_wrong_block_order_is_refused(pipeline: Any, network: Network, folder: Path) -> None:

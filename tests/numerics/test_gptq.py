@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmc.numerics.clip import least_squares_scales, percentile_scales
-from llmc.numerics.gptq import Factor, gptq, least_squares
+from llmc.numerics.clip import least_squares_scales, percentile_scales, shrunk_scales
+from llmc.numerics.gptq import Factor, gptq, gptq_on_best_grid, least_squares
 from llmc.numerics.quantize import quantize, scales, sliced
 from llmc.numerics.spec import TensorSpec
 
@@ -35,9 +35,12 @@ def output_error(change: torch.Tensor, gram: torch.Tensor) -> float:
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid['format']} {grid['granularity']}")
 def test_it_beats_plain_rounding_on_the_same_grid(grid: dict[str, object], act_order: bool) -> None:
     weight, gram = problem()
+    damped = gram + torch.diag(0.01 * gram.diagonal())
     spec = TensorSpec.model_validate(grid)
     plain = quantize(weight, spec)
-    (rounded,) = gptq([weight], Factor.of(gram, 0.01, act_order), spec, [(plain.scale, plain.zero)])
+    (solution,) = gptq([weight], Factor.of(gram, 0.01, act_order), spec, [(plain.scale, plain.zero)])
+    rounded = solution.rounded
+    assert solution.errors.sum().item() == pytest.approx(output_error(rounded.dequantize() - weight, damped), rel=1e-3)
     assert output_error(rounded.dequantize() - weight, gram) < 0.8 * output_error(plain.dequantize() - weight, gram)
     assert torch.equal(rounded.scale, plain.scale)
 
@@ -51,7 +54,19 @@ def test_linears_solved_together_are_those_solved_alone(grid: dict[str, object])
     together = gptq(parts, factor, spec, grids)
     for part, found, scale in zip(parts, together, grids, strict=True):
         (alone,) = gptq([part], factor, spec, [scale])
-        assert (alone.dequantize() != found.dequantize()).float().mean() < 0.01
+        assert (alone.rounded.dequantize() != found.rounded.dequantize()).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid["granularity"] != "per_block"], ids=str)
+def test_of_several_grids_each_output_channel_gets_the_best(grid: dict[str, object]) -> None:
+    weight, gram = problem()
+    factor, spec = Factor.of(gram, 0.01, True), TensorSpec.model_validate(grid)
+    grids = shrunk_scales(sliced(weight, spec), spec)
+    errors = torch.stack([gptq([weight], factor, spec, [one])[0].errors for one in grids])
+    (rounded,) = gptq_on_best_grid([weight], factor, spec, [grids])
+    change, damped = rounded.dequantize() - weight, gram + torch.diag(0.01 * gram.diagonal())
+    torch.testing.assert_close(((change @ damped) * change).sum(1), errors.amin(0), rtol=1e-3, atol=1e-3)
+    assert len(set(errors.argmin(0).tolist())) > 1
 
 
 def test_on_a_grid_that_is_fine_enough_it_returns_the_float_weight() -> None:
@@ -59,8 +74,8 @@ def test_on_a_grid_that_is_fine_enough_it_returns_the_float_weight() -> None:
     spec = TensorSpec(format="int8", granularity="per_channel")
     codes = torch.randint(-127, 128, (40, 160), generator=torch.Generator().manual_seed(1)).float()
     weight = codes / 127
-    (rounded,) = gptq([weight], Factor.of(gram, 0.01, True), spec, [(torch.full((40, 1), 1 / 127), None)])
-    assert torch.equal(rounded.codes.float().reshape(40, 160), codes)
+    (solution,) = gptq([weight], Factor.of(gram, 0.01, True), spec, [(torch.full((40, 1), 1 / 127), None)])
+    assert torch.equal(solution.rounded.codes.float().reshape(40, 160), codes)
 
 
 def test_it_solves_what_a_plain_loop_solves() -> None:
@@ -76,7 +91,7 @@ def test_it_solves_what_a_plain_loop_solves() -> None:
         error = (left[:, k] - wanted[:, k] * scale[:, 0]) / inverse[k, k]
         left -= error[:, None] * inverse[k]
         inverse -= inverse[:, k : k + 1] @ inverse[k : k + 1] / inverse[k, k].clone()
-    found = gptq([weight], Factor.of(gram, 0.01, False), spec, [(scale, None)])[0].codes.reshape(12, 150)
+    found = gptq([weight], Factor.of(gram, 0.01, False), spec, [(scale, None)])[0].rounded.codes.reshape(12, 150)
     assert (found.double() != wanted).float().mean() < 0.01  # float32 decides a near tie differently now and then
 
 
