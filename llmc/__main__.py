@@ -1,4 +1,4 @@
-"""The command line: run, check, list, schema. Nothing heavy is imported before a run begins."""
+"""The command line: run, check, verify, list, schema. Nothing heavy is imported before a run begins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.errors import LlmcError
+from llmc.errors import ExportError, LlmcError
 from llmc.later import import_later
 
 if TYPE_CHECKING:
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 import_later("torch")
 
+COMMON_TILE = 16  # sizes of layers are nearly always a multiple: no need to import a model's library to see
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 for something that the user can mend, or 130 when interrupted."""
+    """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 130, interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = command_parser().parse_args(["run", *given] if "--config" in given[:1] else given)
     try:
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from llmc.config.plugins import import_plugins
 
             import_plugins(options.plugin)
-        options.command(options)
+        code: int | None = options.command(options)
     except LlmcError as error:
         if options.debug:
             raise
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -75,11 +77,39 @@ def check_command(options: argparse.Namespace) -> None:
     config = _checked_config(options)
     from llmc.config.plan import plan
 
+    targets = [exporter for exporter, _ in config.save.targets()]
+    if options.explain or any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
+        from llmc.steps.network import check_shapes
+        from llmc.steps.source import skeleton
+
+        check_shapes(skeleton(config.model, ()), config.policy(), targets)
     print(plan(config))
     if options.explain:
         from llmc.steps.explain import explain
 
         print(explain(config))
+
+
+def verify_command(options: argparse.Namespace) -> int:
+    """Read a written export with an independent reader, and hold it to every rule of its runtime."""
+    for path in (options.path, options.against, options.float):
+        if path is not None and not path.exists():  # said before anything heavy is imported
+            raise ExportError(f"{path} does not exist; give the folder of an export, of its run, or of the float model")
+    from llmc.verify.run import verify
+
+    report = verify(options.path, options.against, options.float)
+    if options.json:
+        import json
+
+        print(json.dumps(report.as_json()))
+        return int(not report.passed)
+    from rich.console import Console
+
+    from llmc.verify.verdict import report_table
+
+    Console().print(report_table(report))
+    print("passed" if report.passed else "failed")
+    return int(not report.passed)
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -141,6 +171,13 @@ def command_parser() -> argparse.ArgumentParser:
     check = add("check", check_command, overrides)
     check.add_argument("config", type=Path, help="the YAML file")
     check.add_argument("--explain", action="store_true", help="also print what each layer of the model gets")
+    verify = add("verify", verify_command)
+    verify.add_argument("path", type=Path, help="the folder that was exported to, or its safetensors file")
+    verify.add_argument("--against", type=Path, metavar="RUN", help="the folder of the run that judged it")
+    verify.add_argument(
+        "--float", type=Path, metavar="MODEL", help="the folder of the float model, if the run's is gone"
+    )
+    verify.add_argument("--json", action="store_true", help="print one line of JSON in place of the table")
     add("list", list_command)
     add("schema", schema_command)
     return parser

@@ -11,16 +11,18 @@ from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
+from llmc.export.manifest import MANIFEST
 from llmc.log import attach_file, log
 from llmc.models.base import check_adapter, schedule_of
 from llmc.models.encoders import encoder_parts
 from llmc.steps.calibrate import calibrate
 from llmc.steps.coverage import coverage_table
 from llmc.steps.device import choose_device
+from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, prepare_all
-from llmc.steps.source import load_pipeline, lora_tables
+from llmc.steps.network import Network, check_shapes, prepare_all
+from llmc.steps.source import load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
 
@@ -37,6 +39,9 @@ def run(config: Config) -> Results:
         folder.write_json("versions.json", versions())
     exporters = config.save.targets()
     with folder.phase("load"):
+        orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
+        outputs = [exporter for exporter, _ in exporters]
+        check_shapes(skeleton(config.model, ()), config.policy(), outputs)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
@@ -45,8 +50,7 @@ def run(config: Config) -> Results:
             changed = merge_lora(part.module, lora.path, lora.strength, lora_tables(adapter, part))
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
         parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
-        orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
-        networks = prepare_all(parts, orders, [exporter for exporter, _ in exporters])
+        networks = prepare_all(parts, orders, outputs)
     with folder.phase("calibrate"):
         samples = config.calib.samples(adapter, config.calib.prompts)
         sampling = config.calib_sampling()
@@ -59,6 +63,8 @@ def run(config: Config) -> Results:
         coverage = coverage_table(seen, networks, samples)
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, schedule_of(pipeline))
+        if folder.writes and exporters:
+            folder.write_json("weights.json", weight_digests(networks))
     judgement = None
     if config.eval is not None:
         with folder.phase("judge"):
@@ -99,10 +105,13 @@ def export(
             others=tuple(name for name in names if name != network.part.name),
             folder=network.part.folder,
             config=network.part.config,
+            errors={name: error.figures() for name, error in network.errors.items()},
+            versions=versions(),
         )
         for network in networks
     ]
     for exporter, path in exporters if folder.writes else []:
+        (path / MANIFEST).unlink(missing_ok=True)  # until all is written, nothing says so
         written += [exporter.write(part, path) for part in parts]
         exporter.finish(parts, path)
     distributed.wait()

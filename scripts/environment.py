@@ -1,5 +1,6 @@
 """Makes .venv hold what pyproject.toml and constraints.txt ask for; run by run_llmc.sh and test.sh with any Python 3.
 
+Its arguments are extras of pyproject.toml that are wanted besides `dev`.
 Costs a few milliseconds when nothing is to be done. Two starts at once wait for each other, and only an installation
 that went through to its end counts.
 """
@@ -13,14 +14,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 VENV = REPOSITORY / ".venv"
 PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "installed"
 NEEDED = (3, 11)
 
 
-def main():
+def main(extras):
     """Returns at once if .venv is as it should be."""
     wanted = fingerprint()
-    if installed() == wanted:
+    if not missing(extras, wanted):
         return
     if sys.version_info < NEEDED:
         found = ".".join(map(str, sys.version_info[:3]))
@@ -28,28 +28,35 @@ def main():
     VENV.mkdir(exist_ok=True)
     with (VENV / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it when its holder dies
-        if installed() != wanted:  # else another start has done it in the meantime
-            install(wanted)
+        for extra in missing(extras, wanted):  # none, if another start has done it in the meantime
+            install(extra, wanted)
 
 
-def install(wanted):
+def install(extra, wanted):
     """Make the environment, and stamp it last of all."""
-    if STAMP.exists():
-        STAMP.unlink()
+    if stamp(extra).exists():
+        stamp(extra).unlink()
     if not PYTHON.exists():
         print(f"making {VENV}", file=sys.stderr)
         if subprocess.call([sys.executable, "-m", "venv", str(VENV)], stdout=sys.stderr):
             stop("python3 -m venv failed; on Debian and Ubuntu it is a package: apt-get install python3-venv")
-    print("installing what pyproject.toml asks for: once, about 1.5 GB", file=sys.stderr)
+    size = "1.5 GB" if extra == "dev" else "0.2 GB"
+    print(f"installing what pyproject.toml asks for ({extra}): once, about {size}", file=sys.stderr)
     pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    if subprocess.call([*pip, "-c", "constraints.txt", "-e", ".[dev]"], cwd=str(REPOSITORY), stdout=sys.stderr):
+    if subprocess.call([*pip, "-c", "constraints.txt", "-e", f".[{extra}]"], cwd=str(REPOSITORY), stdout=sys.stderr):
         stop("pip could not install llmc; what it said stands above; start again once that is mended")
-    STAMP.write_text(wanted)
+    stamp(extra).write_text(wanted)
 
 
-def installed():
-    """What .venv was last made for."""
-    return STAMP.read_text() if PYTHON.exists() and STAMP.exists() else None
+def missing(extras, wanted):
+    """The extras that .venv lacks, or has of other requirements."""
+    made = PYTHON.exists()
+    return [extra for extra in extras if not (made and stamp(extra).exists() and stamp(extra).read_text() == wanted)]
+
+
+def stamp(extra):
+    """The file that says what an extra was last installed for."""
+    return VENV / ("installed" if extra == "dev" else f"installed-{extra}")
 
 
 def fingerprint():
@@ -67,4 +74,4 @@ def stop(why):
 
 
 if __name__ == "__main__":
-    main()
+    main(["dev", *sys.argv[1:]])

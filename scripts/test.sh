@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests: bash scripts/test.sh [arguments of pytest]
+# Runs the tests: bash scripts/test.sh [--extras] [arguments of pytest]
+# --extras also installs the runtimes that read exports on a CPU, so that their tests run
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,5 +9,10 @@ command -v "${PYTHON:-python3}" >/dev/null || {
     echo "error: ${PYTHON:-python3} was not found; install Python 3.11 or newer" >&2
     exit 2
 }
-"${PYTHON:-python3}" scripts/environment.py
+extras=""
+if [[ "${1:-}" == --extras ]]; then
+    extras=verify
+    shift
+fi
+"${PYTHON:-python3}" scripts/environment.py ${extras:+"$extras"}
 exec .venv/bin/python -m pytest "$@"

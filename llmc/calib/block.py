@@ -118,6 +118,10 @@ class LayerError:
     baseline: float
     weight: float
 
+    def figures(self) -> dict[str, float]:
+        """By the names of the layer table."""
+        return {"error": self.recipe, "baseline_error": self.baseline, "weight_error": self.weight}
+
 
 @dataclass
 class BlockStep:
@@ -173,12 +177,12 @@ class BlockStep:
         return False
 
 
-def block_steps(part: Part, may_scale: Callable[[tuple[Fold, ...]], bool]) -> list[BlockStep]:
-    """The blocks of a part whose linears were swapped; `may_scale` says which groups' inputs the targets can scale."""
-    return [BlockStep(name, block, _groups(part, name, block, may_scale)) for name, block in part.blocks]
+def block_steps(part: Part) -> list[BlockStep]:
+    """The blocks of a part whose linears were swapped."""
+    return [BlockStep(name, block, _groups(part, name, block)) for name, block in part.blocks]
 
 
-def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tuple[Fold, ...]], bool]) -> list[Group]:
+def _groups(part: Part, prefix: str, block: nn.Module) -> list[Group]:
     groups = []
     for group in part.groups(block):
         modules = tuple(block.get_submodule(name) for name in group.linears)
@@ -187,8 +191,7 @@ def _groups(part: Part, prefix: str, block: nn.Module, may_scale: Callable[[tupl
         names = tuple(f"{prefix}.{name}" for name in group.linears)
         fold = tuple(_absorber(prefix, block, fold) for fold in group.fold)
         width = linears[0].in_features // _heads(block.get_submodule(group.attention)) if group.attention else None
-        full = f"{part.name}.{names[0]}"
-        groups.append(Group(full, names, linears, fold, may_scale=may_scale(group.fold), head_width=width))
+        groups.append(Group(f"{part.name}.{names[0]}", names, linears, fold, head_width=width))
     return groups
 
 

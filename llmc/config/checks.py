@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.paths import input_candidates
+from llmc.config.quant import NetworkConfig
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.config.words import choice
-from llmc.errors import LlmcError
+from llmc.errors import LlmcError, UnsupportedSpec
+from llmc.export.base import Exporter, as_computed
 from llmc.models.base import adapters, check_adapter, pipeline_index
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
@@ -41,7 +43,7 @@ def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     checks = (
         model_problems, encoder_problems, samples_problems, sampling_problems, metric_problems, order_problems,
-        target_problems,
+        target_problems, arithmetic_problems,
         output_problems,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
@@ -96,7 +98,8 @@ def encoder_problems(config: Config) -> Iterator[Problem]:
             except LlmcError as error:
                 yield Problem(("quant", section), str(error))
             for exporter, _ in config.save.targets():
-                if (problem := exporter.encoder_problem(found)) is not None:
+                spec = config.quant.sections()[section].default_spec()
+                if (problem := exporter.encoder_problem(found, spec)) is not None:
                     yield Problem(("quant", section), f"{exporter.name} was asked for in `save`, and {problem}")
 
 
@@ -185,16 +188,53 @@ def order_problems(config: Config) -> Iterator[Problem]:
 
 def target_problems(config: Config) -> Iterator[Problem]:
     """Whether each target can store what the methods and grids leave."""
+    exporters = [exporter for exporter, _ in config.save.targets()]
+    for exporter in exporters:
+        yield from _name_problems(config, exporter)
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
-        specs: list[tuple[KeyPath, LayerSpec]] = [(("quant", section), quant.default_spec())]
-        specs += [(("quant", section, "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)]
+        specs = _specs(section, quant)
         if section == "video_gen" and config.ignored_layers != IgnoredLayersConfig():
             specs.append((("ignored_layers",), LayerSpec()))
-        for exporter, _ in config.save.targets():
-            for keys, spec in specs:
-                for sentence in exporter.problems(spec, left):
-                    yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+        targets = [exporter if section == "video_gen" else exporter.for_encoders() for exporter in exporters]
+        for exporter in targets:
+            yield from _grid_problems(exporter, specs, left)
+        for keys, spec in specs:
+            try:
+                as_computed(spec, targets)
+            except UnsupportedSpec as error:
+                yield Problem(keys, str(error))
+
+
+def _grid_problems(
+    exporter: Exporter, specs: Sequence[tuple[KeyPath, LayerSpec]], left: frozenset[str]
+) -> Iterator[Problem]:
+    schemes = [exporter.scheme_of(spec) for _, spec in specs]
+    first = next((scheme for scheme in schemes if scheme is not None), None)
+    for (keys, spec), scheme in zip(specs, schemes, strict=True):
+        for sentence in exporter.problems(spec, left):
+            yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+        if scheme not in (None, first):
+            yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
+                                f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
+
+
+def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
+    tables = config.model.adapter().renames
+    if exporter.names is not None and exporter.names not in tables:
+        found = ", ".join(tables) or "none"
+        text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
+        yield Problem(("save", exporter.switch), f"{text} (tables of names: {found}); leave this target out")
+
+
+def arithmetic_problems(config: Config) -> Iterator[Problem]:
+    """Whether the device could multiply the codes that real_quant is to judge."""
+    if config.eval is None or "real_quant" not in config.eval.eval_pos:
+        return
+    for section, quant in config.quant.sections().items():
+        for keys, spec in _specs(section, quant):
+            if problem := spec.real_problem():
+                yield Problem(keys, f"real_quant was asked for in `eval.eval_pos`, and {problem}")
 
 
 def output_problems(config: Config) -> Iterator[Problem]:
@@ -205,16 +245,27 @@ def output_problems(config: Config) -> Iterator[Problem]:
         return
     if path.exists() and not path.is_dir():
         yield Problem(keys, f"{path} is a file; name a folder")
-    elif path.resolve() == config.model.path.resolve():
+        return
+    if path.resolve() == config.model.path.resolve():
         yield Problem(keys, f"{path} is the folder of the float model; name another one")
-    elif not config.save.overwrite:
-        for _, folder in config.save.targets():
-            inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
-            if inside and _written_for(folder) != config.fingerprint():
-                yield Problem(
-                    keys, f"{folder} holds {inside}, which this configuration did not write; "
-                    "name another folder, or add `overwrite: True`"
-                )  # fmt: skip
+        return
+    for exporter, folder in config.save.targets():
+        inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
+        if inside and not config.save.overwrite and _written_for(folder) != config.fingerprint():
+            yield Problem(
+                keys, f"{folder} holds {inside}, which this configuration did not write; "
+                "name another folder, or add `overwrite: True`"
+            )  # fmt: skip
+        elif (obstacle := exporter.obstacle(folder)) is not None:
+            yield Problem(keys, obstacle)
+
+
+def _specs(section: str, quant: NetworkConfig) -> list[tuple[KeyPath, LayerSpec]]:
+    """Every grid that a section gives to layers, and where it does."""
+    rules: list[tuple[KeyPath, LayerSpec]] = [
+        (("quant", section, "rules", index), quant.rule_spec(rule)) for index, rule in enumerate(quant.rules)
+    ]
+    return [(("quant", section), quant.default_spec()), *rules]
 
 
 def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:

@@ -101,11 +101,15 @@ class ActConfig(GridConfig):
     granularity: Literal["per_tensor", "per_token", "per_group"] = Field(
         "per_token", description="which values share a scale: all, a token, a group of a token"
     )
-    static: StrictBool = Field(False, description="True: scales are calibrated; False: they are measured at run time")
+    static: StrictBool = Field(
+        False,
+        description="True: the scale is calibrated (of nvfp4 that of the whole tensor); False: measured at run time",
+    )
 
     @model_validator(mode="after")
     def _static_scales_are_per_tensor(self) -> ActConfig:
-        if self.static and self.granularity != "per_tensor":
+        two_levels = formats()[format_name(self.bit)].whole_max is not None  # the upper one can be calibrated
+        if self.static and self.granularity != "per_tensor" and not two_levels:
             raise ValueError(
                 f"static is True with granularity {self.granularity}; the next video has other tokens, so such a scale "
                 "can only be per_tensor; write `granularity: per_tensor`, or `static: False`"

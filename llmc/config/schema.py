@@ -125,10 +125,10 @@ class CalibConfig(SamplesConfig):
 class EvalConfig(SamplesConfig):
     """Which videos are generated in the end, and how they are judged."""
 
-    eval_pos: tuple[Literal["pretrain", "transformed", "fake_quant"], ...] = Field(
+    eval_pos: tuple[Literal["pretrain", "transformed", "fake_quant", "real_quant"], ...] = Field(
         ("fake_quant",),
         description="what makes videos: pretrain, the float model; transformed, after the methods, before rounding; "
-        "fake_quant, rounded",
+        "fake_quant, rounded; real_quant, rounded and multiplied in int8 or fp8 by the device itself",
     )
     type: Literal["video_gen"] = Field("video_gen", description="the kind of evaluation")
     output_video_path: OutputPath | None = Field(

@@ -31,6 +31,7 @@ POSITIONS = {
     "baseline": "RTN baseline",
     "transformed": "transformed",
     "fake_quant": "quantized",
+    "real_quant": "quantized, real arithmetic",
 }
 BASELINE, QUANTIZED = "baseline", "fake_quant"
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from llmc.errors import UnsupportedSpec
+from llmc.export.card import write_card
+from llmc.export.manifest import write_manifest
 from llmc.numerics.spec import LayerSpec, ScaleDtype
-from llmc.plugin import Plugin
+from llmc.plugin import Plugin, discover
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
+
+# who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
+# nobody in the float network
+Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
+EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
 
 
 @dataclass(frozen=True)
@@ -35,41 +43,95 @@ class FinishedPart:
     layers: Mapping[str, QuantLinear]
     renames: Mapping[str, tuple[tuple[str, str], ...]]  # target -> table, from the adapter
     source: Path  # the folder of the float pipeline
-    provenance: Mapping[str, str]  # recipe, versions, fingerprint: goes into the files' metadata
+    provenance: Mapping[str, str]  # producer, recipe, fingerprint: goes into the files' metadata
     sampling: Mapping[str, Any]  # how the videos were judged: goes into ready runtime configurations
     section: str = "video_gen"  # of `quant`; another one for encoders
     others: tuple[str, ...] = ()  # names of the parts that are written beside this one
     folder: str = ""  # of the source, where this network lies; its name if left out
     config: Mapping[str, Any] | None = None  # the network's config.json, where it is not the one of diffusers
+    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of each layer that was measured
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Exporter(Plugin):
-    """A target; `accepts` says what a recipe may leave on a layer, `online_scale` whether a Scale must find a fold."""
+    """A target; `accepts` says what a recipe may leave on a layer, `carries` which Scales."""
 
     switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
-    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank"
-    online_scale: ClassVar[bool] = False  # whether a Scale that nobody absorbs can be kept
-    scale_dtype: ClassVar[ScaleDtype] = "float32"  # weight scales are made exact in it before anything is rounded
+    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static"
+    scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
+
+    @property
+    def names(self) -> str | None:
+        """The adapter's table of renames that it writes by; None: it writes diffusers' names."""
+        return None
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
         """Why this target cannot take such layers after methods that leave those things on them; empty if it can."""
         missing = left - {"rounded"} - self.accepts
         return [f"it cannot store what the methods leave on a layer: {', '.join(sorted(missing))}"] if missing else []
 
-    def encoder_problem(self, class_name: str) -> str | None:
-        """Why this target cannot take an encoder of that class; None if it can."""
+    def encoder_problem(self, class_name: str, spec: LayerSpec) -> str | None:
+        """Why this target cannot take an encoder of that class, or such layers in it; None if it can."""
         if self.encoders is None or class_name in self.encoders:
             return None
         return f"of encoders it takes {', '.join(sorted(self.encoders)) or 'none'}, not {class_name}; leave it float"
+
+    def for_encoders(self) -> Exporter:
+        """As it treats encoders: what is asked of a spec is asked of this one."""
+        return self
+
+    def scheme_of(self, spec: LayerSpec) -> str | None:
+        """What all layers must have in common, where the target has one scheme for all of them."""
+        return None
+
+    def multiples(self, spec: LayerSpec) -> tuple[int, int]:
+        """What the in and out features of such a layer must be multiples of."""
+        return 1, 1
+
+    def obstacle(self, folder: Path) -> str | None:
+        """What lies in `folder` that would spoil the export even if it may be overwritten."""
+        return None
+
+    def computed(self, spec: LayerSpec) -> LayerSpec:
+        """The spec as this target computes with it; the fake-quant model computes the same."""
+        return spec.with_stored_scales(self.scale_dtype)
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        """Who may multiply the input of such a layer: by default who leaves the float network's form as it is."""
+        return frozenset({"linear", "norm"})
 
     @abstractmethod
     def write(self, part: FinishedPart, folder: Path) -> Path:
         """Write everything that the target reads of one part; returns the folder to give to it."""
 
     def finish(self, parts: Sequence[FinishedPart], folder: Path) -> None:
-        """Write what stands beside all parts, once they are there."""
+        """Write what stands beside all parts, once they are there; the manifest comes last."""
+        about, exporters = self.about(parts), discover("llmc.export", Exporter).values()
+        write_card(folder, parts, self.name, about, self.usage(parts))
+        write_manifest(folder, parts, self.name, about, frozenset(other.subfolder for other in exporters))
+
+    def about(self, parts: Sequence[FinishedPart]) -> dict[str, str]:
+        """What manifest and model card say of this export besides what they say of all."""
+        return {}
+
+    def usage(self, parts: Sequence[FinishedPart]) -> str:
+        """How to run it, in Markdown: a part of the model card."""
+        return ""
+
+
+def as_computed(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
+    """The spec as the targets compute with it: scales exact in what they keep, activations rounded as their kernels do,
+    so that what is judged is what will run."""
+    found = {exporter.computed(spec): exporter.name for exporter in exporters}
+    found.pop(spec, None)
+    if len(found) > 1:
+        raise UnsupportedSpec(
+            f"{' and '.join(found.values())} compute {spec} in different ways, and the videos can only be judged in "
+            "one: export one at a time"
+        )
+    return next(iter(found), spec)
 
 
 def kept(tensor: torch.Tensor) -> LazyTensor:

@@ -6,15 +6,25 @@ computes what the quantized weights do; activations are not quantized in it.
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from llmc.convert.writer import STEM, write_checkpoint
-from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config, unquantized_tensors
+from llmc.export.base import (
+    EVERY_CARRIER,
+    Carrier,
+    Exporter,
+    FinishedPart,
+    LazyTensor,
+    kept,
+    network_config,
+    unquantized_tensors,
+)
+from llmc.export.pipeline_folder import link_pipeline
+from llmc.numerics.spec import LayerSpec
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
@@ -26,13 +36,15 @@ class FakeQuant(Exporter):
     name: Literal["fake_quant"] = "fake_quant"
     switch: ClassVar[str] = "save_fake"
     subfolder: ClassVar[str] = "fake_quant"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank"})
-    online_scale: ClassVar[bool] = True
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static"})
     encoders: ClassVar[frozenset[str] | None] = None
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        return EVERY_CARRIER
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         inside = part.folder or part.name
-        link_pipeline(part.source, folder, without=(inside, *part.others))
+        link_pipeline(part.source, folder, without={inside, *part.others})
         tensors = {name: kept(tensor) for name, tensor in unquantized_tensors(part).items()}
         for name, layer in part.layers.items():
             tensors |= restored_tensors(name, layer)
@@ -41,6 +53,9 @@ class FakeQuant(Exporter):
         write_checkpoint(folder / inside, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder
 
+    def usage(self, parts: Sequence[FinishedPart]) -> str:
+        return "`diffusers.DiffusionPipeline.from_pretrained` loads this folder; its activations are not quantized.\n"
+
 
 def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     """Weight and bias of one layer in the original basis; float32, since a rounded weight is not exact in less."""
@@ -48,20 +63,3 @@ def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
         f"{name}.weight": LazyTensor(torch.float32, tuple(layer.weight.shape), lambda: layer.restored_weight().cpu())
     }
     return tensors if layer.bias is None else tensors | {f"{name}.bias": kept(layer.bias)}
-
-
-def link_pipeline(source: Path, folder: Path, without: tuple[str, ...]) -> None:
-    """Everything of a pipeline folder but the files of some components, of which a lone one lies in the folder itself;
-    hard links where the file system can: nothing changes."""
-    left_out = [Path(component) for component in without]
-    for file in sorted(source.rglob("*")):
-        inside = file.relative_to(source)
-        if not file.is_file() or inside.parent in left_out or inside.parts[0].startswith("."):
-            continue
-        target = folder / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(file.resolve(), target)
-        except OSError:  # another file system
-            shutil.copyfile(file, target)

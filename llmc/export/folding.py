@@ -4,19 +4,29 @@ beside a norm without weight."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from llmc.export.base import FinishedPart, LazyTensor, kept, unquantized_tensors
+from llmc.export.base import Carrier, FinishedPart, LazyTensor, kept, unquantized_tensors
 from llmc.layers.transforms import ModulatedRows, Scale
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
 
 MODULATED_NORMS = ("norm1", "norm3")  # scaled and shifted by time, so that a multiplier must stand on both
+
+
+def carrier(fold: Sequence[torch.nn.Module]) -> Carrier:
+    """Who multiplies a group's input by a Scale, told from the modules that could absorb it."""
+    if not fold:
+        return "nobody"
+    weight = getattr(fold[0], "weight", None)
+    if weight is None:
+        return "modulated norm"
+    return "linear" if weight.ndim == 2 else "norm"
 
 
 def multipliers(part: FinishedPart) -> dict[str | ModulatedRows, torch.Tensor]:
@@ -30,21 +40,45 @@ def multipliers(part: FinishedPart) -> dict[str | ModulatedRows, torch.Tensor]:
     return found
 
 
-def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
-    """Every tensor that no quantized layer owns, with smoothing folded into affine norms and modulations. Where a
-    runtime modulates a norm by itself, that is left to it: then all blocks have `affine_norm1/3`, of ones where nothing
-    is smoothed."""
-    tensors = unquantized_tensors(part)
-    found = multipliers(part)
-    norms = {fold: multiplier for fold, multiplier in found.items() if isinstance(fold, str)}
+def absorbed_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
+    """Every tensor that no quantized layer owns, with smoothing folded into affine norms and modulation linears."""
+    tensors, found = unquantized_tensors(part), multipliers(part)
     folded = {name: kept(tensor) for name, tensor in tensors.items()}
-    for norm, multiplier in norms.items():
+    for norm, multiplier in found.items():
         for leaf in ("weight", "bias"):
             if (tensor := tensors.get(f"{norm}.{leaf}")) is not None:
                 folded[f"{norm}.{leaf}"] = kept((tensor.float() * multiplier).to(tensor.dtype))
-    if any(f"{norm}.weight" not in tensors for norm in norms):
-        folded |= _affine_norms(part, norms)
     return folded | _modulations(tensors, found)
+
+
+def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
+    """The same; where a modulated norm is smoothed, that is left to the runtime: then all blocks have
+    `affine_norm1/3`, of ones where nothing is smoothed."""
+    folded = absorbed_tensors(part)
+    norms = {norm: multiplier for norm, multiplier in multipliers(part).items() if isinstance(norm, str)}
+    return folded | _affine_norms(part, norms) if any(f"{norm}.weight" not in folded for norm in norms) else folded
+
+
+def left_multiplier(layer: QuantLinear, absorbed: Container[str]) -> torch.Tensor | None:
+    """By what a runtime must multiply the input of a layer: all Scales but those that linears or norms absorbed."""
+    left = [
+        scale.multiplier for scale in _scales(layer)
+        if not (scale.upstream or isinstance(scale.fold, ModulatedRows) or f"{scale.fold}.weight" in absorbed)
+    ]  # fmt: skip
+    return torch.stack(left).prod(0) if left else None
+
+
+def transformed_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
+    """Weight and bias of one layer in its new basis, unrounded, in the model's own type."""
+    dtype = layer.weight.dtype
+    weight = LazyTensor(dtype, tuple(layer.weight.shape), lambda: layer.float_weight().to(dtype).cpu())
+    return {f"{name}.weight": weight, **bias_tensor(name, layer)}
+
+
+def bias_tensor(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
+    """The bias with what is folded into it, if there is one, in the model's own type."""
+    bias = layer.float_bias()
+    return {} if bias is None else {f"{name}.bias": kept(bias.to(layer.weight.dtype))}
 
 
 def is_smoothed_at_run_time(tensors: Iterable[str]) -> bool:
@@ -92,4 +126,8 @@ def _first_of_each_norm(layers: Iterable[QuantLinear]) -> list[QuantLinear]:
 
 
 def _folded_scales(layer: QuantLinear) -> list[Scale]:
-    return [t for t in layer.state.transforms if isinstance(t, Scale) and t.fold is not None]
+    return [scale for scale in _scales(layer) if scale.fold is not None]
+
+
+def _scales(layer: QuantLinear) -> list[Scale]:
+    return [transform for transform in layer.state.transforms if isinstance(transform, Scale)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EncoderFile: TypeAlias = Literal["pth", "safetensors"]
 SUFFIXES: Mapping[EncoderFile, Literal[".pth", ".safetensors"]] = {"pth": ".pth", "safetensors": ".safetensors"}
 PRECISIONS = {"int8": "int8", "fp8_e4m3": "fp8"}
+ENCODER_SCHEMES = tuple(f"{precision}-vllm" for precision in PRECISIONS.values())
 
 
 @dataclass(frozen=True)

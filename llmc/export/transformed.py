@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from llmc.convert.writer import STEM, write_checkpoint
-from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept, network_config
-from llmc.export.folding import folded_tensors, is_smoothed_at_run_time
-
-if TYPE_CHECKING:
-    from llmc.layers.linear import QuantLinear
+from llmc.export.base import Carrier, Exporter, FinishedPart, network_config
+from llmc.export.folding import folded_tensors, is_smoothed_at_run_time, transformed_tensors
+from llmc.numerics.spec import LayerSpec
 
 
 class Transformed(Exporter):
@@ -19,8 +17,11 @@ class Transformed(Exporter):
     name: Literal["transformed"] = "transformed"
     switch: ClassVar[str] = "save_trans"
     subfolder: ClassVar[str] = "transformed"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
     encoders: ClassVar[frozenset[str] | None] = None
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        return super().carries(spec) | {"modulated norm"}
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         tensors = folded_tensors(part)
@@ -33,11 +34,3 @@ class Transformed(Exporter):
         stem = STEM if part.section == "video_gen" else "model"
         write_checkpoint(target, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder
-
-
-def transformed_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
-    """Weight and bias of one layer in its new basis, in the model's own type."""
-    dtype = layer.weight.dtype
-    weight = LazyTensor(dtype, tuple(layer.weight.shape), lambda: layer.float_weight().to(dtype).cpu())
-    bias = layer.float_bias()
-    return {f"{name}.weight": weight} | ({} if bias is None else {f"{name}.bias": kept(bias.to(dtype))})

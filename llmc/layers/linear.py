@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from llmc.layers.kernels import real_product
 from llmc.layers.transforms import Transform
-from llmc.numerics.quantize import Quantized, fake_quantize, quantize, scales
-from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.numerics.quantize import Quantized, StaticGrid, fake_quantize, quantize, static_grid
+from llmc.numerics.spec import LayerSpec
 
-Mode = Literal["float", "transformed", "quantized"]
+Mode = Literal["float", "transformed", "quantized", "real"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,13 @@ class LayerState:
     transforms: tuple[Transform, ...] = ()
     out_transforms: tuple[Transform, ...] = ()  # of a later layer's input, folded into this one's rows
     lowrank: tuple[Tensor, Tensor] | None = None  # up (out, rank), down (rank, in), in the transformed basis
-    static: tuple[Tensor, Tensor | None] | None = (
-        None  # calibrated act scale (1, 1), and zero point on an asymmetric grid
-    )
+    static: StaticGrid | None = None  # calibrated, of the input
     rounded: Quantized | None = None
 
 
 class QuantLinear(nn.Module):
-    """In `float` mode the layer that it replaced, to the bit; in `quantized` mode what the runtime will compute."""
+    """In `float` mode the layer that it replaced, to the bit; in `quantized` mode what the runtime will compute, and in
+    `real` mode that by the device's own int8 or fp8 product."""
 
     def __init__(self, layer: nn.Linear, spec: LayerSpec):
         super().__init__()
@@ -134,7 +134,7 @@ class QuantLinear(nn.Module):
     def fix_act_scale(self, low: Tensor, high: Tensor) -> None:
         """Give a static activation the scale that just fits a range."""
         assert self.spec.act is not None
-        self.state = replace(self.state, static=scales(torch.stack([low, high]).reshape(1, 2), self.spec.act))
+        self.state = replace(self.state, static=static_grid(low, high, self.spec.act))
 
     def _must_not_be_rounded(self) -> None:
         if self.state.rounded is not None:
@@ -147,7 +147,8 @@ class QuantLinear(nn.Module):
         if self.mode == "transformed" or (rounded is None and self.spec.act is None):
             weight = self.float_weight()
             return linear(x, weight.to(x.dtype))
-        if rounded is not None and _one_scale_per_row(self.spec.act) and _one_scale_per_row(rounded.spec):
+        act = self.spec.act
+        if rounded is not None and act is not None and act.one_scale_per_row and rounded.spec.one_scale_per_row:
             return self._matmul_codes(x, rounded)
         weight = self.float_weight() if rounded is None else rounded.dequantize()
         return linear(fake_quantize(x, self.spec.act, *(state.static or ())), weight).to(x.dtype)
@@ -155,15 +156,14 @@ class QuantLinear(nn.Module):
     def _matmul_codes(self, x: Tensor, rounded: Quantized) -> Tensor:
         """As a kernel does it: multiply codes (exact in bf16, 16 bits suffice), and scale the sums in float32."""
         assert self.spec.act is not None
+        if self.mode == "real":
+            static = self.state.static and self.state.static[0]
+            return real_product(x, self.spec.act, static, rounded.stored(), rounded.scale)
         act = quantize(x, self.spec.act, *(self.state.static or ()))
         dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
-        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype))
+        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype).reshape(rounded.shape))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
-
-
-def _one_scale_per_row(spec: TensorSpec | None) -> bool:
-    return spec is not None and spec.symmetric and spec.granularity in ("per_tensor", "per_channel", "per_token")
 
 
 @contextmanager

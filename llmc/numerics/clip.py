@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llmc.numerics.quantize import fake_quantize, quantize, round_to_grid, scales, sliced, whole_scale
+from llmc.numerics.quantize import fake_quantize, quantize, round_to_grid, scales, sliced, static_grid, whole_scale
 from llmc.numerics.spec import TensorSpec
 
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
@@ -67,11 +67,11 @@ def act_range(rows: Tensor, spec: TensorSpec, by: RangeRule, percentile: float) 
         flat = rows.abs().flatten()
         limit = flat.kthvalue(max(1, round(len(flat) * percentile / 100))).values
         return low.clamp(min=-limit), high.clamp(max=limit)
-    values = rows.flatten()[:: max(1, rows.numel() // AT_ONCE)]
+    some = rows[:: max(1, rows.numel() // AT_ONCE)]
 
     def error(shrink: float) -> float:
-        grid = scales(torch.stack([low, high]).mul(shrink).reshape(1, 2), spec)
-        return float((fake_quantize(values, spec, *grid) - values).square().sum())
+        grid = static_grid(low * shrink, high * shrink, spec)
+        return float((fake_quantize(some, spec, *grid) - some).square().sum())
 
     best = min(ACT_SHRINKS, key=error)
     return low * best, high * best

@@ -16,6 +16,10 @@ from llmc.numerics.spec import TensorSpec
 LARGEST = 2.0**127  # what a scale reaches: an infinity saturates there, and the largest code times it stays finite
 SMALLEST_WHOLE = 2.0**-100  # so that the smallest scale under it is no subnormal number
 
+# fixed before the values are seen, as `quantize` takes it: the scale (1, 1) of a tensor, and its zero point on an
+# asymmetric grid; in a format of two levels neither, but the scale () of the whole tensor
+StaticGrid = tuple[Tensor, Tensor | None] | tuple[None, None, Tensor]
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -105,7 +109,9 @@ def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tup
     if spec.symmetric:
         if whole is None:
             whole = whole_scale(slices, spec)
-        return exact_scale(fmt.scale(torch.maximum(high, -low).clamp_(max=LARGEST), whole), spec), None
+        absmax = torch.maximum(high, -low).clamp_(max=LARGEST)
+        scale = fmt.scale(absmax, whole) if spec.divisor == "largest_code" else absmax / (fmt.max + 0.5)
+        return exact_scale(scale, spec), None
     low, high = low.clamp_(-LARGEST / 2, 0), high.clamp_(0, LARGEST / 2)
     scale = exact_scale((high - low) / (2**fmt.bits - 1), spec)
     return scale, (-fmt.max - 1 - low / scale).round()
@@ -125,6 +131,13 @@ def whole_scale(slices: Tensor, spec: TensorSpec) -> Tensor | None:
     return torch.where(whole >= SMALLEST_WHOLE, whole, torch.ones_like(whole))
 
 
+def static_grid(low: Tensor, high: Tensor, spec: TensorSpec) -> StaticGrid:
+    """The grid that just fits a range, for all tensors of it."""
+    ends = torch.stack([low, high]).reshape(1, 2)
+    whole = whole_scale(ends, spec)
+    return scales(ends, spec) if whole is None else (None, None, whole)
+
+
 def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     """Scales exact in the type that the target stores; an empty slice gets 1, so that no division is by zero."""
     if spec.format.scale_dtype is not None:  # the format's own rule gave exact ones
@@ -134,12 +147,31 @@ def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     return torch.where(scale >= torch.finfo(dtype).tiny, scale, torch.ones_like(scale))
 
 
+def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:
+    """The values in units of their scales."""
+    match spec.quotient:
+        case "times_reciprocal":
+            return slices * (1 / scale)
+        case "divided_in_bf16":
+            return (slices.bfloat16() / scale.bfloat16()).float()
+        case "times_reciprocal_in_bf16":
+            return (slices.bfloat16() * (1 / scale.bfloat16())).float()
+    return slices / scale
+
+
+def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
+    """The scale that codes are multiplied by in the end."""
+    dtype: torch.dtype = getattr(torch, spec.kept_scale_dtype)
+    return scale.to(dtype).to(torch.float32)
+
+
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
     if zero is not None:
         return spec.format.round(slices / scale + zero, spec.rounding)
-    codes = spec.format.round(slices / scale, spec.rounding)
-    return codes.clamp_(min=-spec.format.max) if spec.format.integer else codes
+    codes = spec.format.round(quotient(slices, scale, spec), spec.rounding)
+    mirrored = spec.format.integer and spec.divisor == "largest_code"
+    return codes.clamp_(min=-spec.format.max) if mirrored else codes
 
 
 def quantize(
@@ -149,10 +181,11 @@ def quantize(
 
     In a format of two levels `whole` alone fixes the upper one, and a scale is taken only together with its `whole`.
     """
+    spec = spec.of_input(x.dtype)
     slices = sliced(x.float(), spec)
     scale, zero, whole = _grid(slices, spec, scale, zero, whole)
     codes = spec.format.pack(round_to_grid(slices, scale, zero, spec))
-    return Quantized(codes, scale, zero, spec, tuple(x.shape), whole)
+    return Quantized(codes, kept_scale(scale, spec), zero, spec, tuple(x.shape), whole)
 
 
 def fake_quantize(
@@ -165,10 +198,11 @@ def fake_quantize(
     """What a runtime computes with in place of `x`, in float32: `quantize(...).dequantize()` without packing."""
     if spec is None:
         return x.float()
+    spec = spec.of_input(x.dtype)
     slices = sliced(x.float(), spec)
     scale, zero, _ = _grid(slices, spec, scale, zero, whole)
     codes = round_to_grid(slices, scale, zero, spec)
-    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(scale), spec, tuple(x.shape))
+    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(kept_scale(scale, spec)), spec, tuple(x.shape))
 
 
 def _grid(

@@ -10,8 +10,13 @@ from llmc.numerics.formats.base import Format, Rounding
 from llmc.plugin import Strict, by_name
 
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
+MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplies
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
+Quotient = Literal["exact", "times_reciprocal", "divided_in_bf16", "times_reciprocal_in_bf16"]
+Divisor = Literal["largest_code", "half_of_all_codes"]
 if TYPE_CHECKING:
+    import torch
+
     AnyFormat = Format
 else:
     AnyFormat = by_name("llmc.numerics.formats", Format)
@@ -25,9 +30,14 @@ class TensorSpec(Strict):
     # per_group: elements of a row that share a scale; per_block: the side of a square
     group_size: int | None = Field(None, validate_default=True)
     symmetric: bool = True
-    dynamic: bool = True  # an activation's scale is measured at run time; False: calibrated
+    # an activation's scale is measured at run time; False: calibrated (of two levels, the one of the whole tensor)
+    dynamic: bool = True
     rounding: Rounding = "nearest_even"
-    scale_dtype: ScaleDtype = "float32"  # scales are made exact in it *before* anything is rounded
+    # scales are made exact in it *before* anything is rounded; of_input: in the type of what is quantized
+    scale_dtype: ScaleDtype | Literal["of_input"] = "float32"
+    kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
+    quotient: Quotient = "exact"  # what is rounded to a code: some kernels compute it in bf16
+    divisor: Divisor = "largest_code"  # of the largest magnitude; half of 255 lets int8 reach -128, and clips above 127
 
     @field_validator("granularity", "group_size", mode="before")
     @classmethod
@@ -50,7 +60,7 @@ class TensorSpec(Strict):
                 f"{self.format.name} has one scale for every {own} neighbours of a row; found {found}: "
                 "leave granularity and group_size out"
             )
-        if not self.dynamic:
+        if not self.dynamic and self.format.whole_max is None:
             raise ValueError(
                 f"{self.format.name} measures the scale of every {own} values at run time, so none is calibrated; "
                 "write `static: False`"
@@ -69,9 +79,25 @@ class TensorSpec(Strict):
             )
         return self
 
+    @property
+    def one_scale_per_row(self) -> bool:
+        """Whether scales can be taken out of the sums of a product."""
+        return self.symmetric and self.granularity in ("per_tensor", "per_channel", "per_token")
+
+    def of_input(self, dtype: torch.dtype) -> TensorSpec:
+        """The spec for a tensor of that type, on which scales may depend."""
+        if self.scale_dtype != "of_input":
+            return self
+        return self.model_copy(update={"scale_dtype": str(dtype).removeprefix("torch.")})
+
     def __str__(self) -> str:
         size = f" {self.group_size}" if self.group_size else ""
-        return f"{self.format.name} {self.granularity}{size}{'' if self.symmetric else ' asymmetric'}"
+        unusual = {
+            "asymmetric": not self.symmetric,
+            "static": not self.dynamic,
+            "truncated": self.rounding == "toward_zero",
+        }
+        return " ".join([f"{self.format.name} {self.granularity}{size}", *(word for word in unusual if unusual[word])])
 
 
 class LayerSpec(Strict):
@@ -79,6 +105,25 @@ class LayerSpec(Strict):
 
     weight: TensorSpec | None = None
     act: TensorSpec | None = None
+
+    def with_stored_scales(self, dtype: ScaleDtype) -> LayerSpec:
+        """The same, with the scales that a file holds exact in `dtype`: those of the weight, and of a static act."""
+        stored = [spec if spec is None or (spec is self.act and spec.dynamic)
+                  else spec.model_copy(update={"scale_dtype": dtype}) for spec in (self.weight, self.act)]  # fmt: skip
+        return LayerSpec(weight=stored[0], act=stored[1])
+
+    def real_problem(self) -> str | None:
+        """Why hardware cannot multiply the codes of such a layer; None if it can, or if the layer is float."""
+        weight, act = self.weight, self.act
+        if weight is None and act is None:
+            return None
+        if weight is None or act is None:
+            return f"real arithmetic multiplies codes by codes, weight and act both quantized; found {self}"
+        if weight.format.dtype not in MULTIPLIED or act.format.dtype != weight.format.dtype:
+            return f"real arithmetic is int8 by int8 or fp8 e4m3 by fp8 e4m3; found {self}"
+        if not (weight.one_scale_per_row and act.one_scale_per_row):
+            return f"real arithmetic scales whole sums, of symmetric codes per channel, token or tensor; found {self}"
+        return None
 
     def __str__(self) -> str:
         return f"weight {self.weight or 'float'}, act {self.act or 'float'}"

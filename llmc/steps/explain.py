@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmc.config.schema import Config
-from llmc.models.base import LinearGroup, Part
-from llmc.steps.network import layer_names, with_exact_scales
+from llmc.export.base import Carrier, as_computed
+from llmc.export.folding import carrier
+from llmc.models.base import Fold, LinearGroup
+from llmc.steps.network import is_carried, layer_names
 from llmc.steps.source import skeleton
 
 
@@ -23,25 +25,33 @@ class Row:
 
 
 def explain(config: Config) -> str:
-    """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches."""
+    """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches; the
+    sizes of layers were checked before."""
     lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
     exporters = [exporter for exporter, _ in config.save.targets()]
-    online = all(exporter.online_scale for exporter in exporters)
     parts = skeleton(config.model, config.quant.sections())
     for part in parts:
         policy = config.policy(part.section)
+        targets = [exporter if part.section == "video_gen" else exporter.for_encoders() for exporter in exporters]
         found: dict[tuple[str, str, str], list[int]] = {}
         for block, module in part.blocks:
             for group in part.groups(module):
+                who = carrier([module.get_submodule(linear_of(fold)) for fold in group.fold])
+                specs = [policy.spec_of(f"{block}.{linear}", part.name) for linear in group.linears]
+                scale = smoothing(group, who, is_carried(who, specs, targets))
                 for linear in group.linears:
                     name = f"{block}.{linear}"
-                    spec = str(with_exact_scales(policy.spec_of(name, part.name), exporters))
-                    key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec, smoothing(part, group, online))
+                    spec = str(as_computed(policy.spec_of(name, part.name), targets))
+                    key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec, scale)
                     found.setdefault(key, []).append(int(block.rpartition(".")[2]))
         rows = [Row(pattern, tuple(numbers), spec, scale) for (pattern, spec, scale), numbers in found.items()]
         expert = f" ({part.expert.replace('_', ' ')} expert)" if part.expert else ""
-        count = len(layer_names(part))
-        lines += ["", f"{part.name}{expert}: {len(part.blocks)} blocks, {count} linears", *table(rows)]
+        names = layer_names(part)
+        lines += ["", f"{part.name}{expert}: {len(part.blocks)} blocks, {len(names)} linears", *table(rows)]
+        for exporter in targets:
+            tiles = {exporter.multiples(policy.spec_of(name, part.name)) for name in names} - {(1, 1)}
+            lines += [f"{exporter.name}: sizes are multiples of {ins} inputs and {outs} outputs, as its kernels need"
+                      for ins, outs in sorted(tiles)]  # fmt: skip
     for section in config.quant.sections():
         matched = config.policy(section).check(
             {part.name: layer_names(part) for part in parts if part.section == section}
@@ -50,11 +60,19 @@ def explain(config: Config) -> str:
     return "\n".join(lines)
 
 
-def smoothing(part: Part, group: LinearGroup, online: bool) -> str:
+def linear_of(fold: Fold) -> str:
+    """The module that a fold stands for."""
+    return fold if isinstance(fold, str) else fold.linear
+
+
+def smoothing(group: LinearGroup, by: Carrier, carried: bool) -> str:
     """Who multiplies, if a method scales this input."""
-    if group.fold:
-        return "folds into " + ", ".join(map(str, group.fold))
-    return "at run time" if online else "cannot be carried: not smoothed"
+    if not carried:
+        return "cannot be carried: not smoothed"
+    names = [str(fold) for fold in group.fold]
+    if by in ("linear", "norm"):
+        return "folds into " + ", ".join(names)
+    return " beside ".join(("at run time", *names))
 
 
 def table(rows: Sequence[Row]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,22 @@ from llmc.calib.recording import Recording, cached_recording, fingerprint
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import StepErrors, block_errors, teacher_forced_errors
 from llmc.config.schema import Config
-from llmc.layers.linear import in_mode
+from llmc.errors import UnsupportedSpec
+from llmc.layers.kernels import arithmetic
+from llmc.layers.linear import QuantLinear, in_mode
 from llmc.log import log, progress
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.steps.network import Network, rounded_to_nearest
 from llmc.steps.source import sources
 
 Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
-MODES = {"pretrain": "float", "transformed": "transformed", "fake_quant": "quantized", "baseline": "quantized"}
+MODES = {
+    "pretrain": "float",
+    "transformed": "transformed",
+    "fake_quant": "quantized",
+    "baseline": "quantized",
+    "real_quant": "real",
+}
 
 
 @dataclass(frozen=True)
@@ -137,11 +146,14 @@ def judge_position(
 
 @contextmanager
 def in_position(networks: Sequence[Network], position: str) -> Iterator[None]:
-    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), or just rounded (baseline)."""
+    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), just rounded (baseline), or as the
+    device's own products compute them (real_quant)."""
     with ExitStack() as stack:
         for network in networks:
             if position == "baseline":
                 stack.enter_context(rounded_to_nearest(network))
+            if position == "real_quant":
+                log.info("%s in real arithmetic: %s", network.part.name, real_arithmetic(network.layers))
             stack.enter_context(in_mode(network.layers.values(), MODES[position]))  # type: ignore[arg-type]
         yield
 
@@ -150,6 +162,18 @@ def mean_error(errors: StepErrors) -> float:
     """Over every call; nan if there was none."""
     found = [error for steps in errors.values() for calls in steps.values() for error in calls]
     return fmean(found) if found else float("nan")
+
+
+def real_arithmetic(layers: Mapping[str, QuantLinear]) -> str:
+    """How many layers which product of the device will compute; refuses a layer that none can."""
+    ways: Counter[str] = Counter()
+    for name, layer in layers.items():
+        if problem := layer.spec.real_problem():
+            raise UnsupportedSpec(f"{name}: {problem}; leave real_quant out of eval.eval_pos")
+        ways["float"] += layer.state.rounded is None
+        if layer.state.rounded is not None:
+            ways[arithmetic(layer.state.rounded.codes)] += 1
+    return ", ".join(f"{count} layers by {way}" for way, count in ways.items() if count)
 
 
 def per_step(parts: Sequence[StepErrors], samples: Sequence[int]) -> list[list[float]]:

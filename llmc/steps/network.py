@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from torch import nn
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, LayerError, block_steps
 from llmc.calib.layer_errors import layer_errors
 from llmc.errors import UnsupportedSpec
-from llmc.export.base import Exporter
+from llmc.export.base import Carrier, Exporter, as_computed
+from llmc.export.folding import carrier
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.swap import swap_linears
 from llmc.models.base import Part, Section
@@ -75,13 +78,19 @@ def prepare(
     part: Part, policy: Policy, exporters: Sequence[Exporter], recipe: Sequence[Algorithm] = (), prefix: str = ""
 ) -> Network:
     """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
+    if part.section != "video_gen":
+        exporters = [exporter.for_encoders() for exporter in exporters]
 
     def spec_of(name: str) -> LayerSpec:
-        return with_exact_scales(policy.spec_of(name, part.name), exporters)
+        return as_computed(policy.spec_of(name, part.name), exporters)
 
     layers = swap_linears(part.blocks, linears_of(part), spec_of)
-    online = all(exporter.online_scale for exporter in exporters)
-    return Network(part, layers, block_steps(part, lambda fold: online or bool(fold)), recipe, prefix)
+    network = Network(part, layers, block_steps(part), recipe, prefix)
+    for group in network.groups:
+        group.may_scale = is_carried(
+            carrier([module for _, module in group.fold]), [layer.spec for layer in group.linears], exporters
+        )
+    return network
 
 
 def linears_of(part: Part) -> dict[str, list[str]]:
@@ -97,6 +106,37 @@ def layer_names(part: Part) -> list[str]:
 def is_static(layer: QuantLinear) -> bool:
     """Whether the layer's activation scale comes from calibration."""
     return layer.spec.act is not None and not layer.spec.act.dynamic
+
+
+def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> bool:
+    """Whether every target can keep a Scale of the input of such layers."""
+    return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
+
+
+def check_shapes(parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
+    """Refuse, all at once, linears whose sizes a target's kernels cannot take; skeletons will do."""
+    for exporter in exporters:
+        wrong = []
+        for part in (part for part in parts if part.section == "video_gen"):
+            for name, layer in _linears(part):
+                each_in, each_out = exporter.multiples(policy.spec_of(name, part.name))
+                if layer.in_features % each_in or layer.out_features % each_out:
+                    found = f"{name} has {layer.in_features} inputs and {layer.out_features} outputs"
+                    wrong.append(f"{found}, which must be multiples of {each_in} and {each_out}")
+        if wrong:
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise UnsupportedSpec(
+                f"kernels of {exporter.name} work in whole tiles, and {'; '.join(wrong[:3])}{more}.\n"
+                "  What to do: choose another grid for all layers, or a `runtime` with smaller tiles."
+            )
+
+
+def _linears(part: Part) -> Iterator[tuple[str, nn.Linear]]:
+    for block, module in part.blocks:
+        for name in linears_of(part)[block]:
+            layer = module.get_submodule(name)
+            assert isinstance(layer, nn.Linear), f"{block}.{name} is a {type(layer).__name__}"
+            yield f"{block}.{name}", layer
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
@@ -116,19 +156,6 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
     block.errors = layer_errors(block)
     for group in block.groups:
         group.forget()
-
-
-def with_exact_scales(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
-    """The spec with weight scales exact in what the targets keep of them."""
-    if spec.weight is None:
-        return spec
-    narrow = {exporter.scale_dtype for exporter in exporters} - {"float32"}
-    if len(narrow) > 1:
-        raise UnsupportedSpec(
-            f"the targets keep scales in {' and '.join(sorted(narrow))}; none is exact in both: export one at a time"
-        )
-    dtype = narrow.pop() if narrow else "float32"
-    return LayerSpec(weight=spec.weight.model_copy(update={"scale_dtype": dtype}), act=spec.act)
 
 
 @contextmanager

@@ -77,9 +77,7 @@ def layer_table(networks: Sequence[Network]) -> list[LayerResult]:
                     spec=str(layer.spec),
                     transforms="; ".join(str(transform) for transform in layer.state.transforms),
                     method=methods(network.recipe) if layer.state.rounded is not None else "float weight",
-                    error=error and error.recipe,
-                    baseline_error=error and error.baseline,
-                    weight_error=error and error.weight,
+                    **(error.figures() if error else {}),
                 )
             )
     return table

@@ -12,6 +12,7 @@ from llmc.config.checks import check_config, config_problems, order_problems
 from llmc.config.load import load_config
 from llmc.config.schema import Config
 from llmc.errors import ConfigError
+from llmc.models.wan import WanI2V
 
 ROOT = Path(__file__).parents[2]
 Write = Callable[[str | bytes], Path]
@@ -102,7 +103,7 @@ def test_an_export_of_the_same_work_may_be_written_again(load: Load, tmp_path: P
     out = tmp_path / "out"
     out.mkdir()
     fingerprint = load().fingerprint()
-    save_file({"a": torch.zeros(1)}, out / "model.safetensors", {"fingerprint": fingerprint})
+    save_file({"a": torch.zeros(1)}, out / "diffusion_pytorch_model.safetensors", {"fingerprint": fingerprint})
     assert config_problems(load("save.overwrite=False")) == []
     assert "did not write" in message(load("save.overwrite=False", "base.seed=1"))
 
@@ -130,3 +131,32 @@ def test_methods_in_an_impossible_order_are_refused_with_the_reason(
     config = load(f"quant.video_gen.method={json.dumps(methods)}", "quant.video_gen.special=null")
     problems = [problem.text for problem in order_problems(config)]
     assert [says in text for text in problems] == ([True] if says else [])
+
+
+def test_a_target_that_needs_names_the_family_does_not_give_is_refused(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load("save={save_comfyui: True, save_path: out}")
+    assert config_problems(config) == []
+    monkeypatch.delitem(WanI2V.renames, "comfyui")  # type: ignore[arg-type]
+    assert "comfyui needs the names of WanI2V in its own repository" in message(config)
+
+
+def test_targets_that_compute_differently_are_refused_together(load: Load) -> None:
+    found = message(load("save={save_lightx2v: True, save_diffusers: True, save_path: out}"))
+    assert "lightx2v and diffusers compute weight int8 per_channel, act int8 per_token in different ways" in found
+    weights = load("save={save_comfyui: True, save_diffusers: True, save_path: out}", "quant.video_gen.act=null")
+    assert config_problems(weights) == []
+
+
+def test_a_target_with_one_scheme_for_all_layers_refuses_a_second_one(load: Load) -> None:
+    static = "{bit: e4m3, granularity: per_tensor, static: True}"
+    older = load(
+        "save={save_comfyui: True, comfy_format: scaled_fp8, save_path: out}",
+        "quant.video_gen.weight={bit: e4m3, granularity: per_tensor}",
+        "quant.video_gen.act=null",
+        f"quant.video_gen.rules=[{{match: '*ffn*', act: {static}}}]",
+    )
+    assert "one scheme for all layers; found act fp8_e4m3 per_tensor static here and act float above" in message(older)
+    newer = older.model_copy(update={"save": older.save.model_copy(update={"comfy_format": "comfy_quant"})})
+    assert config_problems(newer) == []

@@ -96,7 +96,7 @@ def test_what_a_target_cannot_take_of_an_encoder_is_refused_before_loading(
         tmp_path, quant={"text_encoder": per_tensor, "image_encoder": {"method": ["RTN", "Awq"], **GRIDS}}
     )
     said = problems(config, capsys)
-    assert "quant.text_encoder: lightx2v was asked for in `save`, and it quantizes act" in said
+    assert "quant.text_encoder: lightx2v was asked for in `save`, and it reads weight int8 per_channel" in said
     assert "quant.image_encoder.method.1: Awq comes after RTN" in said
     index = tmp_path / "model" / "model_index.json"
     entries = json.loads(index.read_text())
@@ -108,3 +108,11 @@ def test_what_a_target_cannot_take_of_an_encoder_is_refused_before_loading(
     absent = problems(config, capsys, "--set", f"model.image_encoder={index}")
     assert "leave quant.image_encoder out" in absent and "leave model.image_encoder out" in absent
     assert "does not exist" in problems(config, capsys, "--set", "model.text_encoder=/nowhere.pth")
+
+
+def test_a_grid_that_lightx2v_reads_of_networks_but_not_of_encoders_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nvfp4 = {"method": "RTN", "weight": {"bit": "nvfp4"}, "act": {"bit": "nvfp4", "static": True}}
+    config = small_config(tmp_path, quant={"text_encoder": nvfp4})
+    assert "of encoders it reads int8 and fp8_e4m3" in problems(config, capsys)

@@ -97,7 +97,8 @@ def test_the_fake_model_is_the_source_folder_with_rounded_weights(tmp_path: Path
     config = opensora_config(tmp_path, ignored_layers={"layer_names": ["*.attn2.*"]})
     assert main(["run", "--config", str(config), "--set", "eval=null", "--set", "quant.video_gen.method=RTN"]) == 0
     source, fake = tmp_path / "release" / "29x480p", tmp_path / "export" / "fake_quant"
-    assert sorted(file.name for file in fake.iterdir()) == sorted(file.name for file in source.iterdir())
+    beside = {"README.md", "llmc_manifest.json"}
+    assert {file.name for file in fake.iterdir()} == {file.name for file in source.iterdir()} | beside
     assert json.loads((fake / "config.json").read_text()) == json.loads((source / "config.json").read_text())
     before, after = load_file(source / WEIGHTS), load_file(fake / WEIGHTS)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -111,7 +112,8 @@ def test_with_a_checkout_that_is_trusted_frames_are_judged(tmp_path: Path, check
     config = opensora_config(tmp_path, model={"code_path": str(checkout), "trust_remote_code": True})
     assert main(["run", "--config", str(config)]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["warnings"] == [] and 20 < results["metrics"]["fake_quant"]["psnr"] < 100
+    judged = results["metrics"]["fake_quant"]
+    assert results["warnings"] == [] and 20 < judged["psnr"] <= 100 and judged["teacher_forced_error"] > 0
     assert len(list((tmp_path / "run" / "videos" / "fake_quant").glob("*.mp4"))) == 1
 
 

@@ -112,6 +112,17 @@ def test_transformed_videos_are_judged_by_llmcs_names(tmp_path: Path) -> None:
     assert metrics["transformed"]["teacher_forced_error"] < 1e-10 < metrics["fake_quant"]["teacher_forced_error"]
 
 
+def test_real_arithmetic_is_judged_beside_its_simulation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small_config(tmp_path, eval={"eval_pos": ["fake_quant", "real_quant"], "baseline": None})
+    assert run(config) == 0
+    figures = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    assert figures["real_quant"]["psnr"] == pytest.approx(figures["fake_quant"]["psnr"], abs=0.5)
+    assert "24 layers by torch._int_mm" in (tmp_path / "run" / "run.log").read_text()
+    capsys.readouterr()
+    assert run(config, "--set", "quant.video_gen.act=null") == 2
+    assert "real_quant was asked for in `eval.eval_pos`, and real arithmetic multiplies" in capsys.readouterr().err
+
+
 def test_check_explains_what_each_layer_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = [{"match": "*.ffn.net.2", "act": None}, {"match": "blocks.1.attn1.*", "skip": True}]
     quant = {"video_gen": {"method": "SmoothQuant", "weight": {"bit": 8}, "act": {"bit": 8}, "rules": rules}}
@@ -120,7 +131,7 @@ def test_check_explains_what_each_layer_gets(tmp_path: Path, capsys: pytest.Capt
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "transformer: 2 blocks, 24 linears" in lines
     assert "blocks.{}.ffn.net.2 0-1 weight int8 per_channel, act float at run time" in lines
-    assert "blocks.{}.attn1.to_q 1 weight float, act float folds into norm1" in lines
+    assert "blocks.{}.attn1.to_q 1 weight float, act float at run time beside norm1" in lines
     assert "rule *.ffn.net.2: 2 layers" in lines and "rule blocks.1.attn1.*: 4 layers" in lines
     assert main(["check", str(config), "--explain", "--set", "quant.video_gen.rules.0.match='*fnn*'"]) == 2
     assert "'*fnn*' matches no layer" in capsys.readouterr().err

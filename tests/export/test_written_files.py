@@ -59,8 +59,8 @@ def quantized(
 
 def finished(folder: Path, network: Network) -> FinishedPart:
     return FinishedPart(
-        "transformer", network.part.module, network.layers, WanI2V.renames, folder / "model", {"producer": "test"},
-        {**SAMPLING.model_dump(), "shift": 3.0},
+        "transformer", network.part.module, network.layers, WanI2V.renames, folder / "model",
+        {"producer": "test", "recipe": "test", "fingerprint": "0"}, {**SAMPLING.model_dump(), "shift": 3.0},
     )  # fmt: skip
 
 
@@ -130,6 +130,7 @@ def test_native_names_are_the_renamed_tensors_and_the_runtime_is_ready(folder: P
     part = finished(folder, network)
     LightX2V().write(part, tmp_path / "diffusers")
     LightX2V(native_names=True).write(part, tmp_path / "native")
+    LightX2V(native_names=True).finish([part], tmp_path / "native")
     LightX2V(native_names=True, layout="blocks").write(part, tmp_path / "blocks")
     theirs = load_file(tmp_path / "diffusers" / "diffusion_pytorch_model.safetensors")
     single = load_file(tmp_path / "native" / "diffusion_pytorch_model.safetensors")
@@ -185,15 +186,15 @@ def test_the_transformed_model_is_float_with_its_multipliers_beside(folder: Path
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        (LayerSpec(), "both quantized"),
-        (LayerSpec(weight=TensorSpec(format="int8", granularity="per_channel")), "both quantized"),
-        (spec("int4"), "int8 or fp8_e4m3"),
-        (LayerSpec(weight=spec("int8").weight, act=spec("fp8_e4m3").act), "in the format of the weight"),
+        (LayerSpec(), "none stays float"),
+        (LayerSpec(weight=TensorSpec(format="int8", granularity="per_channel")), "with act int8 per_token"),
+        (spec("int4"), "it reads weight int4 per_group 128 with act float"),
+        (LayerSpec(weight=spec("int8").weight, act=spec("fp8_e4m3").act), "with act int8 per_token"),
         (
             LayerSpec(
                 weight=spec("int8").weight, act=TensorSpec(format="int8", granularity="per_tensor", dynamic=False)
             ),
-            "dynamic",
+            "with act int8 per_token; found",
         ),
         (
             LayerSpec(weight=TensorSpec(format="int8", granularity="per_group", group_size=8), act=spec("int8").act),

@@ -6,6 +6,7 @@ import torch
 from llmc.numerics.formats.base import Format
 from llmc.numerics.formats.fp4 import Fp4E2M1
 from llmc.numerics.formats.fp6 import Fp6E3M2
+from llmc.numerics.marlin import pack_marlin, permute_marlin_scales, unpack_marlin
 from llmc.numerics.packing import (
     float_bits,
     float_values,
@@ -76,3 +77,27 @@ def test_scales_lie_where_the_tensor_cores_look_and_come_back(shape: tuple[int, 
     for row, column in ((0, 0), (shape[0] - 1, shape[1] - 1), (shape[0] // 2, 1)):
         tile = row // 128 * (columns // 4) + column // 4
         assert flat[tile * 512 + row % 32 * 16 + row % 128 // 32 * 4 + column % 4] == grid[row, column]
+
+
+def test_marlin_packs_every_code_once_and_gives_it_back() -> None:
+    codes = torch.randint(0, 16, (64, 256), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    packed = pack_marlin(codes)
+    assert packed.dtype == torch.int32 and packed.shape == (4, 512)
+    assert torch.equal(unpack_marlin(packed), codes)
+
+
+def test_marlin_puts_the_first_codes_of_a_lane_where_its_two_shifts_find_them() -> None:
+    """Lane 0 of the first tile: rows 0, 1, 8, 9 of columns 0 and 8, in the nibbles that the kernel reads in pairs."""
+    places = {(0, 0): 0, (8, 0): 1, (0, 8): 2, (8, 8): 3, (1, 0): 4, (9, 0): 5, (1, 8): 6, (9, 8): 7}
+    for (row, column), nibble in places.items():
+        codes = torch.zeros(16, 64, dtype=torch.uint8)
+        codes[row, column] = 1
+        packed = pack_marlin(codes)
+        assert packed[0, 0] == 1 << 4 * nibble and packed.count_nonzero() == 1
+
+
+def test_marlin_scales_of_64_outputs_are_read_eight_apart() -> None:
+    scales = torch.arange(128.0).reshape(1, 128)
+    permuted = permute_marlin_scales(scales)
+    assert permuted[0, :9].tolist() == [0, 8, 16, 24, 32, 40, 48, 56, 1] and permuted[0, 64] == 64
+    assert torch.equal(permute_marlin_scales(permuted), scales)

@@ -9,7 +9,7 @@ import torch
 
 from llmc.plugin import Plugin
 
-Rounding = Literal["nearest_even", "half_away", "qtorch"]
+Rounding = Literal["nearest_even", "half_away", "toward_zero", "qtorch"]
 
 
 class Format(Plugin):

@@ -27,7 +27,13 @@ class Integer(Format):
             raise UnsupportedSpec(
                 f"use_qtorch rounds float formats; {self.__class__.__name__} is an integer grid: leave it out"
             )
-        rounded = torch.round(x) if rounding == "nearest_even" else torch.sign(x) * torch.floor(x.abs() + 0.5)
+        match rounding:
+            case "nearest_even":
+                rounded = torch.round(x)
+            case "toward_zero":
+                rounded = torch.trunc(x)
+            case _:
+                rounded = torch.sign(x) * torch.floor(x.abs() + 0.5)
         return rounded.clamp(self.lowest, self.max)
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from llmc.errors import UnsupportedSpec
 from llmc.numerics.float_round import half_away, half_even, qtorch_round
 from llmc.numerics.formats.base import Format, Rounding
 
@@ -21,6 +22,8 @@ class SmallFloat(Format):
     def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
         if rounding == "nearest_even":
             return self.nearest_even(x)
+        if rounding == "toward_zero":
+            raise UnsupportedSpec(f"{self.name} is a float format, and no kernel truncates to those; round to nearest")
         by = half_away if rounding == "half_away" else qtorch_round
         return by(x.clamp(-self.max, self.max), self.exponent_bits, self.mantissa_bits).clamp_(-self.max, self.max)
 

@@ -1,0 +1,68 @@
+"""The model card: README.md beside the weights, with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import yaml
+
+from llmc.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from llmc.export.base import FinishedPart
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # organization/model
+
+
+def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: Mapping[str, str], usage: str) -> None:
+    """Write README.md: what this is, how it was made, what it costs, how it is run."""
+    import jinja2  # here: the command line imports every exporter, and is to answer at once
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("llmc.export", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    origin = base_model(parts[0].source)
+    text = environment.get_template("card.md.jinja").render(
+        front_matter=yaml.safe_dump(front_matter(origin, target, about), sort_keys=False),
+        title=origin or parts[0].source.resolve().name,
+        target=target,
+        about=about,
+        provenance=parts[0].provenance,
+        specs=[(part.name, len(part.layers), sorted({str(layer.spec) for layer in part.layers.values()}))
+               for part in parts],
+        errors=[(part.name, *mean_errors(part)) for part in parts if part.errors],
+        usage=usage,
+    )  # fmt: skip
+    with atomic_file(folder / "README.md") as file:
+        file.write(text.encode())
+
+
+def front_matter(origin: str | None, target: str, about: Mapping[str, str]) -> dict[str, object]:
+    """What the Hub files the model under."""
+    known = {} if origin is None else {"base_model": origin}
+    return known | {"base_model_relation": "quantized", "tags": list(dict.fromkeys(["llmc", target, *about.values()]))}
+
+
+def base_model(source: Path) -> str | None:
+    """The Hub's name of the float pipeline, if the pipeline says where it came from."""
+    index = source / "model_index.json"
+    if not index.is_file():  # a lone network's own folder
+        return None
+    name = str(json.loads(index.read_text(encoding="utf-8")).get("_name_or_path", ""))
+    return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+
+
+def mean_errors(part: FinishedPart) -> tuple[float, float, str, float]:
+    """Output error of the recipe and of plain rounding, each the mean over layers; the worst layer and its error."""
+    worst = max(part.errors, key=lambda name: part.errors[name]["error"])
+    recipe = fmean(error["error"] for error in part.errors.values())
+    plain = fmean(error["baseline_error"] for error in part.errors.values())
+    return recipe, plain, worst, part.errors[worst]["error"]

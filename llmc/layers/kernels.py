@@ -1,0 +1,94 @@
+"""True arithmetic on codes: the int8 and fp8 products of the device at hand, which fake quantization only simulates.
+
+As in a runtime's kernel, sums are taken over codes and scaled in float32 afterwards. Nothing here knows how a layer
+came to its codes, so that the same functions run a layer of a finished recipe and a file that was read back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from llmc.errors import UnsupportedSpec
+from llmc.numerics.quantize import quantize
+from llmc.numerics.spec import TensorSpec
+
+INT8_SIZES = (32, 8, 8)  # CUDA's int8 product wants more than 16 rows, and inner and outer sizes in eights
+FP8_SIZE = 16  # CUDA's fp8 product wants inner and outer sizes in sixteens
+FP8_CAPABILITY = (8, 9)  # the first CUDA device that has one
+INT8, FP8, FLOAT32 = "torch._int_mm", "torch._scaled_mm", "float32 products of the codes, which are exact"
+
+
+def arithmetic(weight: Tensor) -> str:
+    """How `multiply` will work with this weight, where it lies."""
+    if weight.dtype == torch.int8:
+        return INT8
+    return FP8 if _has_fp8_product(weight) else FLOAT32
+
+
+def multiply(act: Tensor, weight: Tensor) -> Tensor:
+    """The sums of act (tokens, in) times weight (out, in), both codes as they are stored, in float32."""
+    if act.dtype != weight.dtype:
+        raise UnsupportedSpec(
+            f"real arithmetic multiplies codes of one type; found {act.dtype} and {weight.dtype}; "
+            "quantize act in the format of the weight"
+        )
+    if weight.dtype == torch.int8:
+        return _int8_sums(act, weight).float()
+    if _has_fp8_product(weight):
+        one = torch.ones((), device=act.device)
+        return torch._scaled_mm(act.contiguous(), weight.t(), one, one, out_dtype=torch.float32)
+    return act.float() @ weight.float().t()
+
+
+class StoredLinear(nn.Module):
+    """A linear of the tensors that a file holds: codes (out, in), one scale per row or for all, and the bias.
+
+    `act` says how the input is quantized; where that is static, `input_scale` is its scale.
+    """
+
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, act: TensorSpec, input_scale: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.act = act
+        self.weight, self.scale, self.bias, self.input_scale = weight, scale.float().reshape(-1), bias, input_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = None if self.input_scale is None else self.input_scale.float().reshape(1, 1)
+        y = real_product(x, self.act, scale, self.weight, self.scale)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+def real_product(x: Tensor, act: TensorSpec, act_scale: Tensor | None, weight: Tensor, scale: Tensor) -> Tensor:
+    """x (..., in) quantized as `act` says, times weight (out, in) with its scales, in the type of x."""
+    codes = quantize(x.reshape(-1, x.shape[-1]), act, act_scale)
+    sums = multiply(codes.stored(), weight)
+    return (sums * codes.scale * scale.reshape(-1)).to(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def _int8_sums(act: Tensor, weight: Tensor) -> Tensor:
+    """int32 sums; what CUDA's product asks for is padded with zeros, which add nothing."""
+    if weight.device.type == "cpu":
+        return torch._int_mm(act, weight.t())
+    if weight.device.type != "cuda":
+        raise UnsupportedSpec(
+            f"real arithmetic in int8 runs on cpu and cuda; the model is on {weight.device.type}; "
+            "leave real_quant out of eval_pos, or set base.device: cpu"
+        )
+    rows, outputs = act.shape[0], weight.shape[0]
+    least_rows, inner, outer = INT8_SIZES
+    missing = -weight.shape[1] % inner
+    act = pad(act, (0, missing, 0, max(0, least_rows - rows)))
+    weight = pad(weight, (0, missing, 0, -outputs % outer))
+    return torch._int_mm(act.contiguous(), weight.contiguous().t())[:rows, :outputs]
+
+
+def _has_fp8_product(weight: Tensor) -> bool:
+    if weight.dtype != torch.float8_e4m3fn:
+        return False
+    if weight.device.type == "cuda":
+        aligned = all(size % FP8_SIZE == 0 for size in weight.shape)
+        return aligned and torch.cuda.get_device_capability(weight.device) >= FP8_CAPABILITY
+    return weight.device.type == "cpu"

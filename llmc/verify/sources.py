@@ -1,0 +1,70 @@
+"""What an export is held against: the float model, and what a run says that it judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from llmc.errors import ExportError
+from llmc.verify.files import Entry, open_tensor_file, read_object
+from llmc.verify.wan import Expected
+
+JUDGED = "weights.json"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the float model is, and the digests of the judged weights; each may be missing."""
+
+    float_model: Path | None = None
+    why_no_float: str = "no float model is at hand: give --float PATH"
+    judged: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # part -> linear -> sha256
+    against: Path | None = None
+
+
+@dataclass(frozen=True)
+class FloatNetwork:
+    """A float network, by header; it has diffusers' names or LightX2V's."""
+
+    entries: Mapping[str, Entry]
+
+    def read(self, expected: Expected, leaf: str = "") -> Tensor | None:
+        """A tensor in float32, if it is there."""
+        for name in (expected.diffusers, expected.native):
+            entry = self.entries.get(f"{name}.{leaf}" if leaf else name)
+            if entry is not None:
+                return entry.read().float()
+        return None
+
+
+def find_sources(float_model: Path | None, against: Path | None) -> Sources:
+    """Read what the command line names; without a float model, the one that the run quantized."""
+    if float_model is not None and not float_model.is_dir():
+        raise ExportError(f"--float {float_model} is no folder; name the folder of the float model")
+    if against is None:
+        return Sources(float_model)
+    judged = read_object(against / JUDGED)
+    if judged is None:
+        raise ExportError(
+            f"--against {against} has no {JUDGED}; a run writes it into its folder when it exports: name that folder, "
+            "which `llmc run` prints at its end, or run it again"
+        )
+    model = (read_object(against / "config.json") or {}).get("model", {})
+    if float_model is None and model.get("lora"):
+        return Sources(None, "the run merged a LoRA, so that the float model on disk is another", judged, against)
+    path = Path(model.get("path", ""))
+    found = float_model or (path if model.get("path") and path.is_dir() else None)
+    return Sources(found, f"the run's float model {path} is not there: give --float PATH", judged, against)
+
+
+def open_float(folder: Path, part: str) -> FloatNetwork | None:
+    """The network of that part of a pipeline folder, or the one that lies in the folder itself."""
+    for place in (folder / part, folder):
+        files = [open_tensor_file(file) for file in sorted(place.glob("*.safetensors"))]
+        entries = {name: entry for file in files for name, entry in file.entries.items()}
+        if entries:
+            return FloatNetwork(entries)
+    return None

@@ -1,0 +1,32 @@
+"""One target of `llmc verify`: how its exports are known, and the rules that they must keep."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmc.plugin import Plugin
+from llmc.verify.files import read_object
+from llmc.verify.network import MANIFEST
+from llmc.verify.sources import Sources
+from llmc.verify.verdict import Verdict
+
+
+def named_target(path: Path) -> str | None:
+    """The target that the manifest of an export names, if there is one."""
+    manifest = read_object((path if path.is_dir() else path.parent) / MANIFEST)
+    found: str | None = (manifest or {}).get("target")
+    return found
+
+
+class Target(Plugin):
+    """What is verified is read without the code that wrote it: a target imports nothing of `llmc.export`."""
+
+    @abstractmethod
+    def recognizes(self, path: Path) -> bool:
+        """Whether a folder or file is an export of this target, whole or not."""
+
+    @abstractmethod
+    def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
+        """Every rule, in the order in which a reader should see them."""

@@ -1,0 +1,25 @@
+"""Rules of every target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmc.verify import layered_rules
+from llmc.verify.targets import comfyui, diffusers, lightx2v
+
+PAGE = Path(__file__).parents[2] / "docs/verify.md"
+
+
+def test_the_page_names_every_rule() -> None:
+    rules = (
+        lightx2v.EXPORT_RULES, lightx2v.FILE_RULES, lightx2v.NETWORK_RULES, lightx2v.VALUE_RULES,
+        layered_rules.NETWORK_RULES, layered_rules.VALUE_RULES, comfyui.OWN_RULES, diffusers.OWN_RULES,
+    )  # fmt: skip
+    first = [line.split("|")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    named = {name.strip() for cell in first for name in cell.split(",")}
+    assert {
+        "forward",
+        "sizes",
+        "pipeline",
+        *(name for table in rules for rule in table for name in rule.split(", ")),
+    } <= named
