@@ -13,7 +13,7 @@ from llmc.layers.transforms import Scale
 if TYPE_CHECKING:
     from llmc.calib.block import BlockStep, Group
 
-ALPHAS = tuple(step / 20 for step in range(1, 20))
+ALPHAS = tuple(step / 20 for step in range(1, 20, 2))  # the optimum is flat
 
 
 class SmoothQuant(Algorithm):

@@ -54,6 +54,8 @@ class Group:
 
     def second_moment(self, name: str) -> Tensor:
         """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides."""
+        if not self.linears[0].state.transforms:
+            return self.stats[name].to(self.device)
         half = self._in_basis(self.stats[name].to(self.device))
         return self._in_basis(half.T.contiguous()).T.contiguous()
 

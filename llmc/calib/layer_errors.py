@@ -26,7 +26,7 @@ def _layer_error(layer: QuantLinear, rows: torch.Tensor) -> LayerError:
     state = layer.state
     # a change of what the layer gives is undone over all of its channels
     some = slice(None) if state.out_transforms else channels_of(layer.spec.weight, layer.out_features)
-    weight = layer.weight.float()[some]
+    weight = layer.weight[some].float()
     wanted, x = linear(rows, weight), rows
     for transform in state.transforms:
         x = transform.input(x)

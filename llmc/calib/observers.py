@@ -73,11 +73,13 @@ class Gram:
         self.value: Tensor | None = None
 
     def update(self, x: Tensor, reference: Tensor) -> None:
-        x = x.reshape(-1, x.shape[-1]).to(self.dtype)
+        x = x.reshape(-1, x.shape[-1])
+        if x.dtype != torch.bfloat16 or self.dtype == torch.float64:
+            x = x.to(self.dtype)  # in bf16 a product of one call is rounded, 1/512 of each element; sums never are
         if self.value is None:
             self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device, dtype=self.dtype)
         for start in range(0, x.shape[-1], PANEL):  # it is symmetric: the half on and above the diagonal is enough
-            self.value[start : start + PANEL, start:].addmm_(x[:, start : start + PANEL].T, x[:, start:])
+            self.value[start : start + PANEL, start:].add_(x[:, start : start + PANEL].T @ x[:, start:])
 
     def reduce(self) -> None:
         assert self.value is not None

@@ -101,12 +101,15 @@ class BlockStream:
     @torch.no_grad()
     def __iter__(self) -> Iterator[BlockStep]:
         for index, block in enumerate(self.blocks):
-            outputs, float_outputs = self._observe(index, block.groups, self.needs, halt=False)
+            # what the float block makes of quantized inputs is nobody's input
+            outputs, float_outputs = self._observe(index, block.groups, self.needs, self.propagate == "quantized")
             if self.within:
                 block.stages = self._stages(index)
                 block.observe_again = partial(self._observe_again, index)
             yield block
             block.observe_again = None
+            if index + 1 == len(self.blocks):  # nobody reads what the last one gives
+                return
             if self.propagate == "quantized":
                 with in_mode(block.linears.values(), "quantized"):
                     outputs = [
@@ -117,7 +120,9 @@ class BlockStream:
             _advance(self.streams, outputs, key)
             _advance(self.float_streams, float_outputs, key)
 
-    def _observe(self, index: int, groups: Sequence[Group], needs: frozenset[str], halt: bool) -> tuple[Any, Any]:
+    def _observe(
+        self, index: int, groups: Sequence[Group], needs: frozenset[str], halt: bool, again: bool = False
+    ) -> tuple[Any, Any]:
         """What these groups read over all calls, and (unless halted) what the block makes of each stream."""
         observation = Observation(groups, needs, len(self.store), self.max_rows)
         outputs, float_outputs = [], []
@@ -127,7 +132,7 @@ class BlockStream:
             reference = inputs
             if self.float_streams:
                 with in_mode(self.blocks[index].linears.values(), "float"):
-                    output, reference = self._run(index, call, self.float_streams[number], groups, halt)
+                    output, reference = self._run(index, call, self.float_streams[number], groups, again)
                 float_outputs.append(output)
             observation.update(inputs, reference)
         observation.attach()
@@ -138,7 +143,7 @@ class BlockStream:
         layers = self.blocks[index].linears.values()
         rounded = [layer for layer in layers if layer.state.rounded is not None]
         with in_mode(layers, "transformed"), in_mode(rounded, "quantized"):
-            self._observe(index, groups, self.needs & SECOND_LOOK, halt=True)
+            self._observe(index, groups, self.needs & SECOND_LOOK, halt=True, again=True)
 
     def _stages(self, index: int) -> list[list[Group]]:
         """What a group reads depends on linears before it if it changes when these give nothing."""

@@ -161,7 +161,7 @@ class QuantLinear(nn.Module):
             return real_product(x, self.spec.act, static, rounded.stored(), rounded.scale)
         act = quantize(x, self.spec.act, *(self.state.static or ()))
         dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
-        sums = linear(act.values().to(dtype).reshape(x.shape), rounded.values().to(dtype).reshape(rounded.shape))
+        sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
 

@@ -66,14 +66,14 @@ def gptq(
     step = torch.cat([_by_column(scale, spec, shape) for (scale, _), shape in zip(grids, shapes, strict=True)], 1)
     zeros = [_by_column(zero, spec, shape) for (_, zero), shape in zip(grids, shapes, strict=True) if zero is not None]
     # one input column of the weights is one contiguous row here: layout decides the speed
-    columns = torch.cat([weight.float() for weight in weights]).T[factor.order].contiguous()
+    columns = torch.cat([weight.float().T for weight in weights], 1)[factor.order]
     solver = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec, compare)
     solver.solve()
     rows = [rows for rows, _ in shapes]
-    codes = torch.split(solver.codes.T, rows)
+    codes = torch.split(torch.empty_like(solver.codes).index_copy_(0, factor.order, solver.codes), rows, 1)
     errors = [None] * len(rows) if solver.errors is None else torch.split(solver.errors, rows)
     return [
-        Solution(_quantized(weight, grid, part, factor.order, spec), error)
+        Solution(_quantized(weight, grid, part.T, spec), error)
         for weight, grid, part, error in zip(weights, grids, codes, errors, strict=True)
     ]
 
@@ -103,10 +103,9 @@ def _better(one: Solution, other: Solution) -> Solution:
     return Solution(mixed, torch.minimum(one.errors, other.errors))
 
 
-def _quantized(weight: Tensor, grid: Grid, codes: Tensor, order: Tensor, spec: TensorSpec) -> Quantized:
-    stored = torch.empty_like(codes, dtype=torch.float32).index_copy_(1, order, codes.float())
+def _quantized(weight: Tensor, grid: Grid, codes: Tensor, spec: TensorSpec) -> Quantized:
     whole = whole_scale(sliced(weight.float(), spec), spec)
-    packed = spec.format.pack(sliced(stored, spec))
+    packed = spec.format.pack(sliced(codes.contiguous().float(), spec))
     return Quantized(packed, *grid, spec, (weight.shape[0], weight.shape[1]), whole)
 
 

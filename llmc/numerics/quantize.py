@@ -39,9 +39,9 @@ class Quantized:
         if (self.whole is None) != (self.spec.format.whole_max is None):
             raise RuntimeError(f"whole={self.whole} with {self.spec.format.name}: pass on what whole_scale(...) gave")
 
-    def values(self) -> Tensor:
-        """The codes as float32 values before the scale, (slices, slice size)."""
-        codes = self.spec.format.unpack(self.codes)
+    def values(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The codes as values before the scale, (slices, slice size); those of every format are exact in bf16."""
+        codes = self.spec.format.unpack(self.codes, dtype)
         return codes if self.zero is None else codes - self.zero
 
     def dequantize(self) -> Tensor:

@@ -35,6 +35,6 @@ class Format(Plugin):
         """The codes as they are stored, one element each."""
         return codes.to(getattr(torch, self.dtype))
 
-    def unpack(self, stored: torch.Tensor) -> torch.Tensor:
-        """The codes of stored elements, in float32."""
-        return stored.to(torch.float32)
+    def unpack(self, stored: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The codes of stored elements, in float32 if nothing else is asked for."""
+        return stored.to(dtype or torch.float32)
