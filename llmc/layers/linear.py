@@ -53,6 +53,13 @@ class QuantLinear(nn.Module):
         bias = self.float_bias()
         return y if bias is None else y + bias.to(y.dtype)
 
+    @property
+    def multiplies_int8(self) -> bool:
+        """Whether its product is one of int8 codes."""
+        spec = self.spec
+        both = spec.weight is not None and spec.act is not None and spec.act.format.name == "int8"
+        return both and self.state.rounded is not None and spec.real_problem() is None
+
     def prepare(self, x: Tensor) -> Tensor:
         """The input in the basis that the weight is rounded in, but for what an earlier layer multiplies already."""
         for transform in self.state.transforms:
