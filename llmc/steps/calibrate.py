@@ -91,6 +91,7 @@ def quantize_all(networks: Sequence[Network]) -> None:
             advance()
 
 
+@torch.no_grad()
 def quantize_on_calls(network: Network, store: CallStore, max_rows: int) -> None:
     """Quantize a network block by block over recorded calls."""
     device = next(network.part.module.parameters()).device
