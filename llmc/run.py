@@ -107,6 +107,7 @@ def export(
             config=network.part.config,
             errors={name: error.figures() for name, error in network.errors.items()},
             versions=versions(),
+            original=config.model.adapter().original(network.part.module),
         )
         for network in networks
     ]

@@ -22,7 +22,7 @@ from torch import Tensor
 from llmc.convert.names import Names, Place, Range
 from llmc.convert.safetensors_file import LazyTensor, StoredTensor, make_rows, read_header
 from llmc.errors import ExportError
-from llmc.models.base import Original
+from llmc.renames import Original
 
 SHOWN = 8  # problems in one message
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")

@@ -21,7 +21,7 @@ from llmc.convert.rename import Renamer
 from llmc.convert.rows import Constant, Omitted, Reshaped, Table, Tied
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
-from llmc.models.base import Fused, Swapped
+from llmc.renames import Fused, Swapped
 
 Tensors: TypeAlias = Mapping[str, LazyTensor]
 Range: TypeAlias = tuple[int, int]  # of rows: the first, and the one after the last

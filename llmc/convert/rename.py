@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from llmc.errors import ExportError
-from llmc.models.base import Renames
+from llmc.renames import Renames
 
 Tree: TypeAlias = "dict[str, Tree | str]"  # one level per dotted component; a leaf is the new name
 SHOWN = 8  # names in one message

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llmc.models.base import Fused, Swapped
+from llmc.renames import Fused, Swapped
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from llmc.export.card import write_card
 from llmc.export.manifest import write_manifest
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.plugin import Plugin, discover
+from llmc.renames import Original
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
@@ -51,6 +52,7 @@ class FinishedPart:
     config: Mapping[str, Any] | None = None  # the network's config.json, where it is not the one of diffusers
     errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of each layer that was measured
     versions: Mapping[str, str] = field(default_factory=dict)
+    original: Original = ()  # names and rows in the repository that the network comes from, where they are known
 
 
 class Exporter(Plugin):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from llmc.layers.kernels import real_product
+from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import Transform
 from llmc.numerics.quantize import Quantized, StaticGrid, fake_quantize, quantize, static_grid
 from llmc.numerics.spec import LayerSpec
@@ -27,6 +28,7 @@ class LayerState:
     out_transforms: tuple[Transform, ...] = ()  # of a later layer's input, folded into this one's rows
     lowrank: tuple[Tensor, Tensor] | None = None  # up (out, rank), down (rank, in), in the transformed basis
     static: StaticGrid | None = None  # calibrated, of the input
+    steps: StepGrids | None = None  # the same for each denoising step; goes before `static`
     rounded: Quantized | None = None
 
 

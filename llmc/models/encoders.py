@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from llmc.errors import AdapterError
-from llmc.models.base import Layout, LinearGroup, Part, Renames, Section, pipeline_index, quiet_libraries
+from llmc.models.base import Layout, LinearGroup, Part, Section, pipeline_index, quiet_libraries
+from llmc.renames import Renames
 
 # Norms are affine and read by one group. A product of a gate and a linear branch is linear in the branch, so that its
 # rows can absorb a scale. Nobody: what stands after CLIP's GELU, or after Llama's attention, where heads share values.

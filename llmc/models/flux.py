@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Fused, Layout, Original, Sample, Sampling, Swapped, multiples
+from llmc.models.base import Layout, Sample, Sampling, multiples
 from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
+from llmc.renames import Fused, Original, Swapped
 
 # The names of the repository that FLUX.1 comes from, which ComfyUI reads too
 ORIGINAL: Original = (

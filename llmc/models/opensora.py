@@ -26,7 +26,6 @@ from llmc.models.base import (
     ModelAdapter,
     OnStep,
     Part,
-    Renames,
     Sample,
     Sampling,
     Video,
@@ -36,6 +35,7 @@ from llmc.models.base import (
     stored_dtype,
 )
 from llmc.models.networks import misfits
+from llmc.renames import Renames
 
 TEXT_TOKENS = 512  # of every prompt, padded; the mask hides the padding
 COMPRESSION = (4, 8, 8)  # of the causal autoencoder, in time, height, width

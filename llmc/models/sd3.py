@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Fused, Layout, LinearGroup, Modulation, Original, Sample, Sampling, Swapped, multiples
+from llmc.models.base import Layout, LinearGroup, Modulation, Sample, Sampling, multiples
 from llmc.models.mmdit import JointTransformer, adaptive
+from llmc.renames import Fused, Original, Swapped
 
 # The names of the repository that SD3 comes from, which ComfyUI reads too
 ORIGINAL: Original = (

@@ -14,10 +14,8 @@ from llmc.models.base import (
     LinearGroup,
     ModelAdapter,
     OnStep,
-    Original,
     Part,
     PipelineIndex,
-    Renames,
     Sample,
     Sampling,
     Video,
@@ -28,6 +26,7 @@ from llmc.models.base import (
     quiet_libraries,
 )
 from llmc.models.networks import dtype_of, empty_network
+from llmc.renames import Original, Renames
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,9 +14,10 @@ from llmc.convert.encoders import load_encoder
 from llmc.convert.names import Names
 from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
 from llmc.log import log
-from llmc.models.base import ModelAdapter, Original, Part, Section, pipeline_index
+from llmc.models.base import ModelAdapter, Part, Section, pipeline_index
 from llmc.models.encoders import encoder_skeletons
 from llmc.models.networks import dtype_of, filled_network
+from llmc.renames import Original
 
 
 def load_pipeline(model: ModelConfig, device: str) -> Any:

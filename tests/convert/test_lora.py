@@ -13,8 +13,8 @@ from llmc.convert.names import Names
 from llmc.convert.rename import Renamer
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
-from llmc.models.base import Fused, Renames
 from llmc.models.wan import LIGHTX2V
+from llmc.renames import Fused, Renames
 from tests.convert.tiny import lazy, tiny_wan
 
 WAN = Renamer(LIGHTX2V)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, float32, zeros
 
 from llmc.convert.rows import Constant, Omitted, Reshaped, Table
-from llmc.models.base import Fused
 from llmc.models.encoders import CLIP_VISION_ORIGINAL
+from llmc.renames import Fused
 
 EMBEDDING = 1024  # width of what an XLM-RoBERTa ViT-H/14 CLIP compares images and texts in
 

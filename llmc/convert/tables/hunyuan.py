@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llmc.convert.rows import Table
-from llmc.models.base import Fused
 from llmc.models.hunyuan import ORIGINAL as HUNYUAN
+from llmc.renames import Fused
 
 QKV = {"img": ("to_q", "to_k", "to_v"), "txt": ("add_q_proj", "add_k_proj", "add_v_proj")}
 IN_BOTH = ("img_in.", "txt_in.", "double_blocks.", "final_layer.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, tensor
 
 from llmc.convert.rows import Constant, Reshaped, Table
-from llmc.models.base import Fused
 from llmc.models.wan import LIGHTX2V
+from llmc.renames import Fused
 
 BLOCKS = 7  # of the motion encoder, whose input is always 512 pixels wide
 CONVS = "motion_encoder.enc.net_app.convs"  # a list in the original: conv_in, the blocks, conv_out
