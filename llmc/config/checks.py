@@ -191,6 +191,7 @@ def target_problems(config: Config) -> Iterator[Problem]:
     exporters = [exporter for exporter, _ in config.save.targets()]
     for exporter in exporters:
         yield from _name_problems(config, exporter)
+        yield from _folder_problems(config, exporter)
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
         specs = _specs(section, quant)
@@ -217,6 +218,17 @@ def _grid_problems(
         if scheme not in (None, first):
             yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
                                 f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
+
+
+def _folder_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
+    try:
+        released = bool(pipeline_index(config.model.path).files)
+    except LlmcError:  # said already
+        return
+    if exporter.around and released:
+        text = f"it writes a whole pipeline of diffusers, and {config.model.path} is a release in another layout"
+        yield Problem(("save", exporter.switch), f"{text}; leave it out, or give model.path such a pipeline and "
+                                                 "model.transformer the release")  # fmt: skip
 
 
 def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:

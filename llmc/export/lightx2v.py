@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from llmc.convert.config_keys import to_original
 from llmc.convert.rename import Renamer
 from llmc.convert.writer import STEM, is_replaced, write_checkpoint, write_json
 from llmc.errors import ExportError
@@ -117,7 +116,12 @@ class LightX2V(Exporter):
         if self.names is not None:
             names = Renamer(part.renames[self.names]).forward_all(tensors)
             tensors = {names[name]: tensor for name, tensor in tensors.items()}
-            config = {key: value for key, value in to_original(config).items() if key in CONFIG_KEYS}
+            from llmc.convert.model_types import (
+                MODEL_TYPES,
+            )  # heavy: a configuration that is wrong need not wait for it
+
+            config = MODEL_TYPES["wan_dit"].config_backward(config)
+            config = {key: value for key, value in config.items() if key in CONFIG_KEYS}
         if smoothed:
             config["quant_method"] = "advanced_ptq"
         write_checkpoint(target, tensors, self.layout, part.provenance, config=config)

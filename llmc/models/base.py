@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -134,6 +134,7 @@ class PipelineIndex:
     class_name: str
     components: Mapping[str, str]  # name -> class
     settings: Mapping[str, Any]
+    files: Mapping[str, Path] = field(default_factory=dict)  # where components are, of a release that is no pipeline
 
     def config(self, component: str) -> Mapping[str, Any]:
         """The component's config.json; empty if it has none."""
@@ -180,6 +181,11 @@ class ModelAdapter(Plugin):
     def fits(cls, index: PipelineIndex) -> bool:
         """Whether this adapter reads such a folder; families that share a pipeline class tell them apart here."""
         return index.class_name == cls.pipeline
+
+    @classmethod
+    def release(cls, folder: Path) -> PipelineIndex | None:
+        """What a folder in the layout of the family's own release would be as a pipeline; None if it is none."""
+        return None
 
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
@@ -257,7 +263,11 @@ def multiples(height: int, width: int, of: int = 16) -> list[str]:
 
 
 def pipeline_index(folder: Path) -> PipelineIndex:
-    """What a diffusers folder says of itself, or the folder of a lone network."""
+    """What a diffusers folder says of itself, or a release of a family's own, or the folder of a lone network."""
+    if not (folder / "model_index.json").is_file():
+        releases = (adapter.release(folder) for adapter in adapters().values())
+        if (release := next((index for index in releases if index is not None), None)) is not None:
+            return release
     path = next((file for name in ("model_index.json", "config.json") if (file := folder / name).is_file()), None)
     if path is None:
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
