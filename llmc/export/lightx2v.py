@@ -114,12 +114,10 @@ class LightX2V(Exporter):
         config = network_config(part)
         smoothed = is_smoothed_at_run_time(tensors)
         if self.names is not None:
+            from llmc.convert.model_types import MODEL_TYPES  # with torch, which `llmc list` need not wait for
+
             names = Renamer(part.renames[self.names]).forward_all(tensors)
             tensors = {names[name]: tensor for name, tensor in tensors.items()}
-            from llmc.convert.model_types import (
-                MODEL_TYPES,
-            )  # heavy: a configuration that is wrong need not wait for it
-
             config = MODEL_TYPES["wan_dit"].config_backward(config)
             config = {key: value for key, value in config.items() if key in CONFIG_KEYS}
         if smoothed:
