@@ -14,7 +14,7 @@ from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.config.words import choice
 from llmc.errors import LlmcError, UnsupportedSpec
 from llmc.export.base import Exporter, as_computed
-from llmc.models.base import adapters, check_adapter, pipeline_index
+from llmc.models.base import adapters, check_adapter
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
 
@@ -58,7 +58,7 @@ def model_problems(config: Config) -> Iterator[Problem]:
     if config.model.path.exists():
         try:
             check_adapter(type(adapter), config.model.path)
-            components = pipeline_index(config.model.path).components
+            components = adapter.index(config.model.path).components
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
     for name, path in config.model.networks().items():
@@ -78,10 +78,11 @@ def model_problems(config: Config) -> Iterator[Problem]:
 
 def encoder_problems(config: Config) -> Iterator[Problem]:
     """Whether the pipeline has the encoders that are to be quantized or replaced, of classes whose layout is known."""
+    adapter = config.model.adapter()
     for name, path in config.model.encoder_weights().items():
         yield from _missing(config, ("model", name), path)
     try:
-        classes = encoder_classes(config.model.path, config.model.adapter().encoders)
+        classes = encoder_classes(adapter.index(config.model.path), adapter.encoders)
     except LlmcError:  # said already
         return
     for name in sorted(config.model.encoder_weights().keys() - classes.keys()):
@@ -222,7 +223,7 @@ def _grid_problems(
 
 def _folder_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
     try:
-        released = bool(pipeline_index(config.model.path).files)
+        released = config.model.adapter().index(config.model.path).is_release
     except LlmcError:  # said already
         return
     if exporter.around and released:

@@ -134,11 +134,12 @@ class PipelineIndex:
     class_name: str
     components: Mapping[str, str]  # name -> class
     settings: Mapping[str, Any]
-    files: Mapping[str, Path] = field(default_factory=dict)  # where components are, of a release that is no pipeline
+    files: Mapping[str, Path] = field(default_factory=dict)  # where components are that lie elsewhere than usual
+    is_release: ClassVar[bool] = False  # whether nothing lies as diffusers has it
 
     def config(self, component: str) -> Mapping[str, Any]:
         """The component's config.json; empty if it has none."""
-        path = self.folder / component / "config.json"
+        path = self.files.get(component, self.folder / component) / "config.json"
         found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return found
 
@@ -205,6 +206,10 @@ class ModelAdapter(Plugin):
         if cls.needs_image:
             return ("i2v",)
         return ("t2v", "i2v") if cls.takes_image else ("t2v",)
+
+    def index(self, path: Path) -> PipelineIndex:
+        """What the folder says of itself."""
+        return pipeline_index(path)
 
     def sources(self, path: Path) -> dict[str, Path]:
         """Everything that `load` reads by itself, by the key of `model` that names it."""

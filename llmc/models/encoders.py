@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmc.errors import AdapterError
-from llmc.models.base import Layout, LinearGroup, Part, Section, pipeline_index, quiet_libraries
+from llmc.models.base import Layout, LinearGroup, Part, PipelineIndex, Section, quiet_libraries
 from llmc.models.networks import Made
 from llmc.renames import Renames
 
@@ -121,10 +120,9 @@ def encoder_parts(pipeline: Any, names: Collection[str], sections: Collection[Se
     return [_part(name, module) for name, module in modules.items() if module is not None]
 
 
-def encoder_skeletons(folder: Path, names: Collection[str], sections: Collection[Section]) -> Iterator[Part]:
-    """The same as the folder's configuration describes them, on the meta device."""
-    index = pipeline_index(folder)
-    for name, class_name in encoder_classes(folder, names).items():
+def encoder_skeletons(index: PipelineIndex, names: Collection[str], sections: Collection[Section]) -> Iterator[Part]:
+    """The same as the folder's configurations describe them, on the meta device."""
+    for name, class_name in encoder_classes(index, names).items():
         if section_of(name) in sections:
             known_class(name, class_name)
             yield _part(name, empty_encoder(class_name, index.config(name)))
@@ -156,10 +154,9 @@ def filled_encoder(empty: torch.nn.Module, tensors: Mapping[str, Made], dtype: t
     return filled
 
 
-def encoder_classes(folder: Path, names: Collection[str]) -> dict[str, str]:
+def encoder_classes(index: PipelineIndex, names: Collection[str]) -> dict[str, str]:
     """The encoders that a pipeline folder holds, and the class of each."""
-    components = pipeline_index(folder).components
-    return {name: components[name] for name in names if name in components}
+    return {name: index.components[name] for name in names if name in index.components}
 
 
 def section_of(name: str) -> Section:

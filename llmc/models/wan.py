@@ -134,7 +134,7 @@ class Wan(ModelAdapter):
             "default": dtype_of(path, torch_dtype, given), "vae": torch.float32, "image_encoder": torch.float32
         }  # fmt: skip
 
-        if index.files:
+        if index.is_release:
             pipeline = release_pipeline(index, given)
         else:
             made = getattr(diffusers, self.pipeline)

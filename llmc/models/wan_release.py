@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,6 +36,8 @@ CLIP_HEAD = 80  # the width of a head of ViT-H/14, which no shape tells
 @dataclass(frozen=True)
 class Release(PipelineIndex):
     """A release in the words of a pipeline folder; configurations are told from its config.json and from shapes."""
+
+    is_release: ClassVar[bool] = True
 
     def config(self, component: str) -> Mapping[str, Any]:
         path = self.files.get(component)

@@ -14,7 +14,7 @@ from llmc.convert.encoders import encoder_weights, load_encoder
 from llmc.convert.names import Names
 from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
 from llmc.log import log
-from llmc.models.base import ModelAdapter, Part, Section, pipeline_index
+from llmc.models.base import ModelAdapter, Part, Section
 from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
 from llmc.models.networks import dtype_of, empty_network, filled_network
 from llmc.renames import Original
@@ -37,13 +37,13 @@ def skeleton(model: ModelConfig, sections: Collection[Section]) -> list[Part]:
     adapter = model.adapter()
     opened = {name: open_network(path) for name, path in model.networks().items()}
     networks = adapter.skeleton(model.path, **_configs(model, opened))
-    return [*networks, *encoder_skeletons(model.path, adapter.encoders, sections)]
+    return [*networks, *encoder_skeletons(adapter.index(model.path), adapter.encoders, sections)]
 
 
 def given_networks(model: ModelConfig) -> dict[str, torch.nn.Module]:
     """The networks that come from elsewhere than a pipeline folder, by the part that they are."""
     adapter = model.adapter()
-    released = {name: path for name, path in pipeline_index(model.path).files.items() if name in adapter.networks}
+    released = {name: path for name, path in adapter.index(model.path).files.items() if name in adapter.networks}
     places = {**released, **model.networks()}
     opened = {name: open_network(path) for name, path in places.items()}
     if not opened:
@@ -65,9 +65,10 @@ def given_networks(model: ModelConfig) -> dict[str, torch.nn.Module]:
 
 def released_components(model: ModelConfig, given: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
     """What a release holds beside its networks; what pictures go through is kept in float32, as pipelines do."""
-    index, adapter = pipeline_index(model.path), model.adapter()
+    adapter = model.adapter()
+    index = adapter.index(model.path)
     components: dict[str, torch.nn.Module] = {}
-    for name in index.files.keys() - given.keys():
+    for name in index.files.keys() - given.keys() if index.is_release else ():
         path = model.encoder_weights().get(name, index.files[name])
         if name == "vae":
             empty = empty_network(index.config(name))
@@ -100,5 +101,5 @@ def lora_tables(adapter: ModelAdapter, part: Part) -> list[Original]:
 def _configs(model: ModelConfig, opened: dict[str, Checkpoint]) -> dict[str, dict[str, Any]]:
     if not opened:
         return {}
-    index = pipeline_index(model.path)
+    index = model.adapter().index(model.path)
     return {name: network_config(checkpoint, index.config(name)) for name, checkpoint in opened.items()}
