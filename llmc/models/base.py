@@ -232,9 +232,13 @@ class ModelAdapter(Plugin):
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
 
+    def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
+        """The calls of one step, in order."""
+        return self.branches if sampling.guidance_scale > 1 else self.branches[:1]
+
     def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
         """How many times each part is called for one sample."""
-        calls = sampling.steps * (len(self.branches) if sampling.guidance_scale > 1 else 1)
+        calls = sampling.steps * len(self.branches_of(sampling))
         return {part.name: calls for part in self.parts(pipeline)}
 
 
