@@ -31,8 +31,12 @@ def coverage_table(coverage: Coverage, networks: Sequence[Network], samples: Seq
         for part, seen in coverage.calls.items() for sample, steps in seen.items()
     ]  # fmt: skip
     warnings = coverage.gaps([network.part.name for network in networks])
+    alike: dict[tuple[str, str, int], list[int]] = {}
     for row in rows:
-        log.info("%s saw sample %d: steps %s, %d calls", row.part, row.sample, row.steps, row.calls)
+        alike.setdefault((row.part, row.steps, row.calls), []).append(row.sample)
+    for (part, steps, calls), seen in alike.items():
+        what = f"samples {ranges(seen)}: of each" if len(seen) > 1 else f"sample {seen[0]}:"
+        log.info("%s saw %s steps %s, %d calls", part, what, steps, calls)
     for warning in warnings:
         log.warning("%s", warning)
     return CoverageTable(rows, warnings)

@@ -37,7 +37,7 @@ def test_each_expert_has_its_own_statistics_rules_and_files(tmp_path: Path, caps
         *(("transformer_2", sample, "2-4", 6) for sample in range(3)),
     ]
     assert results["warnings"] == []
-    assert "transformer_2 saw sample 2: steps 2-4, 6 calls" in (tmp_path / "run" / "run.log").read_text()
+    assert "transformer_2 saw samples 0-2: of each steps 2-4, 6 calls" in (tmp_path / "run" / "run.log").read_text()
     assert "What calibration saw" in (tmp_path / "run" / "report.html").read_text()
 
     layers = {layer["name"]: layer for layer in results["layers"]}
