@@ -166,6 +166,7 @@ class ModelAdapter(Plugin):
     """How one family of models is loaded, taken apart and run; its settings are keys of the `model` section."""
 
     pipeline: ClassVar[str]  # the class that model_index.json (or the config.json of a lone network) names
+    known_as: ClassVar[tuple[str, ...]] = ()  # other names of it, or of the family of which a folder is one variant
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
@@ -298,6 +299,7 @@ def adapters() -> dict[str, type[ModelAdapter]]:
 
 def quiet_libraries() -> None:
     """Keep the loading chatter of diffusers and transformers out of a run's own words."""
+    assert torch.nn  # the module itself: they import parts of it, which what stands in for it does not have
     import diffusers
     import transformers
 

@@ -59,6 +59,7 @@ class Flux(JointTransformer):
     """FLUX.1 dev and schnell, text to image."""
 
     name: Literal["Flux"] = "Flux"
+    known_as: ClassVar[tuple[str, ...]] = ("FLUX.1", "FLUX.1-dev", "FLUX.1-schnell")
     pipeline: ClassVar[str] = "FluxPipeline"
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     layout: ClassVar[Layout] = LAYOUT
