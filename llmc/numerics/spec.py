@@ -87,6 +87,11 @@ class TensorSpec(Strict):
         """Whether scales can be taken out of the sums of a product."""
         return self.symmetric and self.granularity in ("per_tensor", "per_channel", "per_token")
 
+    def measured_per_token(self) -> TensorSpec:
+        """The symmetric grid of the same format that runtimes measure for each token."""
+        measured = {"granularity": "per_token", "symmetric": True, "dynamic": True, "scale_dtype": "float32"}
+        return self.model_copy(update=measured)
+
     def of_input(self, dtype: torch.dtype) -> TensorSpec:
         """The spec for a tensor of that type, on which scales may depend."""
         if self.scale_dtype != "of_input":
