@@ -23,6 +23,7 @@ class Clock:
     """Where the pipeline is: set by the recorder, read when a network is called."""
 
     sample: int = 0
+    branches: tuple[str, ...] = ("cond",)  # the calls of one step, in order
     calls_in_step: Counter[str] = field(default_factory=Counter)  # by part: in one step each counts its own branches
 
     def tick(self, step: int) -> None:
@@ -47,9 +48,9 @@ def record_calls(
     with at_step(0), ExitStack() as hooks:
         for part in parts:
             store = stores.get(part.name)
-            hooks.enter_context(_noting(part, clock, adapter.branches, store, keep_outputs, coverage))
+            hooks.enter_context(_noting(part, clock, store, keep_outputs, coverage))
         for index, sample, sampling in samples:
-            clock.sample = index
+            clock.sample, clock.branches = index, adapter.branches_of(sampling)
             clock.tick(0)
             videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
             on_video()
@@ -65,13 +66,12 @@ def record_calls(
 def _noting(
     part: Part,
     clock: Clock,
-    branches: tuple[str, ...],
     store: CallStore | None,
     keep_output: bool,
     coverage: Coverage | None,
 ) -> Iterator[None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        branch = branches[clock.calls_in_step[part.name] % len(branches)]
+        branch = clock.branches[clock.calls_in_step[part.name] % len(clock.branches)]
         clock.calls_in_step[part.name] += 1
         if coverage is not None:
             coverage.note(part.name, clock.sample, running_step())

@@ -56,9 +56,9 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """A network's or block's main output, whatever it is wrapped in."""
+    """A network's or block's main output, whatever it is wrapped in; a last block may give nothing of the text."""
     while not isinstance(output, Tensor):
-        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+        output = next(value for value in (output.values() if isinstance(output, dict) else output) if value is not None)
     return output
 
 

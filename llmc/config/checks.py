@@ -14,7 +14,7 @@ from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.config.words import choice
 from llmc.errors import LlmcError, UnsupportedSpec
 from llmc.export.base import Exporter, as_computed
-from llmc.models.base import adapters, check_adapter, pipeline_index
+from llmc.models.base import adapters, check_adapter
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
 
@@ -61,7 +61,7 @@ def model_problems(config: Config) -> Iterator[Problem]:
     if config.model.path.exists():
         try:
             check_adapter(type(adapter), config.model.path)
-            components = pipeline_index(config.model.path).components
+            components = adapter.index(config.model.path).components
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
     for name, path in config.model.networks().items():
@@ -81,10 +81,11 @@ def model_problems(config: Config) -> Iterator[Problem]:
 
 def encoder_problems(config: Config) -> Iterator[Problem]:
     """Whether the pipeline has the encoders that are to be quantized or replaced, of classes whose layout is known."""
+    adapter = config.model.adapter()
     for name, path in config.model.encoder_weights().items():
         yield from _missing(config, ("model", name), path)
     try:
-        classes = encoder_classes(config.model.path, config.model.adapter().encoders)
+        classes = encoder_classes(adapter.index(config.model.path), adapter.encoders)
     except LlmcError:  # said already
         return
     for name in sorted(config.model.encoder_weights().keys() - classes.keys()):
@@ -223,6 +224,7 @@ def target_problems(config: Config) -> Iterator[Problem]:
     exporters = [exporter for exporter, _ in config.save.targets()]
     for exporter in exporters:
         yield from _name_problems(config, exporter)
+        yield from _folder_problems(config, exporter)
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
         specs = _specs(section, quant)
@@ -249,6 +251,17 @@ def _grid_problems(
         if scheme not in (None, first):
             yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
                                 f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
+
+
+def _folder_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
+    try:
+        released = config.model.adapter().index(config.model.path).is_release
+    except LlmcError:  # said already
+        return
+    if exporter.around and released:
+        text = f"it writes a whole pipeline of diffusers, and {config.model.path} is a release in another layout"
+        yield Problem(("save", exporter.switch), f"{text}; leave it out, or give model.path such a pipeline and "
+                                                 "model.transformer the release")  # fmt: skip
 
 
 def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:

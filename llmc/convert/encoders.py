@@ -25,12 +25,17 @@ def to_release(class_name: str, tensors: Mapping[str, LazyTensor]) -> dict[str, 
 
 
 def load_encoder(module: torch.nn.Module, path: Path) -> None:
-    """Replace every weight of `module` by those at `path`, in either naming; nothing may be missing or left over."""
+    """Replace every weight of `module` by those at `path`."""
+    tensors = encoder_weights(module, path)
+    for name, parameter in module.named_parameters():
+        parameter.data.copy_(tensors[name].make())
+
+
+def encoder_weights(module: torch.nn.Module, path: Path) -> dict[str, LazyTensor]:
+    """The weights at `path` of such an encoder, in either naming; nothing may be missing or left over."""
     wanted = dict(module.named_parameters())
     naming = naming_of_release(type(module).__name__, wanted)
-    tensors = find_weights(path, _own_names(module, open_checkpoint(path).tensors), wanted, naming, UNREAD)
-    for name, parameter in wanted.items():
-        parameter.data.copy_(tensors[name].make())
+    return find_weights(path, _own_names(module, open_checkpoint(path).tensors), wanted, naming, UNREAD)
 
 
 def naming_of_release(class_name: str, names: Iterable[str]) -> Names | None:

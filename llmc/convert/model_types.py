@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from llmc.convert.config_keys import to_diffusers, to_original
 from llmc.convert.names import Names
 from llmc.convert.rows import Table
 from llmc.convert.tables.clip import CLIP, CLIP_PREFIXED
@@ -17,6 +16,7 @@ from llmc.convert.tables.t5 import T5, T5_SECOND, T5_TIED
 from llmc.convert.tables.wan import WAN
 from llmc.errors import ExportError
 from llmc.models.hunyuan import ORIGINAL as HUNYUAN
+from llmc.models.wan_config import to_diffusers, to_original
 
 # LightX2V's words: its own names are where one starts, so towards them is backward
 Direction: TypeAlias = Literal["backward", "forward"]

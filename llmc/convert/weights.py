@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from llmc.convert.checkpoint import Checkpoint, open_checkpoint
-from llmc.convert.config_keys import to_diffusers
 from llmc.convert.names import Known, Names
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
 from llmc.models.networks import misfits, some
+from llmc.models.wan_config import to_diffusers
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")  # of the network, in files that hold a whole pipeline
 

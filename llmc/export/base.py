@@ -63,6 +63,7 @@ class Exporter(Plugin):
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static", "steps"
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
+    around: ClassVar[bool] = False  # whether it writes a pipeline's other components beside the networks
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
     looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do
 

@@ -59,6 +59,7 @@ class Diffusers(Exporter):
     name: Literal["diffusers"] = "diffusers"
     switch: ClassVar[str] = "save_diffusers"
     subfolder: ClassVar[str] = "diffusers"
+    around: ClassVar[bool] = True
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
     scale_dtype: ClassVar[ScaleDtype] = "bfloat16"  # with float activations the sums are multiplied in their type
 

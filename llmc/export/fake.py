@@ -37,6 +37,7 @@ class FakeQuant(Exporter):
     switch: ClassVar[str] = "save_fake"
     subfolder: ClassVar[str] = "fake_quant"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static", "steps"})
+    around: ClassVar[bool] = True
     encoders: ClassVar[frozenset[str] | None] = None
 
     def carries(self, spec: LayerSpec) -> frozenset[Carrier]:

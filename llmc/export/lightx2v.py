@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from llmc.convert.config_keys import to_original
 from llmc.convert.rename import Renamer
 from llmc.convert.writer import STEM, is_replaced, write_checkpoint, write_json
 from llmc.errors import ExportError
@@ -115,9 +114,12 @@ class LightX2V(Exporter):
         config = network_config(part)
         smoothed = is_smoothed_at_run_time(tensors)
         if self.names is not None:
+            from llmc.convert.model_types import MODEL_TYPES  # with torch, which `llmc list` need not wait for
+
             names = Renamer(part.renames[self.names]).forward_all(tensors)
             tensors = {names[name]: tensor for name, tensor in tensors.items()}
-            config = {key: value for key, value in to_original(config).items() if key in CONFIG_KEYS}
+            config = MODEL_TYPES["wan_dit"].config_backward(config)
+            config = {key: value for key, value in config.items() if key in CONFIG_KEYS}
         if smoothed:
             config["quant_method"] = "advanced_ptq"
         write_checkpoint(target, tensors, self.layout, part.provenance, config=config)

@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -134,10 +134,12 @@ class PipelineIndex:
     class_name: str
     components: Mapping[str, str]  # name -> class
     settings: Mapping[str, Any]
+    files: Mapping[str, Path] = field(default_factory=dict)  # where components are that lie elsewhere than usual
+    is_release: ClassVar[bool] = False  # whether nothing lies as diffusers has it
 
     def config(self, component: str) -> Mapping[str, Any]:
         """The component's config.json; empty if it has none."""
-        path = self.folder / component / "config.json"
+        path = self.files.get(component, self.folder / component) / "config.json"
         found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return found
 
@@ -183,6 +185,11 @@ class ModelAdapter(Plugin):
         return index.class_name == cls.pipeline
 
     @classmethod
+    def release(cls, folder: Path) -> PipelineIndex | None:
+        """What a folder in the layout of the family's own release would be as a pipeline; None if it is none."""
+        return None
+
+    @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
         """What is wrong with sizes that this family cannot make, each in one sentence; empty if nothing is."""
         return []
@@ -200,6 +207,10 @@ class ModelAdapter(Plugin):
         if cls.needs_image:
             return ("i2v",)
         return ("t2v", "i2v") if cls.takes_image else ("t2v",)
+
+    def index(self, path: Path) -> PipelineIndex:
+        """What the folder says of itself."""
+        return pipeline_index(path)
 
     def sources(self, path: Path) -> dict[str, Path]:
         """Everything that `load` reads by itself, by the key of `model` that names it."""
@@ -222,9 +233,13 @@ class ModelAdapter(Plugin):
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
 
+    def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
+        """The calls of one step, in order."""
+        return self.branches if sampling.guidance_scale > 1 else self.branches[:1]
+
     def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
         """How many times each part is called for one sample."""
-        calls = sampling.steps * (len(self.branches) if sampling.guidance_scale > 1 else 1)
+        calls = sampling.steps * len(self.branches_of(sampling))
         return {part.name: calls for part in self.parts(pipeline)}
 
 
@@ -258,7 +273,11 @@ def multiples(height: int, width: int, of: int = 16) -> list[str]:
 
 
 def pipeline_index(folder: Path) -> PipelineIndex:
-    """What a diffusers folder says of itself, or the folder of a lone network."""
+    """What a diffusers folder says of itself, or a release of a family's own, or the folder of a lone network."""
+    if not (folder / "model_index.json").is_file():
+        releases = (adapter.release(folder) for adapter in adapters().values())
+        if (release := next((index for index in releases if index is not None), None)) is not None:
+            return release
     path = next((file for name in ("model_index.json", "config.json") if (file := folder / name).is_file()), None)
     if path is None:
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmc.errors import AdapterError
-from llmc.models.base import Layout, LinearGroup, Part, Section, pipeline_index, quiet_libraries
+from llmc.models.base import Layout, LinearGroup, Part, PipelineIndex, Section, quiet_libraries
+from llmc.models.networks import Made
 from llmc.renames import Renames
 
 # Norms are affine and read by one group. A product of a gate and a linear branch is linear in the branch, so that its
@@ -120,23 +120,43 @@ def encoder_parts(pipeline: Any, names: Collection[str], sections: Collection[Se
     return [_part(name, module) for name, module in modules.items() if module is not None]
 
 
-def encoder_skeletons(folder: Path, names: Collection[str], sections: Collection[Section]) -> Iterator[Part]:
-    """The same as the folder's configuration describes them, on the meta device."""
+def encoder_skeletons(index: PipelineIndex, names: Collection[str], sections: Collection[Section]) -> Iterator[Part]:
+    """The same as the folder's configurations describe them, on the meta device."""
+    for name, class_name in encoder_classes(index, names).items():
+        if section_of(name) in sections:
+            known_class(name, class_name)
+            yield _part(name, empty_encoder(class_name, index.config(name)))
+
+
+def empty_encoder(class_name: str, config: Mapping[str, Any]) -> torch.nn.Module:
+    """The encoder of transformers that a config.json describes, on the meta device."""
     quiet_libraries()
     import transformers
 
-    for name, class_name in encoder_classes(folder, names).items():
-        if section_of(name) in sections:
-            known_class(name, class_name)
-            config = transformers.AutoConfig.from_pretrained(folder / name)
-            with torch.device("meta"):
-                yield _part(name, getattr(transformers, class_name)(config))
+    made = getattr(transformers, class_name)
+    with torch.device("meta"):
+        encoder: torch.nn.Module = made(made.config_class.from_dict(dict(config)))
+    return encoder.eval()
 
 
-def encoder_classes(folder: Path, names: Collection[str]) -> dict[str, str]:
+def filled_encoder(empty: torch.nn.Module, tensors: Mapping[str, Made], dtype: torch.dtype) -> torch.nn.Module:
+    """Such an encoder with all of its parameters; of tied ones the first is given."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):  # positions are computed, not stored
+        encoder: Any = type(empty)(empty.config)
+    state = {name: tensor.make().to(dtype) for name, tensor in tensors.items()}
+    encoder.load_state_dict(state, strict=False, assign=True)
+    encoder.tie_weights()
+    lacking = [name for name, parameter in encoder.named_parameters() if parameter.is_meta]
+    assert not lacking, f"no weights were given for {lacking}"
+    filled: torch.nn.Module = encoder.eval().requires_grad_(False)
+    return filled
+
+
+def encoder_classes(index: PipelineIndex, names: Collection[str]) -> dict[str, str]:
     """The encoders that a pipeline folder holds, and the class of each."""
-    components = pipeline_index(folder).components
-    return {name: components[name] for name in names if name in components}
+    return {name: index.components[name] for name in names if name in index.components}
 
 
 def section_of(name: str) -> Section:

@@ -11,7 +11,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -26,6 +26,7 @@ from llmc.models.base import (
     ModelAdapter,
     OnStep,
     Part,
+    PipelineIndex,
     Sample,
     Sampling,
     Video,
@@ -139,7 +140,7 @@ class OpenSoraPlan(ModelAdapter):
     known_as: ClassVar[tuple[str, ...]] = ("Open-Sora-Plan", "Open-Sora-Plan v1.2", "OpenSoraPlanV1_2")
     pipeline: ClassVar[str] = "OpenSoraT2V"
     renames: ClassVar[Mapping[str, Renames]] = {"mindie": MINDIE}
-    encoders: ClassVar[tuple[str, ...]] = ()  # MT5 lies outside of the folder, where no target would look for it
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
 
     @model_validator(mode="after")
     def _runs_only_code_that_is_trusted(self) -> OpenSoraPlan:
@@ -159,6 +160,10 @@ class OpenSoraPlan(ModelAdapter):
                 f"num_frames is {num_frames}; the autoencoder makes 4k + 1 frames, such as {num_frames // 4 * 4 + 1}"
             )
         return problems
+
+    def index(self, path: Path) -> PipelineIndex:
+        places = {"text_encoder": self.sources(path)["text_encoder_path"]}
+        return replace(super().index(path), components={"text_encoder": "MT5EncoderModel"}, files=places)
 
     def sources(self, path: Path) -> dict[str, Path]:
         beside = path.resolve().parent

@@ -98,6 +98,9 @@ class SD3(JointTransformer):
             ),
         )
 
+    def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
+        return self.branches if sampling.guidance_scale > 1 else ("cond",)
+
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
         return multiples(height, width)

@@ -26,6 +26,8 @@ from llmc.models.base import (
     quiet_libraries,
 )
 from llmc.models.networks import dtype_of, empty_network
+from llmc.models.wan_release import read_release, release_pipeline
+from llmc.models.wan_vae import vae_original
 from llmc.renames import Original, Renames
 
 if TYPE_CHECKING:
@@ -113,18 +115,30 @@ class Wan(ModelAdapter):
 
     @classmethod
     def original(cls, network: torch.nn.Module) -> Original:
+        if type(network).__name__ == "AutoencoderKLWan":
+            return vae_original(network)
         return LIGHTX2V  # which kept the names of the release
+
+    @classmethod
+    def release(cls, folder: Path) -> PipelineIndex | None:
+        return read_release(folder)
 
     def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
         quiet_libraries()
         import diffusers
+
+        index = pipeline_index(path)
 
         # the autoencoder and the image encoder are small, and their rounding errors would be seen in every frame
         dtypes = {
             "default": dtype_of(path, torch_dtype, given), "vae": torch.float32, "image_encoder": torch.float32
         }  # fmt: skip
 
-        pipeline = getattr(diffusers, self.pipeline).from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
+        if index.is_release:
+            pipeline = release_pipeline(index, given)
+        else:
+            made = getattr(diffusers, self.pipeline)
+            pipeline = made.from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 

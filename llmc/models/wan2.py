@@ -22,7 +22,7 @@ class TwoExperts(Wan):
         scheduler.set_timesteps(sampling.steps)
         boundary = pipeline.config.boundary_ratio * scheduler.config.num_train_timesteps
         high = sum(float(timestep) >= boundary for timestep in scheduler.timesteps)
-        branches = len(self.branches) if sampling.guidance_scale > 1 else 1
+        branches = len(self.branches_of(sampling))
         return {"transformer": high * branches, "transformer_2": (len(scheduler.timesteps) - high) * branches}
 
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmc.config.model import ModelConfig
-from llmc.convert.checkpoint import Checkpoint
-from llmc.convert.encoders import load_encoder
+from llmc.convert.checkpoint import Checkpoint, open_checkpoint
+from llmc.convert.encoders import encoder_weights, load_encoder
 from llmc.convert.names import Names
 from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
 from llmc.log import log
-from llmc.models.base import ModelAdapter, Part, Section, pipeline_index
-from llmc.models.encoders import encoder_skeletons
-from llmc.models.networks import dtype_of, filled_network
+from llmc.models.base import ModelAdapter, Part, Section
+from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
+from llmc.models.networks import dtype_of, empty_network, filled_network
 from llmc.renames import Original
 
 
 def load_pipeline(model: ModelConfig, device: str) -> Any:
     """The float pipeline that the section describes."""
-    pipeline = model.adapter().load(model.path, model.torch_dtype, device, **given_networks(model))
+    given = given_networks(model)
+    given |= released_components(model, given)
+    pipeline = model.adapter().load(model.path, model.torch_dtype, device, **given)
     for name, path in model.encoder_weights().items():
-        load_encoder(getattr(pipeline, name), path)
-        log.info("read the weights of the %s from %s", name, path)
+        if name not in given:
+            load_encoder(getattr(pipeline, name), path)
+            log.info("read the weights of the %s from %s", name, path)
     return pipeline
 
 
@@ -34,15 +37,17 @@ def skeleton(model: ModelConfig, sections: Collection[Section]) -> list[Part]:
     adapter = model.adapter()
     opened = {name: open_network(path) for name, path in model.networks().items()}
     networks = adapter.skeleton(model.path, **_configs(model, opened))
-    return [*networks, *encoder_skeletons(model.path, adapter.encoders, sections)]
+    return [*networks, *encoder_skeletons(adapter.index(model.path), adapter.encoders, sections)]
 
 
 def given_networks(model: ModelConfig) -> dict[str, torch.nn.Module]:
-    """The networks that come from elsewhere, by the part that they are."""
-    opened = {name: open_network(path) for name, path in model.networks().items()}
+    """The networks that come from elsewhere than a pipeline folder, by the part that they are."""
+    adapter = model.adapter()
+    released = {name: path for name, path in adapter.index(model.path).files.items() if name in adapter.networks}
+    places = {**released, **model.networks()}
+    opened = {name: open_network(path) for name, path in places.items()}
     if not opened:
         return {}
-    adapter = model.adapter()
     if model.torch_dtype == "auto" and "transformer" in opened:
         dtype = common_dtype(opened["transformer"])
     else:
@@ -50,12 +55,33 @@ def given_networks(model: ModelConfig) -> dict[str, torch.nn.Module]:
     given = {}
     for part in adapter.skeleton(model.path, **_configs(model, opened)):
         if part.name in opened:
-            path, tensors = model.networks()[part.name], opened[part.name].tensors
+            path, tensors = places[part.name], opened[part.name].tensors
             naming = Names(adapter.original(part.module))
             found = find_weights(path, tensors, part.module.state_dict(), naming)
             given[part.name] = filled_network(part.module, found, dtype)
             log.info("read the weights of the %s from %s", part.name, path)
     return given
+
+
+def released_components(model: ModelConfig, given: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """What a release holds beside its networks; what pictures go through is kept in float32, as pipelines do."""
+    adapter = model.adapter()
+    index = adapter.index(model.path)
+    components: dict[str, torch.nn.Module] = {}
+    for name in index.files.keys() - given.keys() if index.is_release else ():
+        path = model.encoder_weights().get(name, index.files[name])
+        if name == "vae":
+            empty = empty_network(index.config(name))
+            naming = Names(adapter.original(empty))
+            found = find_weights(path, open_checkpoint(path).tensors, empty.state_dict(), naming)
+            components[name] = filled_network(empty, found, torch.float32)
+        else:
+            encoder = empty_encoder(index.components[name], index.config(name))
+            exact = section_of(name) == "image_encoder"
+            dtype = torch.float32 if exact else dtype_of(model.path, model.torch_dtype, given)
+            components[name] = filled_encoder(encoder, encoder_weights(encoder, path), dtype)
+        log.info("read the weights of the %s from %s", name, path)
+    return components
 
 
 def sources(model: ModelConfig) -> list[Path]:
@@ -75,5 +101,5 @@ def lora_tables(adapter: ModelAdapter, part: Part) -> list[Original]:
 def _configs(model: ModelConfig, opened: dict[str, Checkpoint]) -> dict[str, dict[str, Any]]:
     if not opened:
         return {}
-    index = pipeline_index(model.path)
+    index = model.adapter().index(model.path)
     return {name: network_config(checkpoint, index.config(name)) for name, checkpoint in opened.items()}

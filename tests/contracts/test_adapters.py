@@ -104,6 +104,21 @@ def test_smoothing_that_files_hold_leaves_the_network_as_it_is(family: Family) -
         assert max(e for steps in errors.values() for step in steps.values() for e in step) < 1e-10
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_recorded_calls_say_their_step_and_branch(family: Family, guidance: float) -> None:
+    pipeline, networks = family.load()
+    index, sample, sampling = family.planned[0]
+    sampling = sampling.model_copy(update={"guidance_scale": guidance})
+    stores = {network.part.name: CallStore() for network in networks}
+    record_calls(family.adapter, pipeline, [network.part for network in networks], [(index, sample, sampling)], stores)
+    found = {name: [(call.step, call.branch) for call in store.calls(CPU)] for name, store in stores.items()}
+    assert {name: len(calls) for name, calls in found.items()} == family.adapter.call_counts(pipeline, sampling)
+    branches = family.adapter.branches_of(sampling)
+    assert sorted(call for calls in found.values() for call in calls) == sorted(
+        (step, branch) for step in range(sampling.steps) for branch in branches
+    )
+
+
 def test_generating_twice_gives_the_same_video(family: Family) -> None:
     pipeline, networks = family.load()
     parts = [network.part for network in networks]

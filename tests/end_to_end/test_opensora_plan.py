@@ -117,6 +117,22 @@ def test_with_a_checkout_that_is_trusted_frames_are_judged(tmp_path: Path, check
     assert len(list((tmp_path / "run" / "videos" / "fake_quant").glob("*.mp4"))) == 1
 
 
+def test_the_text_encoder_beside_the_network_is_quantized_too(tmp_path: Path) -> None:
+    text = {"method": "RTN", "weight": {"bit": 8}, "act": {"bit": 8}}
+    config = opensora_config(tmp_path, quant={"video_gen": {"method": "RTN", **STATIC}, "text_encoder": text})
+    assert main(["check", str(config), "--explain"]) == 0
+    assert main(["run", "--config", str(config), "--set", "eval=null"]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert sum(layer["name"].startswith("text_encoder.") for layer in results["layers"]) == 2 * 7
+    rounded = OpenSoraPlan(text_encoder_path=tmp_path / "export" / "fake_quant" / "text_encoder")
+    before = load_file(tmp_path / "release" / "mt5-xxl" / "model.safetensors")
+    encoder = rounded.index(tmp_path / "release" / "29x480p")
+    assert encoder.config("text_encoder")["model_type"] == "mt5"
+    after = load_file(encoder.files["text_encoder"] / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys() and len(changed) == 2 * 7
+
+
 def test_check_names_what_is_missing_beside_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = opensora_config(tmp_path)
     options = ["--set", f"model.code_path={tmp_path}", "--set", "model.trust_remote_code=True"]

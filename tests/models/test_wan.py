@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from llmc.__main__ import main
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
-from llmc.convert.config_keys import to_original
 from llmc.convert.rename import Renamer
 from llmc.errors import AdapterError
 from llmc.models.base import Sample, adapters, check_adapter
 from llmc.models.wan import LIGHTX2V, Wan, scheduler_for
+from llmc.models.wan_config import to_original
 from tests.end_to_end.small_run import small_config
 from tests.tiny_pipelines import TINY
 

@@ -1,4 +1,4 @@
-"""Every Wan recipe that ships runs as it is, on a tiny pipeline of its family: record, calibrate, export, judge."""
+"""Every recipe that ships runs as it is, on a tiny pipeline of its family: record, calibrate, export, judge."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from safetensors.torch import load_file, save_file
 
 from llmc.__main__ import main
 from llmc.models.base import adapters
-from llmc.models.wan import Wan
 from tests.tiny_pipelines import TINY, save_samples
 
+BESIDE = {"text_encoder_path": "mt5-xxl"}  # what a tiny pipeline puts beside its folder
 CONFIGS = Path(__file__).parents[2] / "configs/quantization/video_gen"
 RECIPES = {
-    path: family
+    path: yaml.safe_load(path.read_text())["model"]["type"]
     for path in sorted(CONFIGS.rglob("*.yaml"))
-    if (family := yaml.safe_load(path.read_text())["model"]["type"]) in adapters()
-    and issubclass(adapters()[family], Wan)
-    and "tiny" not in path.parent.name
+    if "tiny" not in path.parent.name
 }
 # one recipe of each family in the default suite, with another strategy each time
 SLICE = {
     "wan_t2v/few_step_w_a", "wan_i2v/gptq_w4a16", "wan_flf2v/smoothquant_w_a", "wan_vace/rtn_w_a_fp8",
     "wan22_t2v/lora_merged_w_a", "wan22_i2v/full_stack_w4a8", "wan22_ti2v/smoothquant_w_a",
+    "hunyuan_t2v/smoothquant_w_a_static", "flux/full_stack_w4a4", "sd3/smoothquant_w_a_fp8",
+    "opensora_plan/smoothquant_w_a_static_29x480p",
 }  # fmt: skip
 
 
@@ -56,14 +56,18 @@ def test_a_recipe_runs_on_a_tiny_pipeline(
         "eval.metrics": "[psnr]",
         **({} if few else {"calib.sample_steps": 4}),
     }
+    size = {"target_height": sampling.height, "target_width": sampling.width}
+    if not adapters()[family].makes_images:
+        size["num_frames"] = sampling.num_frames
     for section in ("calib", "eval"):
-        size = {"target_height": sampling.height, "target_width": sampling.width, "num_frames": sampling.num_frames}
-        for key, value in {"path": tmp_path / "samples", **size}.items():
-            changes[f"{section}.{key}"] = value
-    if "group_size" in written["quant"]["video_gen"]["weight"]:
-        changes["quant.video_gen.weight.group_size"] = 16
+        changes |= {f"{section}.{key}": value for key, value in {"path": tmp_path / "samples", **size}.items()}
+    for grid in ("weight", "act"):
+        if written["quant"]["video_gen"].get(grid, {}).get("group_size"):
+            changes[f"quant.video_gen.{grid}.group_size"] = 16
     if "lora" in written["model"]:
         changes["model.lora.0.path"] = save_lora(tmp_path / "model", tmp_path / "lora.safetensors")
+    changes |= {f"model.{key}": tmp_path / place for key, place in BESIDE.items() if key in written["model"]}
+    changes["eval.output_video_path"] = tmp_path / "videos"
     options = [option for key, value in changes.items() for option in ("--set", f"{key}={value}")]
     assert main(["run", "--config", str(path), "--json", *options]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmc.convert.config_keys import SOURCE, to_diffusers, to_original
+from llmc.models.wan_config import SOURCE, to_diffusers, to_original
 from tests.convert.tiny import KINDS, tiny_wan
 
 I2V_14B = {
