@@ -49,8 +49,11 @@ class QuantLinear(nn.Module):
         if self.mode == "float":
             return linear(x, self.weight, self.bias)
         x = self.prepare(x)
-        if self.spec.sums is not None and self.mode != "transformed" and self.state.rounded is not None:
-            return self._integer_sums(x, self.state.rounded)
+        rounded = self.state.rounded
+        if self.spec.sums is not None and self.mode != "transformed" and rounded is not None:
+            act, grid = self.act()
+            if act is not None and grid:
+                return self._integer_sums(x, rounded, act, grid)
         y = self._matmul(x)
         if self.state.lowrank is not None:
             up, down = self.state.lowrank
@@ -204,17 +207,16 @@ class QuantLinear(nn.Module):
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
 
-    def _integer_sums(self, x: Tensor, rounded: Quantized) -> Tensor:
+    def _integer_sums(self, x: Tensor, rounded: Quantized, spec: TensorSpec, grid: StaticGrid) -> Tensor:
         """As a kernel that adds the bias to the sums of a static act, in their unit."""
-        assert self.spec.act is not None and self.spec.sums is not None
-        assert self.state.static is not None and self.state.static[0] is not None
-        act = quantize(x, self.spec.act, *self.state.static)
+        assert self.spec.sums is not None and grid[0] is not None
+        act = quantize(x, spec, *grid)
         if self.mode == "real":
             sums = multiply(act.stored().reshape(-1, self.in_features), rounded.stored())
         else:
             dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
             sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape)).float()
-        unit = sum_scale(self.state.static[0], rounded.scale.reshape(-1), self.spec.sums).reshape(-1)
+        unit = sum_scale(grid[0], rounded.scale.reshape(-1), self.spec.sums).reshape(-1)
         bias = self.float_bias()
         if bias is not None:
             sums = sums + bias_in_units(bias, unit).float()
