@@ -79,10 +79,13 @@ def check_command(options: argparse.Namespace) -> None:
 
     targets = [exporter for exporter, _ in config.save.targets()]
     if options.explain or any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
+        from llmc.steps.attention import check_attentions
         from llmc.steps.network import check_shapes
         from llmc.steps.source import skeleton
 
-        check_shapes(skeleton(config.model, ()), config.policy(), targets)
+        parts = skeleton(config.model, ())
+        check_shapes(parts, config.policy(), targets)
+        check_attentions(parts, config.attention_policy(), targets)
     print(plan(config))
     if options.explain:
         from llmc.steps.explain import explain
