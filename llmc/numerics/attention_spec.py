@@ -22,7 +22,7 @@ class AttentionSpec(Strict):
     dynamic: bool = True  # False: one calibrated scale for each head
     rotate: bool = False  # queries and keys by one orthogonal matrix, which leaves their products as they are
     recall: float = Field(0.9999, gt=0, le=1)  # the share of queries' and keys' values that a calibrated scale reaches
-    scale_dtype: ScaleDtype = "float32"  # of calibrated scales
+    scale_dtype: ScaleDtype = "float32"  # what a target keeps of calibrated scales and of the rotation
 
     @model_validator(mode="after")
     def _calibrated_scales_are_per_head(self) -> AttentionSpec:

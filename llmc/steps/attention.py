@@ -42,7 +42,8 @@ def quantized_attentions(
             if spec.rotate:
                 width, weight = head_width(module), next(module.parameters())
                 if width not in rotations:
-                    rotations[width] = random_hadamard(width, generator)
+                    stored: torch.dtype = getattr(torch, spec.scale_dtype)
+                    rotations[width] = random_hadamard(width, generator).to(stored)
                 found[name].state = AttentionState(rotation=rotations[width].to(weight))
     return found
 
