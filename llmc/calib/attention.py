@@ -1,0 +1,105 @@
+"""What calibration measures of attentions: where each head's values lie, and what quantization does to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from llmc import distributed
+from llmc.calib.store import CallStore
+from llmc.errors import CalibrationError
+from llmc.layers.attention import AttentionCall, QuantAttention, watched
+from llmc.models.base import Part
+from llmc.numerics.attention import head_scales
+from llmc.numerics.attention_spec import ROLES
+from llmc.numerics.recall import count_values, shortest_window
+
+CALLS = 8  # over which an error is told, evenly spread over all
+
+
+class HeadRange:
+    """How far from 0 the values of each head lie, over every call: all of them, or their shortest window."""
+
+    def __init__(self, recall: float) -> None:
+        self.recall = recall
+        self.absmax: Tensor | None = None
+        self.counts: Tensor | None = None  # one for each bf16 value: calls can be many, and ranks several
+
+    def update(self, x: Tensor, seen: Tensor | None) -> None:
+        """x (batch, heads, tokens, width), of which only the tokens `seen` (batch, tokens) count."""
+        x = x.transpose(1, 2)  # (batch, tokens, heads, width)
+        rows = (x.flatten(0, 1) if seen is None else x[seen]).transpose(0, 1).flatten(1).detach()  # (heads, values)
+        if self.recall < 1:
+            counts = count_values(rows)
+            self.counts = counts if self.counts is None else self.counts + counts
+        absmax = rows.abs().amax(1).float()
+        self.absmax = absmax if self.absmax is None else torch.maximum(self.absmax, absmax)
+
+    def result(self) -> Tensor:
+        """(heads,), over all ranks."""
+        assert self.absmax is not None
+        absmax = distributed.reduce(self.absmax, "max")
+        if self.counts is None:
+            return absmax
+        low, high = shortest_window(distributed.reduce(self.counts, "sum"), self.recall)
+        return torch.minimum(torch.maximum(low.abs(), high.abs()), absmax)
+
+
+class HeadRanges:
+    """The ranges of q, k and v of attentions whose scales are calibrated: observe while calls run, then fix scales."""
+
+    def __init__(self, attentions: Sequence[QuantAttention]) -> None:
+        self.attentions = [attention for attention in attentions if not attention.spec.dynamic]
+        self.ranges = {
+            attention: [HeadRange(1.0 if role == "v" else attention.spec.recall) for role in ROLES]
+            for attention in self.attentions
+        }
+
+    def observed(self) -> AbstractContextManager[None]:
+        """While this is entered, every call counts."""
+        return watched(self.attentions, self._update)
+
+    def fix_scales(self) -> None:
+        """Give each attention the scales of its heads."""
+        for attention, ranges in self.ranges.items():
+            if ranges[0].absmax is None:
+                raise CalibrationError(f"{attention.name} never ran, so that nothing is known of its heads; exclude it")
+            spec = attention.spec
+            q, k, v = (head_scales(found.result(), role, spec) for role, found in zip(ROLES, ranges, strict=True))
+            attention.state = replace(attention.state, scales=(q, k, v))
+
+    def _update(self, attention: QuantAttention, call: AttentionCall) -> None:
+        for found, x, seen in zip(self.ranges[attention], call.tensors, call.seen(), strict=True):
+            found.update(x, seen)
+
+
+@torch.no_grad()
+def attention_errors(
+    part: Part,
+    attentions: Mapping[str, QuantAttention],
+    store: CallStore,
+    device: torch.device,
+    on_call: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Relative error of each attention's output in the float network, over a few of the recorded calls."""
+    powers = {attention: torch.zeros(2, dtype=torch.float64) for attention in attentions.values()}
+
+    def compare(attention: QuantAttention, call: AttentionCall) -> None:
+        wanted = call.output().float()
+        difference = attention.quantized(call).output().float() - wanted
+        powers[attention] += torch.stack([difference.square().sum(), wanted.square().sum()]).double().cpu()
+
+    with watched(list(attentions.values()), compare):
+        for call in store.calls(device, every=max(1, -(-len(store) // CALLS))):
+            part.module(*call.args, **call.kwargs)
+            on_call()
+    return {name: _share(powers[attention], device) for name, attention in attentions.items()}
+
+
+def _share(powers: Tensor, device: torch.device) -> float:
+    error, power = distributed.reduce(powers.to(torch.float32).to(device), "sum").tolist()
+    return float(error / max(power, 1e-30))
