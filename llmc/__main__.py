@@ -50,7 +50,7 @@ def run_command(options: argparse.Namespace) -> None:
 
 
 def quant_command(options: argparse.Namespace) -> None:
-    """Quantize one model for MindIE-SD, with msModelSlim's options: a recipe that ships, or a YAML in either dialect."""
+    """Quantize one model for MindIE-SD with msModelSlim's options: by a recipe that ships, or by a YAML of yours."""
     from llmc.config.one_command import AFTERWARDS, recipe_of
 
     path, overrides = recipe_of(options, _overrides(options))

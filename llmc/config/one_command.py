@@ -24,12 +24,14 @@ def recipe_of(options: argparse.Namespace, overrides: list[str]) -> tuple[Path, 
     """The configuration that is meant, and everything that replaces values in it."""
     missing = [f"--{name}" for name in REQUIRED if getattr(options, name) is None]
     if missing:
-        raise ConfigError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; give the folder of "
-                          f"the float model, the folder to write to, and what the model is: {', '.join(model_names())}")  # fmt: skip
+        raise ConfigError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; give the folder of the float "
+            f"model, the folder to write to, and what the model is: {', '.join(model_names())}"
+        )
     if (options.quant_type is None) == (options.config_path is None):
         found = "both are" if options.quant_type else "neither is"
         raise ConfigError(
-            f"--quant_type names a recipe that ships, --config_path a YAML of yours, and {found} given; give one of them"
+            f"--quant_type names a recipe that ships, --config_path a YAML of yours, and {found} given; give one"
         )
     if options.device is not None and re.fullmatch(r"(npu|cuda):\d+(,\d+)+", options.device):
         one = options.device.partition(",")[0]

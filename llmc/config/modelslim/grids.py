@@ -46,7 +46,6 @@ LEGAL: Mapping[Side, Mapping[Scheme, tuple[str, ...]]] = {
 ABSENT: Mapping[str, str] = {
     "pd_mix": "it is for the two phases of a language model, which a video model has not: write scope per_token",
     "per_channel": "a scale for each input channel cannot be taken out of a product: write scope per_tensor",
-    "dual_scale": "no grid with two scales is known here: write dtype mxfp4 with scope per_block",
     "fouroversix": "its choice of two ranges is for scales that are no powers of two: write method minmax or ceil_x",
 }
 BITS: Mapping[str, int | str] = {"int8": 8, "int4": 4, "fp8_e4m3": "e4m3", "mxfp8": "mxfp8", "mxfp4": "mxfp4"}
@@ -54,13 +53,20 @@ LEAST_SQUARES = {"name": "RTN", "range": "mse"}
 # what rounds weights; the searched ones look for the range of least squared error, each in its own way
 ROUNDING: Mapping[str, dict[str, Any]] = {
     "minmax": {"name": "RTN"},
+    "dualscale": {"name": "RTN"},
     "ssz": LEAST_SQUARES,
     "mse_round": LEAST_SQUARES,
     "ceil_x": LEAST_SQUARES,
     "gptq": {"name": "GPTQ"},
 }
 # settings in `ext` that change nothing here, with the only values for which that is so (None: any)
-HARMLESS: Mapping[str, Any] = {"aggregation_type": "max", "axes": -1, "enable_search": True, "step": None}
+HARMLESS: Mapping[str, Any] = {
+    "aggregation_type": "max",
+    "axes": -1,
+    "enable_search": True,
+    "step": None,
+    "dual_block_size": 512,
+}
 GPTQ_EXT = ("percdamp", "block_size", "group_size")
 
 
@@ -90,6 +96,8 @@ def grid_of(qconfig: QConfig, side: Side) -> dict[str, Any] | None:
         return None
     if qconfig.scope == "per_block":
         return {"bit": BITS[qconfig.dtype]}
+    if qconfig.scope == "dual_scale":
+        return {"bit": "mxfp4dual"}
     grid: dict[str, Any] = {
         "bit": BITS[qconfig.dtype], "symmetric": qconfig.symmetric, "granularity": qconfig.scope
     }  # fmt: skip

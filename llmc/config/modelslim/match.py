@@ -29,6 +29,29 @@ class Layer:
     quantizable: bool
 
 
+@dataclass(frozen=True)
+class Attention:
+    """One self-attention of a network."""
+
+    name: str  # ours
+    original: str
+    inside: tuple[str, ...]  # original names of the linears that make its queries, keys and values
+
+
+def attentions_of(adapter: type[ModelAdapter], parts: Sequence[Part]) -> list[Attention]:
+    """Every self-attention of the denoising networks, each name once."""
+    found: dict[str, Attention] = {}
+    for part in parts:
+        table = names_of(table_of(adapter.renames, adapter.original(part.module)))
+        for block, module in part.blocks:
+            for attention in (own for own, reads_itself in part.attentions(module).items() if reads_itself):
+                name = f"{block}.{attention}"
+                inside = dict.fromkeys(original_name(f"{name}.to_{letter}", table) for letter in "qkv")
+                original = next(iter(inside)).rpartition(".")[0]
+                found[name] = Attention(name, original, tuple(inside))
+    return list(found.values())
+
+
 def layers_of(adapter: type[ModelAdapter], parts: Sequence[Part]) -> list[Layer]:
     """Every linear of the denoising networks, each name once: experts have the same."""
     found: dict[str, Layer] = {}

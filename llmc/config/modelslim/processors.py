@@ -12,13 +12,11 @@ from llmc.config.modelslim.grids import grid_of, grids_of, problem_of, rounding_
 from llmc.config.modelslim.match import Choice, Layer, rules_for, selected, unmatched
 from llmc.config.modelslim.schema import (
     AwqProcessor,
-    Fa3Quant,
     FlexAwqProcessor,
     FlexSmoothProcessor,
     Group,
     IterSmoothProcessor,
     LinearQuant,
-    OnlineQuarot,
     Processor,
     Smoothing,
     SmoothQuantProcessor,

@@ -10,10 +10,9 @@ from llmc.config.numbers import Number
 from llmc.plugin import Strict
 
 APIVERSION = "multimodal_sd_modelslim_v1"
-SUBGRAPHS = ("norm-linear", "linear-linear", "ov", "up-down")
-
 Globs = tuple[StrictStr, ...]
 Subgraph = Literal["norm-linear", "linear-linear", "ov", "up-down"]
+EVERY_SUBGRAPH: tuple[Subgraph, ...] = ("norm-linear", "linear-linear", "ov", "up-down")
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
@@ -70,7 +69,7 @@ class IterSmoothProcessor(Smoothing):
     alpha: Share = Field(0.9, description="the power of the act's range")
     scale_min: Annotated[Number, Field(gt=0, le=1)] = Field(1e-5, description="no scale is smaller")
     symmetric: StrictBool = Field(True, description="True: inputs are scaled, not shifted")
-    enable_subgraph_type: tuple[Subgraph, ...] = Field(SUBGRAPHS, description="where scales may go")
+    enable_subgraph_type: tuple[Subgraph, ...] = Field(EVERY_SUBGRAPH, description="where scales may go")
 
 
 class FlexSettings(Smoothing):
@@ -78,7 +77,7 @@ class FlexSettings(Smoothing):
 
     alpha: Share | None = Field(None, description="the power of the act's range; left out: searched")
     beta: Share | None = Field(None, description="the power of the weight's range; left out: searched")
-    enable_subgraph_type: tuple[Subgraph, ...] = Field(SUBGRAPHS, description="where scales may go")
+    enable_subgraph_type: tuple[Subgraph, ...] = Field(EVERY_SUBGRAPH, description="where scales may go")
 
 
 class FlexSmoothProcessor(FlexSettings):
@@ -100,7 +99,7 @@ class AwqProcessor(Smoothing):
     type: Literal["awq"] = "awq"
     weight_qconfig: QConfig = Field(description="the grid that the search rounds weights to")
     n_grid: StrictInt = Field(20, ge=2, description="exponents tried between 0 and 1")
-    enable_subgraph_type: tuple[Subgraph, ...] = Field(SUBGRAPHS, description="where scales may go")
+    enable_subgraph_type: tuple[Subgraph, ...] = Field(EVERY_SUBGRAPH, description="where scales may go")
 
 
 class FaDetails(Strict):
@@ -123,9 +122,7 @@ class Fa3Quant(Strict):
     @model_validator(mode="after")
     def _says_one_thing(self) -> Fa3Quant:
         if self.qconfig is not None and self.details is not None:
-            raise ValueError(
-                "qconfig and details are both given; q, k and v get one grid or one each: keep one of them"
-            )
+            raise ValueError("qconfig and details are both given; q, k and v have one grid or one each: keep one")
         return self
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmc.config.document import Document, KeyPath
-from llmc.config.explain import Problem, find_problems, problems_error
+from llmc.config.explain import find_problems, problems_error
 from llmc.config.family import adapter_for
+from llmc.config.modelslim.attention import attention_section
 from llmc.config.modelslim.calibration import calib_section
-from llmc.config.modelslim.match import layers_of
+from llmc.config.modelslim.match import attentions_of, layers_of
 from llmc.config.modelslim.processors import flat, processor_problems, quant_section
 from llmc.config.modelslim.schema import Dialect, Spec
 from llmc.config.override import apply_overrides
@@ -41,9 +42,14 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
     problems = [*calib.problems, *(p for keys, processor in processors for p in processor_problems(keys, processor))]
     if problems:
         raise problems_error(problems, document.source())
-    quant = quant_section(processors, layers_of(adapter, adapter().skeleton(folder)), dialect.spec)
-    if quant.problems:
-        raise problems_error(quant.problems, document.source())
+    parts = adapter.model_validate({}).skeleton(folder)
+    quant = quant_section(processors, layers_of(adapter, parts), dialect.spec)
+    attention = attention_section(processors, attentions_of(adapter, parts))
+    if problems := [*quant.problems, *attention.problems]:
+        raise problems_error(problems, document.source())
+    if attention.values:
+        quant.values["attention"] = attention.values
+        quant.save |= attention.save
 
     values = {
         "model": {"type": name},
@@ -56,6 +62,7 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
         ("save",): ("spec", "save"),
         **{("calib", *keys): place for keys, place in calib.sources.items()},
         **{("quant", "video_gen", *keys): place for keys, place in quant.sources.items()},
+        **{("quant", "video_gen", "attention", *keys): place for keys, place in attention.sources.items()},
     }
     source = document.source()
     places = {keys: source.where(place) for keys, place in sources.items()}
