@@ -15,9 +15,8 @@ from llmc.errors import ConfigError
 from llmc.models.base import adapters
 
 REQUIRED = ("model_path", "save_path", "model_type")
-AFTERWARDS = """layers.csv in the run folder has the error of every layer, where the recipe saw data to tell it on.
-to judge by videos, run the same again with `--eval`, or give an `eval` section of your own;
-to hold the export to every rule of its runtime: llmc verify CHECKPOINT"""
+AFTERWARDS = """layers.csv in the run folder has the error of every layer, if the recipe needed data to tell it on
+to judge the model by its videos: the same again with `--eval`, or with a YAML that has an `eval` section"""
 
 
 def recipe_of(options: argparse.Namespace, overrides: list[str]) -> tuple[Path, list[str]]:

@@ -200,5 +200,5 @@ def _check_data(section: Section, spec: Spec) -> None:
     learning += ["static act scales"] if any(act and act.get("static") for act in static) else []
     if learning and not spec.multimodal_sd_config.dump_config.enable_dump:
         keys = ("spec", "multimodal_sd_config", "dump_config", "enable_dump")
-        text = f"it is False, and {learning[0]} learns from data; write `enable_dump: True`"
+        text = f"it is False, but {' and '.join(learning)} cannot be had without data; write `enable_dump: True`"
         section.problems.append(Problem(keys, text))
