@@ -78,13 +78,15 @@ def check_command(options: argparse.Namespace) -> None:
     from llmc.config.plan import plan
 
     targets = [exporter for exporter, _ in config.save.targets()]
-    if options.explain or any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
+    if options.explain or any(
+        target.looks_at_layers or max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets
+    ):
         from llmc.steps.attention import check_attentions
-        from llmc.steps.network import check_shapes
+        from llmc.steps.network import check_layers
         from llmc.steps.source import skeleton
 
         parts = skeleton(config.model, ())
-        check_shapes(parts, config.policy(), targets)
+        check_layers(config.model.adapter(), parts, config.policy(), targets)
         check_attentions(parts, config.attention_policy(), targets)
     print(plan(config))
     if options.explain:

@@ -22,7 +22,7 @@ from llmc.steps.device import choose_device
 from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, check_shapes, prepare_all
+from llmc.steps.network import Network, check_layers, prepare_all
 from llmc.steps.source import load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
@@ -44,7 +44,7 @@ def run(config: Config) -> Results:
         outputs = [exporter for exporter, _ in exporters]
         attention = config.attention_policy()
         bare = skeleton(config.model, ())
-        check_shapes(bare, config.policy(), outputs)
+        check_layers(adapter, bare, config.policy(), outputs)
         check_attentions(bare, attention, outputs)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
