@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from llmc.errors import ExportError
 from llmc.export.base import LazyTensor, kept
+from llmc.export.mindie_types import Version
 from llmc.numerics.attention_spec import ROLES, AttentionSpec
 from llmc.numerics.spec import ScaleDtype
 from llmc.renames import Fused, Original
@@ -23,7 +24,6 @@ from llmc.renames import Fused, Original
 if TYPE_CHECKING:
     from llmc.layers.attention import QuantAttention
 
-AttentionVersion = Literal["2.3", 3, "2026-07"]
 INT8, FLOAT = "FAQuant", "FLOAT"
 
 
@@ -32,7 +32,7 @@ class AttentionType:
     """One type string: since which versions it is read, and whether its class stops without rotations."""
 
     name: str
-    versions: tuple[AttentionVersion, ...]
+    versions: tuple[Version, ...]
     needs_rotation: bool
 
 
@@ -44,7 +44,7 @@ TYPES: Mapping[str, AttentionType] = {
 }
 
 
-def attention_problem(spec: AttentionSpec, version: AttentionVersion, soc: str) -> str | None:
+def attention_problem(spec: AttentionSpec, version: Version, soc: str) -> str | None:
     """Why this MindIE on this chip cannot run attentions that are quantized so; None if it can."""
     if spec.qk.name != spec.v.name:
         return f"it knows no type of q and k in {spec.qk.name} with v in {spec.v.name}; leave v_bit out"
@@ -101,14 +101,19 @@ def runtime_attention(name: str, table: Original) -> str:
     number = re.search(r"\.(\d+)\.", name)
     ours = re.sub(r"\.\d+\.", ".{}.", f"{name}.to_q", count=1)
     for row in table:
-        sources, target = (row.sources, row.target) if isinstance(row, Fused) else _pair(row)
-        if ours in sources and number is not None:
+        target = _target(ours, row)
+        if target is not None and number is not None:
             return target.format(number.group(1)).rpartition(".")[0]
     raise ExportError(f"{name} has no known name in the repository that MindIE runs; exclude it from quant.attention")
 
 
-def _pair(row: object) -> tuple[tuple[str, ...], str]:
-    return ((row[0],), row[1]) if isinstance(row, tuple) else ((), "")
+def _target(ours: str, row: object) -> str | None:
+    """What a row of the table makes of a linear; None if it is about others."""
+    if isinstance(row, Fused):
+        return row.target if ours in row.sources else None
+    if isinstance(row, tuple) and f"{ours}.".startswith(f"{row[0]}."):  # the linear itself, or what it lies in
+        return f"{row[1]}{ours.removeprefix(row[0])}"
+    return None
 
 
 def _calibrated(attention: QuantAttention) -> dict[str, LazyTensor]:

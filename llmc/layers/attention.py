@@ -6,7 +6,7 @@ the call. There the head axis of every network is the second: (batch, heads, tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -141,7 +141,7 @@ class _Tap(TorchFunctionMode):
 
 @contextmanager
 def watched(
-    attentions: Sequence[QuantAttention], watch: Callable[[QuantAttention, AttentionCall], None]
+    attentions: Iterable[QuantAttention], watch: Callable[[QuantAttention, AttentionCall], None]
 ) -> Iterator[None]:
     """Show every call of some attentions to `watch` while the body runs."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from llmc.calib.attention import CALLS, HeadRanges, attention_errors
+from llmc.calib.attention import CALLS, attention_errors, calibrated_scales
 from llmc.calib.block import heads_of
 from llmc.calib.store import CallStore
 from llmc.errors import UnsupportedSpec
@@ -88,15 +88,15 @@ def head_width(attention: nn.Module) -> int:
 
 
 def calibrate_attentions(
-    part: Part,
-    attentions: Mapping[str, QuantAttention],
-    ranges: HeadRanges,
-    store: CallStore,
-    max_error: float | None,
+    part: Part, attentions: Mapping[str, QuantAttention], store: CallStore, max_error: float | None
 ) -> dict[str, float]:
     """Fix the scales that are calibrated, measure each attention's error, and leave float what is above `max_error`."""
-    ranges.fix_scales()
     device = next(part.module.parameters()).device
+    static = {name: attention for name, attention in attentions.items() if not attention.spec.dynamic}
+    if static:
+        with progress(f"heads of {part.name}", len(store)) as advance:
+            for name, scales in calibrated_scales(part, static, store, device, advance).items():
+                static[name].state = replace(static[name].state, scales=scales)
     with progress(f"attention errors of {part.name}", min(CALLS, len(store))) as advance:
         errors = attention_errors(part, attentions, store, device, advance)
     above = [name for name, error in errors.items() if max_error is not None and error > max_error]

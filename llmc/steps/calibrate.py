@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import torch
 
-from llmc.calib.attention import HeadRanges
 from llmc.calib.coverage import Coverage
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
 from llmc.errors import CalibrationError
+from llmc.layers.linear import in_mode
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
 from llmc.steps.attention import calibrate_attentions
@@ -39,8 +39,8 @@ def calibrate(
     """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself.
 
     `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
-    and encoders, whose recorded calls are without padding. Statistics of attentions are gathered while that goes by;
-    their errors are told over recorded calls.
+    and encoders, whose recorded calls are without padding. Attentions are calibrated over recorded calls too, and last:
+    what methods do to linears changes what attentions are given.
     """
 
     def goes_by_block(network: Network) -> bool:
@@ -58,7 +58,6 @@ def calibrate(
     with TemporaryDirectory(prefix="llmc-calls-") as folder:
         recorded = [network for network in networks if goes_by_block(network) or network.attentions]
         stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in recorded}
-        ranges = {network.part.name: HeadRanges(list(network.attentions.values())) for network in attending}
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
         observations = [Observation(n.groups, n.needs, calls[n.part.name], max_rows) for n in at_once if n.needs]
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
@@ -66,19 +65,17 @@ def calibrate(
             with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
                 for observation in observations:
                     stack.enter_context(observation)
-                for found in ranges.values():
-                    stack.enter_context(found.observed())
                 record_calls(adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage)
         for observation in observations:
             observation.attach()
-        for network in attending:
-            name = network.part.name
-            network.attention_errors = calibrate_attentions(
-                network.part, network.attentions, ranges[name], stores[name], max_attention_error
-            )
         quantize_all(at_once)
         for network in by_block:
             quantize_on_calls(network, stores[network.part.name], max_rows)
+        for network in attending:
+            with in_mode(network.layers.values(), "transformed"):
+                network.attention_errors = calibrate_attentions(
+                    network.part, network.attentions, stores[network.part.name], max_attention_error
+                )
     coverage.reduce()
     return coverage
 

@@ -84,7 +84,7 @@ def test_every_attention_of_every_block_is_seen_and_float_mode_changes_nothing(f
             seen[attention.name] += 1
             assert {x.shape[1] for x in call.tensors} == {attention.heads}
 
-        with watched(list(network.attentions.values()), count):
+        with watched(network.attentions.values(), count):
             assert torch.equal(run(part, store), wanted)
         assert set(seen) == set(network.attentions)
         assert everything.calls == seen.total()

@@ -10,13 +10,14 @@ from torch import nn
 
 from llmc.errors import ExportError
 from llmc.export.mindie_attention import (
-    AttentionVersion,
     attention_problem,
     attention_tensors,
     computed_attention,
     runtime_attention,
 )
+from llmc.export.mindie_types import Version
 from llmc.layers.attention import AttentionState, QuantAttention
+from llmc.models.flux import Flux
 from llmc.models.hunyuan import HunyuanVideo
 from llmc.models.wan import LIGHTX2V
 from llmc.numerics.attention import head_scales
@@ -40,6 +41,7 @@ def attention(spec: AttentionSpec, name: str = "blocks.3.attn1", **state: Any) -
         (LIGHTX2V, "blocks.12.attn2", "blocks.12.cross_attn"),
         (HUNYUAN, "transformer_blocks.7.attn", "double_blocks.7"),
         (HUNYUAN, "single_transformer_blocks.30.attn", "single_blocks.30"),
+        (Flux.renames["mindie"], "transformer_blocks.7.attn", "transformer_blocks.7.attn"),
     ],
 )
 def test_attentions_have_the_names_of_the_repository_that_runs(table: Any, ours: str, theirs: str) -> None:
@@ -111,7 +113,7 @@ def test_what_is_judged_is_what_its_kernels_compute() -> None:
     ],
 )
 def test_what_no_such_mindie_runs_is_refused(
-    fields: dict[str, Any], version: AttentionVersion, soc: str, said: str | None
+    fields: dict[str, Any], version: Version, soc: str, said: str | None
 ) -> None:
     found = attention_problem(AttentionSpec.model_validate(fields), version, soc)
     assert (found is None) if said is None else (found is not None and said in found)

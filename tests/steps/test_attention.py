@@ -12,19 +12,22 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from llmc.calib.attention import HeadRanges, attention_errors
+from llmc.algorithms.smoothquant import SmoothQuant
+from llmc.calib.attention import attention_errors, calibrated_scales
 from llmc.calib.record import record_calls
 from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import first_tensor, relative_error
 from llmc.errors import AdapterError, ConfigError, UnsupportedSpec
+from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.layers.linear import in_mode
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
 from llmc.steps.attention import calibrate_attentions, check_attentions, plainly_rounded
+from llmc.steps.calibrate import calibrate as calibrate_all
 from llmc.steps.network import Network, prepare
-from tests.contracts.conftest import Family, make_family
+from tests.contracts.conftest import W8A8, Family, make_family
 
 __all__ = ["make_family"]  # the fixture
 
@@ -70,11 +73,13 @@ def first(store: CallStore) -> Call:
 
 
 def calibrate(network: Network, store: CallStore, max_error: float | None = None) -> dict[str, float]:
-    ranges = HeadRanges(list(network.attentions.values()))
-    with ranges.observed():
-        for call in store.calls("cpu"):
-            run(network, call)
-    return calibrate_attentions(network.part, network.attentions, ranges, store, max_error)
+    return calibrate_attentions(network.part, network.attentions, store, max_error)
+
+
+def just(call: Call) -> CallStore:
+    store = CallStore()
+    store.add(call)
+    return store
 
 
 class SwappedLayout(TorchFunctionMode):
@@ -137,11 +142,8 @@ def test_padding_sets_no_scale(attending: Attending) -> None:
         torch.testing.assert_close(run(network, louder), run(network, call), rtol=1e-4, atol=1e-5)
     scales = []
     for each in (call, louder):
-        ranges = HeadRanges(list(network.attentions.values()))
-        with ranges.observed():
-            run(network, each)
-        ranges.fix_scales()
-        scales += [torch.stack([torch.stack(a.state.scales) for a in network.attentions.values() if a.state.scales])]
+        found = calibrated_scales(network.part, network.attentions, just(each), CPU)
+        scales += [torch.stack([torch.stack(heads) for heads in found.values()])]
     torch.testing.assert_close(*scales, rtol=1e-4, atol=0)
 
 
@@ -157,8 +159,7 @@ def test_a_rotation_changes_nothing_in_float(attending: Attending, family: str) 
 
 def test_static_scales_over_one_call_are_the_measured_ones(attending: Attending) -> None:
     network, store = attending("WanT2V", STATIC.model_copy(update={"recall": 1.0}))
-    one = CallStore()
-    one.add(first(store))
+    one = just(first(store))
     with in_mode(network.switched, "quantized"):
         measured = run(network, first(one))
     calibrate(network, one)
@@ -174,12 +175,8 @@ def test_static_scales_hold_for_every_call(attending: Attending) -> None:
     calibrate(network, store)
     whole = {name: attention.state.scales for name, attention in network.attentions.items()}
     for call in store.calls("cpu"):
-        ranges = HeadRanges(list(network.attentions.values()))
-        with ranges.observed():
-            run(network, call)
-        ranges.fix_scales()
-        for name, attention in network.attentions.items():
-            pairs = zip(attention.state.scales or (), whole[name] or (), strict=True)
+        for name, scales in calibrated_scales(network.part, network.attentions, just(call), CPU).items():
+            pairs = zip(scales, whole[name] or (), strict=True)
             assert all((one <= all_of_them).all() for one, all_of_them in pairs)
 
 
@@ -240,3 +237,28 @@ def test_a_module_that_does_not_call_torch_is_refused(attending: Attending) -> N
     module.processor = lambda attn, x, *rest: x  # type: ignore[assignment]
     with in_mode(network.switched, "quantized"), pytest.raises(AdapterError, match="never called torch's"):
         run(network, first(store))
+
+
+def test_scales_are_of_values_as_smoothing_leaves_them(make_family: Callable[[str], Family]) -> None:
+    family = make_family("WanI2V")
+    pipeline = family.adapter.load(family.source, "auto", "cpu")
+    spec = STATIC.model_copy(update={"recall": 1.0})
+    recipe = (SmoothQuant(alpha=0.5, gate=False),)
+    part = family.adapter.parts(pipeline)[0]
+    network = prepare(part, Policy(W8A8), (), recipe, attention=AttentionPolicy(spec))
+    for name, layer in network.layers.items():
+        if name.endswith("to_out.0"):
+            layer.weight.data[:, ::16] *= 100  # one column of each head, so that its values are scaled up before
+    calibrate_all(family.adapter, pipeline, [network], family.planned[:1], max_rows=256)
+    assert all(network.layers[f"{name}.to_v"].state.out_transforms for name in network.attentions)
+    checked = []
+
+    def check(attention: QuantAttention, call: AttentionCall) -> None:
+        assert attention.state.scales is not None
+        reached = call.v.abs().amax((0, 2, 3)) / (attention.state.scales[2] * 127)
+        assert 0.3 < reached.max() < 1.05
+        checked.append(attention.name)
+
+    with in_mode(network.layers.values(), "quantized"), watched(network.attentions.values(), check):
+        family.adapter.generate(pipeline, family.planned[0][1], family.planned[0][2])
+    assert set(checked) == set(network.attentions)
