@@ -141,7 +141,7 @@ class MindIE(Exporter):
                 problems.append(f"{name} has one output, whose scale MindIE cannot read; leave it float by a rule")
         shapes = {f"{name}.weight": (layer.out_features, layer.in_features) for name, (_, layer) in linears.items()}
         for target, sources in fused_names(table, shapes).items():
-            first: dict[str, str] = {}
+            first: dict[str, str] = {}  # a source of each grid
             for source in sources:
                 first.setdefault(str(linears[source][0]), source)
             if len(first) > 1:
