@@ -8,12 +8,12 @@ from llmc.config.modelslim.schema import QConfig
 from llmc.config.quant import ActConfig, NetworkConfig, WeightConfig
 
 EVERY = [
-    pytest.param(side, QConfig(dtype=dtype, scope=scope, symmetric=symmetric, method=method), id=f"{side}-{dtype}-{scope}-{symmetric}-{method}")
+    (side, QConfig(dtype=dtype, scope=scope, symmetric=symmetric, method=method))
     for side, schemes in LEGAL.items() for (dtype, scope, symmetric), methods in schemes.items() for method in methods
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("side", "qconfig"), EVERY)
+@pytest.mark.parametrize(("side", "qconfig"), EVERY, ids=lambda value: str(value).replace(" ", "-"))
 def test_a_legal_grid_is_one_of_ours_or_is_refused_with_a_reason(side: Side, qconfig: QConfig) -> None:
     problem = problem_of(qconfig, side)
     if problem is not None:
@@ -50,8 +50,8 @@ def test_an_illegal_pair_is_refused_with_what_is_legal(
 
 
 def test_groups_have_the_size_that_is_said() -> None:
-    values = {"dtype": "int4", "scope": "per_group", "symmetric": True, "method": "gptq", "ext": {"group_size": 64, "percdamp": 0.05}}  # fmt: skip
-    qconfig = QConfig.model_validate(values)
+    values = {"dtype": "int4", "scope": "per_group", "symmetric": True, "method": "gptq"}
+    qconfig = QConfig.model_validate({**values, "ext": {"group_size": 64, "percdamp": 0.05}})
     assert problem_of(qconfig, "weight") is None
     assert grid_of(qconfig, "weight") == {"bit": 4, "symmetric": True, "granularity": "per_group", "group_size": 64}
     assert rounding_of(qconfig) == {"name": "GPTQ", "damping": 0.05}

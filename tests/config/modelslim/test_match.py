@@ -11,7 +11,9 @@ from llmc.models.hunyuan import ORIGINAL
 from llmc.models.wan import LIGHTX2V
 
 LINEARS = ("attn1.to_q", "attn1.to_k", "ffn.net.0.proj", "ffn.net.2")
-NAMES = [f"{blocks}.{number}.{linear}" for blocks in ("blocks", "vace_blocks") for number in range(12) for linear in LINEARS]  # fmt: skip
+NAMES = [
+    f"{blocks}.{number}.{linear}" for blocks in ("blocks", "vace_blocks") for number in range(12) for linear in LINEARS
+]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whole files of the dialect, for models that are real but for fewer blocks: what they become, and what they are refused for."""
+"""Whole files of the dialect, for real models with fewer blocks: what they become, and what they are refused for."""
 
 from collections.abc import Callable
 from pathlib import Path
