@@ -19,6 +19,9 @@ import_later("torch")
 
 COMMON_TILE = 16  # sizes of layers are nearly always a multiple: no need to import a model's library to see
 
+# msModelSlim's options, and the keys that they are short for
+SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.save_path", "device": "base.device"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 130, interrupted."""
@@ -55,7 +58,7 @@ def quant_command(options: argparse.Namespace) -> None:
 
     path, overrides = recipe_of(options, _overrides(options))
     _run(_checked_config(path, overrides), options)
-    if _speaks():
+    if _speaks() and not options.json:
         print(AFTERWARDS)
 
 
@@ -90,8 +93,9 @@ def _run(config: Config, options: argparse.Namespace) -> None:
 def check_command(options: argparse.Namespace) -> None:
     """Say what a configuration would do, or all that is wrong with it, without loading a model."""
     if options.translate:
-        from llmc.config.load import load_document
+        from llmc.config.load import load_config, load_document
 
+        load_config(options.config, _overrides(options))  # what would be refused is not printed
         print(load_document(options.config, _overrides(options)).as_yaml(), end="")
         return
     config = _checked_config(options.config, _overrides(options))
@@ -156,9 +160,6 @@ def schema_command(options: argparse.Namespace) -> None:
     from llmc.config.schema import Config
 
     print(json.dumps(Config.model_json_schema(), indent=1))
-
-
-SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.save_path", "device": "base.device"}
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:

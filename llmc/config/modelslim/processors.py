@@ -93,23 +93,27 @@ def _choices(
         free = [layer.name for layer in found if layer.name in choices and choices[layer.name] is None]
         choices |= dict.fromkeys(free, number)
         left_float |= dict.fromkeys(layer.original for layer in found if layer.in_block and not layer.quantizable)
-        if not free and found:
-            taken = "earlier linear_quants take all that it includes" if any(
-                layer.quantizable for layer in found
-            ) else f"what it includes stays float here, such as {found[0].original}"  # fmt: skip
-            section.problems.append(Problem((*keys, "include"), f"no layer is left for it: {taken}; leave it out"))
+        if not free:
+            text = f"no layer is left for it: {_why_none(found)}; mend include or exclude, or leave it out"
+            section.problems.append(Problem((*keys, "include"), text))
     if left_float:
         some = ", ".join(list(left_float)[:3])
         section.notes.append(f"{len(left_float)} linears of blocks that modulate stay float, such as {some}")
     return choices
 
 
+def _why_none(found: Sequence[Layer]) -> str:
+    if not found:
+        return "exclude takes all that include gives"
+    if any(layer.quantizable for layer in found):
+        return "earlier linear_quants take all that it includes"
+    return f"what it includes stays float here, such as {found[0].original}"
+
+
 def _unmatched_problems(names: Sequence[str], globs: Sequence[str], keys: KeyPath) -> Iterator[Problem]:
     for glob, near in unmatched(names, globs).items():
-        yield Problem(
-            (*keys, globs.index(glob)),
-            f"the pattern {glob!r} matches no layer; layers are named like {', '.join(near)}",
-        )
+        text = f"the pattern {glob!r} matches no layer; layers are named like {', '.join(near)}"
+        yield Problem((*keys, globs.index(glob)), text)
 
 
 def _check_smoothing(

@@ -105,6 +105,10 @@ def test_the_first_processor_that_takes_a_layer_has_it(write: Write, wan_t2v: Pa
     assert "earlier linear_quants take all" in refusal(write([LINEAR, both[0]]), wan_t2v)
 
 
+def test_a_processor_that_excludes_all_is_refused(write: Write, wan_t2v: Path) -> None:
+    assert "exclude takes all that include gives" in refusal(write([{**LINEAR, "exclude": ["*"]}]), wan_t2v)
+
+
 def test_names_are_those_of_the_runtime(write: Write, hunyuan: Path, flux: Path) -> None:
     path = write([{**LINEAR, "exclude": ["*img_mod*", "*modulation*", "*fc2*"]}])
     assert quant(path, hunyuan)["rules"] == [
