@@ -1,4 +1,4 @@
-"""The command line: run, check, verify, list, schema. Nothing heavy is imported before a run begins."""
+"""The command line: run, quant, check, verify, list, schema. Nothing heavy is imported before a run begins."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 import_later("torch")
 
 COMMON_TILE = 16  # sizes of layers are nearly always a multiple: no need to import a model's library to see
+
+# msModelSlim's options, and the keys that they are short for
+SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.save_path", "device": "base.device"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,10 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(options: argparse.Namespace) -> None:
     """Do all that a configuration asks for."""
+    _run(_checked_config(options.config, _overrides(options)), options)
+
+
+def quant_command(options: argparse.Namespace) -> None:
+    """Quantize one model for MindIE-SD with msModelSlim's options: by a recipe that ships, or by a YAML of yours."""
+    from llmc.config.one_command import AFTERWARDS, recipe_of
+
+    path, overrides = recipe_of(options, _overrides(options))
+    _run(_checked_config(path, overrides), options)
+    if _speaks() and not options.json:
+        print(AFTERWARDS)
+
+
+def _run(config: Config, options: argparse.Namespace) -> None:
     from llmc import log
 
-    config = _checked_config(options)
     with log.start(verbose=options.debug):
+        for note in config.source.notes if config.source else ():
+            log.log.info("%s", note)
         from llmc.run import run
 
         results = run(config)
@@ -74,18 +92,29 @@ def run_command(options: argparse.Namespace) -> None:
 
 def check_command(options: argparse.Namespace) -> None:
     """Say what a configuration would do, or all that is wrong with it, without loading a model."""
-    config = _checked_config(options)
+    if options.translate:
+        from llmc.config.load import load_config, load_document
+
+        load_config(options.config, _overrides(options))  # what would be refused is not printed
+        print(load_document(options.config, _overrides(options)).as_yaml(), end="")
+        return
+    config = _checked_config(options.config, _overrides(options))
     from llmc.config.plan import plan
 
     targets = [exporter for exporter, _ in config.save.targets()]
     if options.explain or any(
         target.looks_at_layers or max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets
     ):
+        from llmc.steps.attention import check_attentions
         from llmc.steps.network import check_layers
         from llmc.steps.source import skeleton
 
-        check_layers(config.model.adapter(), skeleton(config.model, ()), config.policy(), targets)
+        parts = skeleton(config.model, ())
+        check_layers(config.model.adapter(), parts, config.policy(), targets)
+        check_attentions(parts, config.attention_policy(), targets)
     print(plan(config))
+    for note in config.source.notes if config.source else ():
+        print(f"note: {note}")
     if options.explain:
         from llmc.steps.explain import explain
 
@@ -133,10 +162,16 @@ def schema_command(options: argparse.Namespace) -> None:
     print(json.dumps(Config.model_json_schema(), indent=1))
 
 
-def _checked_config(options: argparse.Namespace) -> Config:
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """What replaces values of the file: msModelSlim's four options first, so that `--set` has the last word."""
+    given = {key: getattr(options, option) for option, key in SHORT.items()}
+    return [*(f"{key}={value}" for key, value in given.items() if value is not None), *options.set]
+
+
+def _checked_config(path: Path, overrides: Sequence[str]) -> Config:
     from llmc.config.load import load_config
 
-    config = load_config(options.config, options.set)
+    config = load_config(path, overrides)
     from llmc.config.checks import check_config  # with the exporters, which a file that is wrong need not wait for
 
     check_config(config)
@@ -159,6 +194,11 @@ def command_parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a.b=c, over what the file says"
     )
 
+    overrides.add_argument("--model_path", metavar="FOLDER", help="the float model: model.path")
+    overrides.add_argument("--save_path", metavar="FOLDER", help="where to write: save.save_path")
+    overrides.add_argument("--model_type", metavar="NAME", help="its type or family: model.type, or such as Wan2_1")
+    overrides.add_argument("--device", help="base.device: auto, cpu, cuda, npu, or one of several such as npu:1")
+
     def add(name: str, command: object, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         text = (command.__doc__ or "").rstrip(".")
         added = commands.add_parser(
@@ -170,8 +210,20 @@ def command_parser() -> argparse.ArgumentParser:
     run = add("run", run_command, overrides)
     run.add_argument("--config", required=True, type=Path, help="the YAML file")
     run.add_argument("--json", action="store_true", help="end with one line of JSON that sums the run up")
+    quant = add("quant", quant_command, overrides)
+    quant.add_argument("--quant_type", metavar="KIND", help="a recipe that ships for the model, such as w8a8")
+    quant.add_argument("--config_path", type=Path, metavar="YAML", help="your own, in place of --quant_type")
+    quant.add_argument(
+        "--trust_remote_code", nargs="?", const="True", default="False", choices=["True", "False"],
+        help="True: code that comes with the model may be run, where its family needs that",
+    )  # fmt: skip
+    quant.add_argument("--eval", action="store_true", help="also judge by videos, as the recipe says")
+    quant.add_argument("--json", action="store_true", help="end with one line of JSON that sums the run up")
     check = add("check", check_command, overrides)
     check.add_argument("config", type=Path, help="the YAML file")
+    check.add_argument(
+        "--translate", action="store_true", help="print the configuration as llmc's own, and do nothing else"
+    )
     check.add_argument("--explain", action="store_true", help="also print what each layer of the model gets")
     verify = add("verify", verify_command)
     verify.add_argument("path", type=Path, help="the folder that was exported to, or its safetensors file")

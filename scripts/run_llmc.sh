@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs one configuration in the foreground, and returns its exit code; without CONFIG, the embedded model's.
 #   bash scripts/run_llmc.sh [CONFIG] [--set key.key=value ...] [--plugin name ...] [--json] [--detach]
+#       [--model_path FOLDER] [--model_type NAME] [--save_path FOLDER] [--device NAME]
+# CONFIG is LLMC's or msModelSlim's; the latter names no model, so that --model_path and --save_path must.
 # --detach runs in the background as LLMC does. NPROC=n starts n processes with torchrun. PYTHON=python3.12 names the
 # Python that .venv is made with.
 set -euo pipefail
@@ -24,7 +26,7 @@ options=()
 while [ $# -gt 0 ]; do
     case $1 in
     --detach) detach=1 ;;
-    --set | --plugin)
+    --set | --plugin | --model_path | --model_type | --save_path | --device)
         [ $# -ge 2 ] || fail "$1 needs a value after it"
         overrides+=("$1" "$2")
         shift

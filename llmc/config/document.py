@@ -25,6 +25,7 @@ class Source:
 
     path: Path
     places: Mapping[KeyPath, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what a translation of the file wants known
 
     def where(self, keys: KeyPath) -> str:
         """The place of a key, or of the nearest section that is there."""
@@ -38,9 +39,15 @@ class Document:
     path: Path
     values: dict[str, Any]
     places: dict[KeyPath, str]
+    notes: list[str] = field(default_factory=list)
+
+    def as_yaml(self) -> str:
+        """The values as a file of their own."""
+        text = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, width=110)
+        return f"# {self.path.name}, in the words of llmc.\n{text}"
 
     def source(self) -> Source:
-        return Source(self.path, self.places)
+        return Source(self.path, self.places, tuple(self.notes))
 
 
 def read_document(path: Path) -> Document:

@@ -100,7 +100,9 @@ def _needed(keys: KeyPath, detail: ErrorDetails, root: type[Strict]) -> str:
     if kind == "union_tag_invalid":
         return choice(context["tag"], _quoted(context["expected_tags"]))
     if kind == "union_tag_not_found":
-        return f"a name, or a section with `name`, is needed: one of {', '.join(map(_name, _classes_at(loc, root)))}"
+        key = context["discriminator"].strip("'")
+        needed = "a name, or a section with `name`, is needed" if key == "name" else f"a section with `{key}` is needed"
+        return f"{needed}: one of {', '.join(map(_name, _classes_at(loc, root)))}"
     if kind == "literal_error":
         return choice(detail["input"], _quoted(context["expected"]))
     if kind in ("model_type", "model_attributes_type"):
@@ -131,7 +133,7 @@ _NEEDS = {
 
 
 def _fields_of(classes: Iterable[type[Strict]]) -> list[str]:
-    return list(dict.fromkeys(name for cls in classes for name in cls.model_fields))
+    return list(dict.fromkeys(field.alias or name for cls in classes for name, field in cls.model_fields.items()))
 
 
 def _description(loc: Sequence[str | int], root: type[Strict]) -> str:
@@ -158,7 +160,7 @@ def section_classes(annotation: Any) -> Iterator[type[Strict]]:
 
 
 def _name(cls: type[Strict]) -> str:
-    field = cls.model_fields.get("name")
+    field = cls.model_fields.get("name") or cls.model_fields.get("type")
     return field.default if field is not None and isinstance(field.default, str) else ""
 
 

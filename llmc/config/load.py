@@ -7,16 +7,33 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from llmc.config.document import read_document
+from llmc.config.document import Document, read_document
 from llmc.config.explain import find_problems, problems_error
+from llmc.config.family import adapter_for, is_family
+from llmc.config.modelslim import is_dialect
 from llmc.config.override import apply_overrides
+from llmc.config.paths import resolve_input
 from llmc.config.schema import Config
+
+
+def load_document(path: Path | str, overrides: Sequence[str] = ()) -> Document:
+    """The plain values of a file, translated if it is in msModelSlim's dialect; a family's name became an adapter's."""
+    document = read_document(Path(path))
+    if is_dialect(document):
+        from llmc.config.modelslim.translate import translated
+
+        document = translated(document, overrides)
+    else:
+        apply_overrides(document, overrides)
+    model = document.values.get("model")
+    if isinstance(model, dict) and is_family(model.get("type")) and isinstance(model.get("path"), str):
+        model["type"] = adapter_for(model["type"], resolve_input(Path(model["path"]), document.path.parent))
+    return document
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read and validate; nothing but the file itself is touched. `check_config` looks at the disk."""
-    document = read_document(Path(path))
-    apply_overrides(document, overrides)
+    document = load_document(path, overrides)
     source = document.source()
     try:
         return Config.model_validate(document.values, context={"source": source})

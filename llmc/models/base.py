@@ -93,6 +93,13 @@ class Part:
         )
         return tuple(group for group in groups if group.linears)
 
+    def attentions(self, block: torch.nn.Module) -> dict[str, bool]:
+        """The modules of `block` that attend, which have linears `to_q` and `to_k`, and whether both read the same
+        tokens: if not, it is a cross-attention."""
+        groups = [group.linears for group in self.groups(block)]
+        names = [linear.removesuffix(".to_q") for linears in groups for linear in linears if linear.endswith(".to_q")]
+        return {name: any({f"{name}.to_q", f"{name}.to_k"} <= set(linears) for linears in groups) for name in names}
+
 
 def _has(modules: Mapping[str, torch.nn.Module], fold: Fold) -> bool:
     if isinstance(fold, str):
@@ -168,6 +175,7 @@ class ModelAdapter(Plugin):
     """How one family of models is loaded, taken apart and run; its settings are keys of the `model` section."""
 
     pipeline: ClassVar[str]  # the class that model_index.json (or the config.json of a lone network) names
+    known_as: ClassVar[tuple[str, ...]] = ()  # other names of it, or of the family of which a folder is one variant
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
@@ -317,6 +325,7 @@ def adapters() -> dict[str, type[ModelAdapter]]:
 
 def quiet_libraries() -> None:
     """Keep the loading chatter of diffusers and transformers out of a run's own words."""
+    assert torch.nn  # the module itself: they import parts of it, which what stands in for it does not have
     import diffusers
     import transformers
 

@@ -60,6 +60,7 @@ class Flux(JointTransformer):
     """FLUX.1 dev and schnell, text to image."""
 
     name: Literal["Flux"] = "Flux"
+    known_as: ClassVar[tuple[str, ...]] = ("FLUX.1", "FLUX.1-dev", "FLUX.1-schnell")
     pipeline: ClassVar[str] = "FluxPipeline"
     renames: ClassVar[Mapping[str, Renames]] = {
         "mindie": of_diffusers(

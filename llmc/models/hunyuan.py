@@ -79,6 +79,7 @@ class HunyuanVideo(JointTransformer):
     """HunyuanVideo, text to video."""
 
     name: Literal["HunyuanVideo"] = "HunyuanVideo"
+    known_as: ClassVar[tuple[str, ...]] = ("hunyuan_video", "hunyuan-video", "hunyuanvideo")
     pipeline: ClassVar[str] = "HunyuanVideoPipeline"
     # the blocks that refine the text run once a step on 256 tokens, and every later block reads what they give: like
     # all that embeds, they stay float, as in the runtimes' recipes

@@ -81,6 +81,7 @@ class SD3(JointTransformer):
     """Stable Diffusion 3 and 3.5 medium, text to image."""
 
     name: Literal["SD3"] = "SD3"
+    known_as: ClassVar[tuple[str, ...]] = ("SD3-Medium",)
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
     renames: ClassVar[Mapping[str, Renames]] = {
         "mindie": of_diffusers(

@@ -159,6 +159,7 @@ class WanT2V(Wan):
     """Wan2.1 text-to-video."""
 
     name: Literal["WanT2V"] = "WanT2V"
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
     pipeline: ClassVar[str] = "WanPipeline"
 
     @classmethod
@@ -170,6 +171,7 @@ class WanI2V(Wan):
     """Wan2.1 image-to-video."""
 
     name: Literal["WanI2V"] = "WanI2V"
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
     needs_image: ClassVar[bool] = True
 
@@ -185,6 +187,7 @@ class WanFLF2V(Wan):
     """Wan2.1 video between a first and a last frame."""
 
     name: Literal["WanFLF2V"] = "WanFLF2V"
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
     needs_image: ClassVar[bool] = True
     needs_last_image: ClassVar[bool] = True

@@ -12,6 +12,7 @@ class WanVACE(Wan):
     """Wan2.1 VACE, video after a reference image."""
 
     name: Literal["WanVACE"] = "WanVACE"
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
     pipeline: ClassVar[str] = "WanVACEPipeline"
     needs_image: ClassVar[bool] = True
 
