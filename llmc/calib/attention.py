@@ -93,7 +93,7 @@ def attention_errors(
         powers[attention] += torch.stack([difference.square().sum(), wanted.square().sum()]).double().cpu()
 
     with watched(attentions.values(), compare):
-        for call in store.calls(device, every=max(1, -(-len(store) // CALLS))):
+        for call in store.spread(CALLS).calls(device):
             part.module(*call.args, **call.kwargs)
             on_call()
     return {name: _share(powers[attention], device) for name, attention in attentions.items()}

@@ -64,6 +64,15 @@ class CallStore:
         chosen._calls = [call for call in self._calls if keep(call)]
         return chosen
 
+    def spread(self, count: int) -> CallStore:
+        """At most so many calls, from the first to the last: equal strides could meet one branch alone."""
+        last = len(self) - 1
+        chosen = CallStore(self.folder)
+        chosen._tensors = self._tensors
+        numbers = {round(i * last / max(1, count - 1)) for i in range(count)} if last >= 0 else set()
+        chosen._calls = [self._calls[number] for number in sorted(numbers)]
+        return chosen
+
     def headers(self) -> list[Call]:
         """The calls without their tensors."""
         return [replace(call, args=(), kwargs={}, output=None) for call in self._calls]

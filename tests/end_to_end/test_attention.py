@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from llmc.__main__ import main
 from tests.end_to_end.small_run import small_config
@@ -98,3 +100,41 @@ def test_what_cannot_work_is_refused_at_once(
     path = attending(tmp_path, {"bit": "e4m3"})
     assert main(["check", str(path), "--set", settings]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_mindie_2_3_gets_a_scale_for_each_head_of_hunyuan(tmp_path: Path) -> None:
+    quant = {"video_gen": {"method": "RTN", **W8A8, "attention": {"bit": 8, "static": True}}}
+    save = {"save_lightx2v": False, "save_mindie": True, "mindie_version": "2.3"}
+    config = small_config(tmp_path, family="HunyuanVideo", quant=quant, save=save, eval=None)
+    assert main(["run", "--config", str(config)]) == 0
+    description = json.loads((tmp_path / "export/mindie/quant_model_description_w8a8_dynamic.json").read_text())
+    tensors = load_file(tmp_path / "export/mindie/quant_model_weight_w8a8_dynamic.safetensors")
+    assert description["fa_quant_type"] == "FAQuant"
+    attended = {name.rpartition(".fa_")[0] for name, said in description.items() if said == "FAQuant"} - {""}
+    assert attended == {f"{kind}_blocks.{i}" for kind in ("double", "single") for i in range(2)}
+    for name in attended:
+        for role in ("q", "k", "v"):
+            scale, offset = tensors[f"{name}.fa_{role}.scale"], tensors[f"{name}.fa_{role}.offset"]
+            assert scale.shape == offset.shape == (4, 1) and (scale > 0).all() and not offset.any()
+
+
+def test_mindie_3_gets_types_and_rotations_of_self_attention(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attention = {"bit": "e4m3", "rotate": "online", "exclude": ["*.attn2"]}
+    quant = {"video_gen": {"method": "RTN", **W8A8, "attention": attention}}
+    save = {"save_lightx2v": False, "save_mindie": True, "soc": "a5"}
+    config = small_config(tmp_path, quant=quant, save=save, eval=None)
+    assert main(["check", str(config), "--explain", "--set", "quant.video_gen.attention.exclude=[]"]) == 2
+    assert "blocks.0.attn2 is a cross-attention, and MindIE quantizes" in capsys.readouterr().err
+    assert main(["check", str(config), "--set", "save.soc=a2"]) == 2
+    assert "attention in fp8_e4m3 runs on a5 alone; found `soc: a2`" in capsys.readouterr().err
+    assert main(["run", "--config", str(config)]) == 0
+    description = json.loads((tmp_path / "export/mindie/quant_model_description_w8a8_dynamic.json").read_text())
+    tensors = load_file(tmp_path / "export/mindie/quant_model_weight_w8a8_dynamic.safetensors")
+    types = {name: said for name, said in description.items() if said == "FP8_DYNAMIC"}
+    assert set(types) == {"blocks.0.self_attn.quant_type", "blocks.1.self_attn.quant_type"}
+    rotation = tensors["blocks.0.self_attn.q_rot"]
+    assert rotation.equal(tensors["blocks.1.self_attn.k_rot"]) and rotation.shape == (16, 16)
+    torch.testing.assert_close(rotation.float() @ rotation.float().T, torch.eye(16))
+    assert {each["spec"] for each in results(tmp_path)["attentions"]} == {"fp8_e4m3 per_block rotated"}

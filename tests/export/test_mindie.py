@@ -170,6 +170,7 @@ def test_scales_of_single_steps_have_a_row_for_each_and_a_policy_beside_them(fol
     policy = json.loads((tmp_path / "timestep_policy.json").read_text())
     assert policy["steps"] == 2 and policy["first_static_step"] == 1
     assert policy["register"] == {
+        "2.3": 'policy.register(range(1, 2), "static")',
         "3": 'policy.register(range(1, 2), "static")',
         "2026-07": 'policy.register(range(1, 2), "static", target="w8a8_static_linear")',
     }
