@@ -121,6 +121,9 @@ def test_the_float_model_is_never_written_over(load: Load) -> None:
         (["RTN", "SmoothQuant"], "SmoothQuant comes after RTN, which has rounded the weights"),
         (["GPTQ", {"name": "LowRank"}], "LowRank comes after GPTQ"),
         (["SmoothQuant", "GPTQ", {"name": "LowRank", "of": "error"}], ""),
+        (["Static", "SmoothQuant"], "SmoothQuant comes after Static, which has fixed the scales of acts; put"),
+        (["Static", "Timestep"], "Timestep comes after Static, which has fixed the scales of acts; leave one"),
+        (["SmoothQuant", "GPTQ", "Timestep"], ""),
         (["SmoothQuant", "Hadamard", "LowRank", "GPTQ"], ""),
     ],
     ids=str,
@@ -131,6 +134,31 @@ def test_methods_in_an_impossible_order_are_refused_with_the_reason(
     config = load(f"quant.video_gen.method={json.dumps(methods)}", "quant.video_gen.special=null")
     problems = [problem.text for problem in order_problems(config)]
     assert [says in text for text in problems] == ([True] if says else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["eval.steps=7"], "it is 7, and Timestep has scales for the steps of calib, where it is 20; write the same"),
+        (["eval.sample_shift=5"], "it is 5.0, and Timestep has scales"),
+        (["quant.video_gen.method=[{name: Timestep, timestep_sep: 20}]"], "calib runs 20 steps, so that none"),
+        (["quant.video_gen.act={bit: 8}"], "acts with `static: True`, and there is none"),
+        (["quant.video_gen.act={bit: nvfp4, static: True}"], "Timestep cannot keep scales of nvfp4 for each step"),
+        (["save={save_lightx2v: True, save_path: out}"], "it cannot store what the methods leave on a layer: steps"),
+        ([], ""),
+    ],
+    ids=str,
+)
+def test_scales_of_each_step_are_refused_where_they_would_not_be_those_of_the_step_that_runs(
+    load: Load, changes: list[str], says: str
+) -> None:
+    static = "{bit: 8, granularity: per_tensor, static: True}"
+    always = ["quant.video_gen.method=[Timestep]", "quant.video_gen.special=null", f"quant.video_gen.act={static}"]
+    config = load(*always, "save={}", *changes)
+    if says:
+        assert says in message(config)
+    else:
+        assert config_problems(config) == []
 
 
 def test_a_target_that_needs_names_the_family_does_not_give_is_refused(

@@ -1,0 +1,108 @@
+"""IterSmooth and FlexSmooth, against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llmc.algorithms.base import Algorithm
+from llmc.algorithms.flexsmooth import FlexSmooth
+from llmc.algorithms.itersmooth import IterSmooth
+from llmc.calib.block import BlockStep, Group
+from llmc.calib.probe import Probe
+from llmc.layers.linear import QuantLinear
+from llmc.layers.transforms import Scale
+from llmc.numerics.smoothing import smoothing
+from llmc.numerics.spec import LayerSpec, TensorSpec
+
+W8A8 = LayerSpec(
+    weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
+)
+
+
+def block(seed: int = 0) -> BlockStep:
+    """Two linears that read one tensor, a few channels of which reach far."""
+    generator = torch.Generator().manual_seed(seed)
+    linears = []
+    for outputs in (48, 24):
+        linear = nn.Linear(32, outputs)
+        linear.weight.data = torch.randn(outputs, 32, generator=generator) * torch.rand(32, generator=generator)
+        linears.append(QuantLinear(linear, W8A8))
+    rows = torch.randn(128, 32, generator=generator) * torch.randn(32, generator=generator).exp().square()
+    stats = {"rows": rows, "absmax": rows.abs().amax(0)}
+    return BlockStep(
+        "block", nn.ModuleList(linears), [Group("block.a", ("block.a", "block.b"), tuple(linears), (), stats)]
+    )
+
+
+def multiplier(method: Algorithm, step: BlockStep) -> torch.Tensor:
+    with torch.no_grad():
+        method.apply(step)
+    (transform,) = step.groups[0].linears[1].state.transforms
+    assert isinstance(transform, Scale)
+    return transform.multiplier
+
+
+def magnitudes(step: BlockStep) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the act and of all rows of all weights, in float64."""
+    group = step.groups[0]
+    weights = torch.cat([layer.weight.detach().double() for layer in group.linears])
+    return group.stats["rows"].double().abs().amax(0), weights.abs().amax(0)
+
+
+def test_the_formula_holds_in_float64_and_leaves_dead_channels_alone() -> None:
+    act, weight = (torch.rand(64, dtype=torch.float64) + 0.01 for _ in range(2))
+    torch.testing.assert_close(smoothing(act, weight, 0.7, 0.2), act**0.7 / weight**0.2, rtol=1e-14, atol=0)
+    act[3], weight[5] = 0, 0
+    assert smoothing(act, weight, 0.7, 0.2)[[3, 5]].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("alpha", "scale_min"), [(0.5, 1e-5), (0.9, 1e-5), (0.5, 0.9)])
+def test_iterative_smoothing_is_its_formula(alpha: float, scale_min: float) -> None:
+    step = block()
+    act, weight = magnitudes(step)
+    s = (act**alpha / weight ** (1 - alpha)).clamp(min=scale_min)
+    found = multiplier(IterSmooth(alpha=alpha, scale_min=scale_min, gate=False), step)
+    assert torch.equal(found, (1 / s).bfloat16().float())
+
+
+def test_flexible_smoothing_with_both_exponents_is_its_formula() -> None:
+    step = block()
+    act, weight = magnitudes(step)
+    found = multiplier(FlexSmooth(alpha=0.65, beta=0.2, gate=False), step)
+    assert torch.equal(found, (weight**0.2 / act**0.65).bfloat16().float())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_the_search_ends_no_worse_than_iterative_smoothing_or_than_alpha_alone(seed: int) -> None:
+    probe = block(seed).groups[0].probe()
+    act, weight = (tensor.float() for tensor in magnitudes(block(seed)))
+    found = probe.error(Scale(multiplier(FlexSmooth(gate=False), block(seed))))
+    tried = [probe.error(Scale.dividing_by(smoothing(act, weight, i / 20, 1 - i / 20))) for i in range(21)]
+    assert found <= min(tried) * (1 + 1e-6) and found <= tried[10] * (1 + 1e-6)
+
+
+@torch.no_grad()
+def test_an_exponent_that_is_given_is_kept_while_the_other_is_searched() -> None:
+    step = block()
+    act, weight = magnitudes(step)
+    probe = step.groups[0].probe()
+    found = probe.error(Scale(multiplier(FlexSmooth(alpha=0.3, gate=False), step)))
+    tried = [probe.error(Scale.dividing_by((act**0.3 / weight ** (i / 20)).float())) for i in range(21)]
+    assert found == pytest.approx(min(tried), rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", [IterSmooth(), FlexSmooth()], ids=lambda method: method.name)
+def test_smoothing_that_does_not_pay_is_taken_back(method: Algorithm) -> None:
+    step = block()
+    group = step.groups[0]
+    group.stats["absmax"] = group.stats["absmax"].pow(-3)  # tells the reverse of what the rows are like
+    before = Probe(group.linears, group.rows()[1::2]).error()
+    method.apply(step)
+    taken_back = not group.linears[0].state.transforms
+    assert step.rejected[method.name] == int(taken_back)
+    assert Probe(group.linears, group.rows()[1::2]).error() <= before
+    assert taken_back or method.name == "FlexSmooth"  # which may find exponents that help even so
