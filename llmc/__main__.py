@@ -78,11 +78,13 @@ def check_command(options: argparse.Namespace) -> None:
     from llmc.config.plan import plan
 
     targets = [exporter for exporter, _ in config.save.targets()]
-    if options.explain or any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
-        from llmc.steps.network import check_shapes
+    if options.explain or any(
+        target.looks_at_layers or max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets
+    ):
+        from llmc.steps.network import check_layers
         from llmc.steps.source import skeleton
 
-        check_shapes(skeleton(config.model, ()), config.policy(), targets)
+        check_layers(config.model.adapter(), skeleton(config.model, ()), config.policy(), targets)
     print(plan(config))
     if options.explain:
         from llmc.steps.explain import explain

@@ -21,7 +21,7 @@ from llmc.steps.device import choose_device
 from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, check_shapes, prepare_all
+from llmc.steps.network import Network, check_layers, prepare_all
 from llmc.steps.source import load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
@@ -41,7 +41,7 @@ def run(config: Config) -> Results:
     with folder.phase("load"):
         orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
         outputs = [exporter for exporter, _ in exporters]
-        check_shapes(skeleton(config.model, ()), config.policy(), outputs)
+        check_layers(adapter, skeleton(config.model, ()), config.policy(), outputs)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):

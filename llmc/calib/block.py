@@ -15,6 +15,7 @@ from llmc.layers.linear import QuantLinear
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
 from llmc.models.base import Fold, Part
 from llmc.numerics.clip import RangeRule, act_range
+from llmc.numerics.spec import ScaleDtype
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
@@ -30,6 +31,7 @@ class Group:
     fold: tuple[tuple[str | ModulatedRows, nn.Module], ...]
     stats: Stats = field(default_factory=dict)
     may_scale: bool = True  # whether every target can carry a scale of this input
+    multiplier_dtype: ScaleDtype | None = None  # where a target multiplies at run time: what it keeps multipliers in
     head_width: int | None = None  # of the attention whose output is read; None if it is no such output
 
     @property
@@ -89,8 +91,21 @@ class Group:
                 transform = replace(transform, upstream=True)  # type: ignore[type-var]
             elif isinstance(transform, Scale):
                 transform = replace(transform, fold=self.fold[0][0])
+        elif self.multiplier_dtype is not None and isinstance(transform, Scale):
+            transform = self._all_in_one(transform, self.multiplier_dtype)
         for layer in self.linears:
             layer.transform(transform)
+
+    def _all_in_one(self, scale: Scale, dtype: ScaleDtype) -> Scale:
+        """A Scale that the runtime multiplies by, exact in what it keeps; one before it is taken back, and goes in."""
+        before = self.linears[0].state.transforms[-1:]
+        if before and isinstance(before[0], Scale):
+            scale = Scale(before[0].multiplier * scale.multiplier)
+            for layer in self.linears:
+                layer.take_back_transform()
+        kept = getattr(torch, dtype)
+        smallest, largest = torch.finfo(kept).tiny, torch.finfo(kept).max
+        return Scale(scale.multiplier.clamp(smallest, largest).to(kept).float())
 
     def _may_fold(self, transform: Transform) -> bool:
         """Whether what stands before the linears could make the change, although others happen after it."""

@@ -14,7 +14,6 @@ from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
 from llmc.convert.fuse import BY_ROW, Layer, fuse, shared, split
 from llmc.convert.rename import Renamer
@@ -45,7 +44,7 @@ class View:
     """A tensor in another shape, or with its rows in another order."""
 
     base: LazyTensor
-    change: Callable[[Tensor], Tensor]
+    change: Callable[[torch.Tensor], torch.Tensor]
     shape: tuple[int, ...]
 
     @property
@@ -56,7 +55,7 @@ class View:
     def bases(self) -> tuple[LazyTensor, ...]:
         return (self.base,)
 
-    def make(self) -> Tensor:
+    def make(self) -> torch.Tensor:
         return self.change(self.base.make())
 
 
@@ -64,7 +63,7 @@ class View:
 class Known:
     """A tensor that comes from no file."""
 
-    values: Tensor
+    values: torch.Tensor
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,7 +73,7 @@ class Known:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape)
 
-    def make(self) -> Tensor:
+    def make(self) -> torch.Tensor:
         return self.values
 
 
@@ -248,11 +247,11 @@ def _pairs(row: tuple[str, str] | Special | Constant) -> tuple[tuple[str, str], 
             return (row,)
 
 
-def _view(tensor: LazyTensor, change: Callable[[Tensor], Tensor]) -> View:
+def _view(tensor: LazyTensor, change: Callable[[torch.Tensor], torch.Tensor]) -> View:
     return View(tensor, change, tuple(change(torch.empty(tuple(tensor.shape), device="meta")).shape))
 
 
-def _swap_halves(tensor: Tensor) -> Tensor:
+def _swap_halves(tensor: torch.Tensor) -> torch.Tensor:
     first, second = tensor.chunk(2)
     return torch.cat((second, first))
 

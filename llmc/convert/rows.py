@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
 from llmc.renames import Fused, Swapped
 
@@ -22,8 +21,8 @@ class Reshaped:
 
     source: str
     target: str
-    there: Callable[[Tensor], Tensor]
-    back: Callable[[Tensor], Tensor]
+    there: Callable[[torch.Tensor], torch.Tensor]
+    back: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Constant:
 
     target: str
     beside: str
-    values: Callable[[tuple[int, ...]], Tensor]
+    values: Callable[[tuple[int, ...]], torch.Tensor]
     dtype: torch.dtype | None = None
 
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 
@@ -15,7 +15,7 @@ from llmc.export.card import write_card
 from llmc.export.manifest import write_manifest
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.plugin import Plugin, discover
-from llmc.renames import Original
+from llmc.renames import Original, Renames
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
 # nobody in the float network
 Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
+Linears: TypeAlias = "Mapping[str, tuple[LayerSpec, torch.nn.Linear]]"  # by name, and how each is to be quantized
 EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
 
 
@@ -63,6 +64,13 @@ class Exporter(Plugin):
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static"
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
+    looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do
+
+    @property
+    def multiplier_dtype(self) -> ScaleDtype | None:
+        """In which it keeps Scales, if it multiplies inputs at run time by all of them: then none is folded. None: it
+        folds what it can."""
+        return None
 
     @property
     def names(self) -> str | None:
@@ -91,6 +99,10 @@ class Exporter(Plugin):
     def multiples(self, spec: LayerSpec) -> tuple[int, int]:
         """What the in and out features of such a layer must be multiples of."""
         return 1, 1
+
+    def layer_problems(self, linears: Linears, renames: Mapping[str, Renames], original: Original) -> list[str]:
+        """Why this target cannot take these layers of one network; the tables of names are the adapter's."""
+        return []
 
     def obstacle(self, folder: Path) -> str | None:
         """What lies in `folder` that would spoil the export even if it may be overwritten."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from llmc.layers.kernels import real_product
+from llmc.layers.integer_sums import bias_in_units, sum_scale
+from llmc.layers.kernels import multiply, real_product
 from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import Transform
 from llmc.numerics.quantize import Quantized, StaticGrid, fake_quantize, quantize, static_grid
@@ -48,6 +49,8 @@ class QuantLinear(nn.Module):
         if self.mode == "float":
             return linear(x, self.weight, self.bias)
         x = self.prepare(x)
+        if self.spec.sums is not None and self.mode != "transformed" and self.state.rounded is not None:
+            return self._integer_sums(x, self.state.rounded)
         y = self._matmul(x)
         if self.state.lowrank is not None:
             up, down = self.state.lowrank
@@ -112,6 +115,13 @@ class QuantLinear(nn.Module):
         lowrank = state.lowrank and (state.lowrank[0], transform.weight(state.lowrank[1]))
         self.state = replace(state, transforms=(*state.transforms, transform), lowrank=lowrank)
 
+    def take_back_transform(self) -> None:
+        """Return to the basis before the last change of it."""
+        self._must_not_be_rounded()
+        *before, last = self.state.transforms
+        lowrank = self.state.lowrank and (self.state.lowrank[0], last.restore(self.state.lowrank[1]))
+        self.state = replace(self.state, transforms=tuple(before), lowrank=lowrank)
+
     def transform_output(self, transform: Transform) -> None:
         """Fold a change of basis of a later layer's input into this layer's rows and bias."""
         self._must_not_be_rounded()
@@ -173,6 +183,22 @@ class QuantLinear(nn.Module):
         sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
+
+    def _integer_sums(self, x: Tensor, rounded: Quantized) -> Tensor:
+        """As a kernel that adds the bias to the sums of a static act, in their unit."""
+        assert self.spec.act is not None and self.spec.sums is not None
+        assert self.state.static is not None and self.state.static[0] is not None
+        act = quantize(x, self.spec.act, *self.state.static)
+        if self.mode == "real":
+            sums = multiply(act.stored().reshape(-1, self.in_features), rounded.stored())
+        else:
+            dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
+            sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape)).float()
+        unit = sum_scale(self.state.static[0], rounded.scale.reshape(-1), self.spec.sums).reshape(-1)
+        bias = self.float_bias()
+        if bias is not None:
+            sums = sums + bias_in_units(bias, unit).float()
+        return (sums * unit).to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
 @contextmanager

@@ -170,7 +170,7 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
     if zero is not None:
         return spec.format.round(slices / scale + zero, spec.rounding)
     codes = spec.format.round(quotient(slices, scale, spec), spec.rounding)
-    mirrored = spec.format.integer and spec.divisor == "largest_code"
+    mirrored = spec.format.integer and spec.mirrored and spec.divisor == "largest_code"
     return codes.clamp_(min=-spec.format.max) if mirrored else codes
 
 

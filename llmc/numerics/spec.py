@@ -14,6 +14,7 @@ MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplie
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
 Quotient = Literal["exact", "times_reciprocal", "divided_in_bf16", "times_reciprocal_in_bf16"]
 Divisor = Literal["largest_code", "half_of_all_codes"]
+SumScale = Literal["float32", "fp19"]  # 8 bits of exponent, and 23 or 10 of mantissa
 if TYPE_CHECKING:
     import torch
 
@@ -38,6 +39,8 @@ class TensorSpec(Strict):
     kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
     quotient: Quotient = "exact"  # what is rounded to a code: some kernels compute it in bf16
     divisor: Divisor = "largest_code"  # of the largest magnitude; half of 255 lets int8 reach -128, and clips above 127
+    # a symmetric integer grid leaves out its lowest code; kernels that only saturate give it to what is below the grid
+    mirrored: bool = True
 
     @field_validator("granularity", "group_size", mode="before")
     @classmethod
@@ -105,12 +108,15 @@ class LayerSpec(Strict):
 
     weight: TensorSpec | None = None
     act: TensorSpec | None = None
+    # kernels with a static act add the bias to the sums, in their unit, whose worth they keep in this type; None: the
+    # bias is added in float
+    sums: SumScale | None = None
 
     def with_stored_scales(self, dtype: ScaleDtype) -> LayerSpec:
         """The same, with the scales that a file holds exact in `dtype`: those of the weight, and of a static act."""
         stored = [spec if spec is None or (spec is self.act and spec.dynamic)
                   else spec.model_copy(update={"scale_dtype": dtype}) for spec in (self.weight, self.act)]  # fmt: skip
-        return LayerSpec(weight=stored[0], act=stored[1])
+        return LayerSpec(weight=stored[0], act=stored[1], sums=self.sums)
 
     def real_problem(self) -> str | None:
         """Why hardware cannot multiply the codes of such a layer; None if it can, or if the layer is float."""

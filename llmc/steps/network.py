@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 
 from torch import nn
 
@@ -16,7 +17,7 @@ from llmc.export.base import Carrier, Exporter, as_computed
 from llmc.export.folding import carrier
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.swap import swap_linears
-from llmc.models.base import Part, Section
+from llmc.models.base import ModelAdapter, Part, Section
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
 
@@ -86,7 +87,10 @@ def prepare(
 
     layers = swap_linears(part.blocks, linears_of(part), spec_of)
     network = Network(part, layers, block_steps(part), recipe, prefix)
+    dtypes = [exporter.multiplier_dtype for exporter in exporters if exporter.multiplier_dtype is not None]
     for group in network.groups:
+        if dtypes:
+            group.fold, group.multiplier_dtype = (), dtypes[0]
         group.may_scale = is_carried(
             carrier([module for _, module in group.fold]), [layer.spec for layer in group.linears], exporters
         )
@@ -113,8 +117,24 @@ def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Expo
     return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
 
 
+def check_layers(adapter: ModelAdapter, parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
+    """Refuse, all at once, linears that a target cannot take, be it for their sizes; skeletons will do."""
+    check_shapes(parts, policy, exporters)
+    for exporter, part in product(exporters, parts):
+        if part.section != "video_gen":
+            continue
+        linears = {name: (policy.spec_of(name, part.name), layer) for name, layer in _linears(part)}
+        if problems := exporter.layer_problems(linears, adapter.renames, adapter.original(part.module)):
+            more = f"\n  and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise UnsupportedSpec(
+                f"{exporter.name} was asked for in `save`, and of the layers of {part.name}\n"
+                + "\n".join(f"  {problem}" for problem in problems[:3])
+                + more
+            )
+
+
 def check_shapes(parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
-    """Refuse, all at once, linears whose sizes a target's kernels cannot take; skeletons will do."""
+    """Refuse, all at once, linears whose sizes a target's kernels cannot take."""
     for exporter in exporters:
         wrong = []
         for part in (part for part in parts if part.section == "video_gen"):

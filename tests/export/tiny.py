@@ -45,6 +45,7 @@ def finished_part(
     part = FinishedPart(
         "transformer", network.part.module, network.layers, adapter.renames, folder / "model",
         {"producer": "test"}, {**SAMPLING.model_dump(), "shift": 3.0},
+        original=adapter.original(network.part.module),
     )  # fmt: skip
     return part, network
 

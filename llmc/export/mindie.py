@@ -1,0 +1,187 @@
+"""MindIE-SD: the linears of a network as its `quantize` reads them, one file of weights and one that describes it.
+
+It replaces linears of the float model, which it loads from elsewhere, and reads nothing else of the export: so no
+smoothing may hide in a float tensor. Each smoothed linear has a `div.mul_scale` that its input is multiplied by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+
+from llmc.convert.writer import write_checkpoint, write_json
+from llmc.export.base import (
+    EVERY_CARRIER,
+    Carrier,
+    Exporter,
+    FinishedPart,
+    LazyTensor,
+    Linears,
+    kept,
+    unquantized_tensors,
+)
+from llmc.export.mindie_names import (
+    RuntimeLinear,
+    fused_names,
+    network_folder,
+    runtime_linears,
+    runtime_tensors,
+    table_of,
+)
+from llmc.export.mindie_types import TYPES, RunDtype, Runtime, Soc, TypeName, Version, type_of
+from llmc.numerics.spec import LayerSpec, ScaleDtype
+from llmc.renames import Original, Renames
+
+MODE = 0o640  # its reader refuses files that others may read, or the group may write
+FLOAT = "FLOAT"
+
+
+def _one_file(size: int) -> int:
+    if size != 0:
+        raise ValueError(
+            f"MindIE-SD finds one file, by its name, and part_file_size {size} would give several; write 0"
+        )
+    return size
+
+
+class MindIE(Exporter):
+    """MindIE-SD on Ascend NPUs: `quant_model_weight_*.safetensors` and its description, in its repositories' names."""
+
+    name: Literal["mindie"] = "mindie"
+    mindie_version: Version = Field(
+        3, description="3: MindIE-SD 3.0; 2026-07: its state of July 2026, which reads fp4 weights two a byte"
+    )
+    soc: Soc = Field("a2", description="a2, a3: Atlas A2 and A3, int8 and int4; a5: Ascend 950, also microscaling")
+    dtype: RunDtype = Field("bf16", description="the type that `quantize` is called with; scales are exact in it")
+    part_file_size: Annotated[int, AfterValidator(_one_file)] = Field(
+        0, description="0, one file: msModelSlim's key; MindIE-SD cannot read several"
+    )
+    switch: ClassVar[str] = "save_mindie"
+    subfolder: ClassVar[str] = "mindie"
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
+    looks_at_layers: ClassVar[bool] = True
+
+    @property
+    def runtime(self) -> Runtime:
+        """What will read the files."""
+        return Runtime(self.mindie_version, self.soc, self.dtype)
+
+    @property
+    def multiplier_dtype(self) -> ScaleDtype:
+        return self.runtime.scale_dtype
+
+    def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
+        problems = super().problems(spec, left)
+        if spec == LayerSpec():
+            return problems
+        found = type_of(spec)
+        if found is None:
+            known = "; ".join(f"{name}: {quant_type}" for name, quant_type in TYPES.items())
+            return [*problems, f"it has no type for {spec}; there are {known}"]
+        chips = TYPES[found].chips
+        if self.soc not in chips:
+            problems.append(f"{found} runs on {' and '.join(sorted(chips))} only; found `soc: {self.soc}`")
+        return problems
+
+    def multiples(self, spec: LayerSpec) -> tuple[int, int]:
+        found = type_of(spec)
+        return (1, 1) if found is None else TYPES[found].multiples.get(self.mindie_version, (1, 1))
+
+    def computed(self, spec: LayerSpec) -> LayerSpec:
+        found = type_of(spec)
+        return spec if found is None else TYPES[found].computed(spec, self.runtime)
+
+    def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
+        found = type_of(spec)
+        return EVERY_CARRIER if found is None or TYPES[found].multiplies else frozenset()
+
+    def layer_problems(self, linears: Linears, renames: Mapping[str, Renames], original: Original) -> list[str]:
+        table = table_of(renames, original)
+        if not table:
+            return ["none has a known name in the repository that MindIE runs; leave this target out"]
+        problems = []
+        for name, (spec, layer) in linears.items():
+            found = type_of(spec)
+            if found is None:
+                continue
+            quant_type = TYPES[found]
+            if quant_type.bias == "lost" and layer.bias is not None:
+                problems.append(
+                    f"{name} has a bias, which {found} in MindIE leaves out; give it another grid by a rule"
+                )
+            if quant_type.bias == "needed" and layer.bias is None:
+                problems.append(
+                    f"{name} has no bias, without which {found} in MindIE stops; give it another grid by a rule"
+                )
+            if layer.out_features == 1:
+                problems.append(f"{name} has one output, whose scale MindIE cannot read; leave it float by a rule")
+        shapes = {f"{name}.weight": (layer.out_features, layer.in_features) for name, (_, layer) in linears.items()}
+        for target, sources in fused_names(table, shapes).items():
+            specs = {str(linears[source][0]): source for source in sources}
+            if len(specs) > 1:
+                grids = "; ".join(f"{source}: {spec}" for spec, source in specs.items())
+                problems.append(
+                    f"{', '.join(sources)} are one linear there, {target}, and need one grid; found {grids}"
+                )
+        return problems
+
+    def write(self, part: FinishedPart, folder: Path) -> Path:
+        linears = list(runtime_linears(part))
+        types = {linear.name: _type(linear) for linear in linears}
+        tensors = runtime_tensors(part, float_tensors(part))
+        says = dict.fromkeys(tensors, FLOAT)
+        for linear in linears:
+            own = linear_tensors(linear, types[linear.name], self.runtime)
+            tensors |= own
+            says |= {name: _said(name, types[linear.name]) for name in own}
+        model_type = Counter(types.values()).most_common(1)[0][0] if types else FLOAT
+        target = folder / network_folder(part)
+        for stale in target.glob("quant_model_*"):  # of another type
+            stale.unlink()
+        write_checkpoint(
+            target, tensors, "single", part.provenance, stem=f"quant_model_weight_{model_type.lower()}", mode=MODE
+        )
+        description = {"model_quant_type": model_type, **dict(sorted(says.items()))}
+        write_json(target / f"quant_model_description_{model_type.lower()}.json", description, MODE)
+        return folder
+
+
+def _type(linear: RuntimeLinear) -> TypeName:
+    found = type_of(linear.first.spec)
+    assert found is not None, "refused before calibration"
+    return found
+
+
+def _said(name: str, quant_type: TypeName) -> str:
+    return FLOAT if name.endswith((".bias", ".mul_scale")) else quant_type
+
+
+def linear_tensors(linear: RuntimeLinear, name: TypeName, runtime: Runtime) -> dict[str, LazyTensor]:
+    """All that is stored of one linear, by full names."""
+    multiplier, bias = linear.multiplier(), linear.bias()
+    prefix = linear.name if multiplier is None else f"{linear.name}.linear"
+    tensors = {f"{prefix}.{leaf}": tensor for leaf, tensor in TYPES[name].tensors(linear, runtime).items()}
+    if bias is not None:
+        tensors[f"{prefix}.bias"] = kept(bias.to(bias_dtype(name, runtime)))
+    if multiplier is not None:
+        tensors[f"{linear.name}.div.mul_scale"] = kept(multiplier.to(getattr(torch, runtime.scale_dtype)))
+    return tensors
+
+
+def bias_dtype(name: TypeName, runtime: Runtime) -> torch.dtype:
+    """float32, which every class takes, but for products of float activations in half precision."""
+    return torch.float16 if runtime.dtype == "fp16" and TYPES[name].act is None else torch.float32
+
+
+def float_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
+    """What stays float, as it was: MindIE reads only from their names that they are not quantized."""
+    tensors = dict(unquantized_tensors(part))
+    for name, layer in part.layers.items():
+        if layer.state.rounded is None:
+            tensors |= {f"{name}.weight": layer.weight} | ({} if layer.bias is None else {f"{name}.bias": layer.bias})
+    return {name: kept(tensor) for name, tensor in tensors.items()}
