@@ -7,7 +7,7 @@ smoothing may hide in a float tensor. Each smoothed linear has a `div.mul_scale`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -149,6 +149,9 @@ class MindIE(Exporter):
         description = {"model_quant_type": model_type, **dict(sorted(says.items()))}
         write_json(target / f"quant_model_description_{model_type.lower()}.json", description, MODE)
         return folder
+
+    def about(self, parts: Sequence[FinishedPart]) -> dict[str, str]:
+        return {"mindie_version": str(self.mindie_version), "soc": self.soc, "dtype": self.dtype}
 
 
 def _type(linear: RuntimeLinear) -> TypeName:
