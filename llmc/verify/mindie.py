@@ -56,13 +56,14 @@ class Described(Network):
 
     @property
     def generation(self) -> str | None:
-        """v3 or 2026-07; None where nobody says it."""
-        return self.about.get("mindie")
+        """3 or 2026-07; None where nobody says it."""
+        found = self.about.get("mindie_version")
+        return None if found is None else str(found)
 
     @property
     def fp16(self) -> bool:
         """Whether the run is in float16; bfloat16 is what MindIE takes unless told otherwise."""
-        return bool(self.about.get("dtype") == "float16")
+        return bool(self.about.get("dtype") == "fp16")
 
     @property
     def run_dtype(self) -> torch.dtype:

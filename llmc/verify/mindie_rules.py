@@ -177,14 +177,14 @@ def runtime_takes_them(network: Described) -> Finding:
     """The generation and the chip that it was written for load these types, and their kernels take these sizes."""
     problems = [problem for layer in network.layers if (of := network.sizes(layer)) is not None
                 for problem in _kernel_problems(network, layer, of)]  # fmt: skip
-    says = [f"{key} {network.about[key]}" for key in ("mindie", "soc", "dtype") if key in network.about]
+    says = [f"{key} {network.about[key]}" for key in ("mindie_version", "soc", "dtype") if key in network.about]
     return Checked(problems, ", ".join(says) or "nobody says which MindIE it is for")
 
 
 def _kernel_problems(network: Described, layer: Layer, of: Sizes) -> Problems:
     about, generation = TYPES[layer.kind], network.generation
-    if about.a5_only and network.about.get("soc") == "a2":
-        yield f"{layer.module} is {layer.kind}, which only an a5 computes, and it was written for an a2"
+    if about.a5_only and network.about.get("soc", "a5") != "a5":
+        yield f"{layer.module} is {layer.kind}, which only an a5 computes; it was written for {network.about['soc']}"
     bias = network.leaf(layer, "bias")
     known = network.known.get(f"{layer.module}.bias")
     has_bias = known is not None if network.known else bias is not None

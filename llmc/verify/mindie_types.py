@@ -92,8 +92,8 @@ class Type:
     optional: tuple[str, ...] = ()  # what is written beside and read by nobody
 
 
-BOTH = frozenset({"v3", "2026-07"})
-IN_PAIRS = {"v3": 64, "2026-07": 32}  # the newer one fills up an odd number of groups
+BOTH = frozenset({"3", "2026-07"})
+IN_PAIRS = {"3": 64, "2026-07": 32}  # the newer one fills up an odd number of groups
 OFFSET = ("weight_offset",)
 GRIDS = ("W8A8", "W8A8_TIMESTEP")  # types with calibrated grids of the input
 TYPES: Mapping[str, Type] = {
@@ -104,20 +104,20 @@ TYPES: Mapping[str, Type] = {
     "W4A16": Type(int8_rows, smooths=False, out_features=8, bits=4, optional=OFFSET),
     "W4A4_DYNAMIC": Type(int8_rows, smooths=False, takes_bias=False, out_features=8, bits=4, optional=OFFSET),
     "W8A8_MXFP8": Type(mxfp8, needs_bias=BOTH, in_features=IN_PAIRS, a5_only=True),
-    "W4A4_MXFP4": Type(mxfp4_bytes, needs_bias=frozenset({"v3"}), in_features=IN_PAIRS, bits=4, a5_only=True),
+    "W4A4_MXFP4": Type(mxfp4_bytes, needs_bias=frozenset({"3"}), in_features=IN_PAIRS, bits=4, a5_only=True),
     "W4A4_MXFP4_DUALSCALE": Type(dual, needs_bias=BOTH, in_features=dict.fromkeys(BOTH, 64), bits=4, a5_only=True),
 }
 ATTENTION_TYPES: Mapping[str, frozenset[str]] = {  # generation -> what it quantizes attention to
-    "v3": frozenset({"FP8_DYNAMIC"}),
+    "3": frozenset({"FP8_DYNAMIC"}),
     "2026-07": frozenset({"FP8_DYNAMIC", "MXFP8_DYNAMIC", "MXFP4_DYNAMIC"}),
 }
 
 
 def leaves_of(kind: str, of: Sizes, generation: str | None, stored: torch.dtype | None) -> dict[str, Leaf]:
-    """What a linear of a type has, in the payload that a generation casts: v3 takes e2m1 values in e4m3, one a byte,
+    """What a linear of a type has, in the payload that a generation casts: 3 takes e2m1 values in e4m3, one a byte,
     and the newer one takes two a byte, too."""
     leaves = dict(TYPES[kind].leaves(of))
-    if leaves["weight"].dtypes == (BYTE,) and (generation == "v3" or stored == FP8):
+    if leaves["weight"].dtypes == (BYTE,) and (generation == "3" or stored == FP8):
         leaves["weight"] = Leaf((FP8,), ((of.n, of.k),))
     return leaves
 
@@ -149,14 +149,12 @@ def readings(kind: str, tensors: Mapping[str, Tensor], of: Sizes) -> Iterator[Re
 
 
 def weight_scale_of(tensors: Mapping[str, Tensor], of: Sizes) -> Tensor:
-    """The scale (n, 1) of a statically quantized weight, which is kept in a product with the input's alone: the value
-    of the run's type that gives this very product."""
+    """The scale (n, 1) of a statically quantized weight, which is kept in a product with the input's alone. In a
+    run in bfloat16 both are exact in that type, and so is their product in float32; in float16 it has lost bits."""
     if "weight_scale" in tensors:
         return tensors["weight_scale"].float()
-    product = deq_values(tensors["deq_scale"])
-    least = torch.float16 if of.fp16 else torch.bfloat16
-    quotient = product / tensors["input_scale"].float()
-    return quotient.to(least).float().reshape(-1, 1)
+    quotient = deq_values(tensors["deq_scale"]) / tensors["input_scale"].float()
+    return (quotient if of.fp16 else quotient.bfloat16().float()).reshape(-1, 1)
 
 
 def deq_values(stored: Tensor) -> Tensor:
