@@ -16,7 +16,8 @@ class Algorithm(Plugin):
 
     @property
     def leaves(self) -> frozenset[str]:
-        """What it puts on layers, which a target must be able to store: of scale, rotate, lowrank, rounded, static."""
+        """What it puts on layers, which a target must be able to store: of scale, rotate, lowrank, rounded, static,
+        steps."""
         return frozenset()
 
     @property
@@ -38,6 +39,10 @@ class Algorithm(Plugin):
     def within_block(self) -> bool:
         """Whether a linear must also be observed on what the rounded linears before it in the block give."""
         return False
+
+    def schedule_problem(self, steps: int) -> str | None:
+        """Why it cannot work with a schedule of so many steps; None if it can."""
+        return None
 
     @abstractmethod
     def apply(self, block: BlockStep) -> None:

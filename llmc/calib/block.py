@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from llmc.calib.probe import Probe
 from llmc.layers.linear import QuantLinear
+from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
 from llmc.models.base import Fold, Part
 from llmc.numerics.clip import RangeRule, act_range
-from llmc.numerics.spec import ScaleDtype
+from llmc.numerics.quantize import static_grid
+from llmc.numerics.spec import ScaleDtype, TensorSpec
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
@@ -40,7 +42,7 @@ class Group:
 
     def absmax(self) -> Tensor:
         """The largest magnitude of each input channel over the calibration, in the present basis."""
-        if all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms):
+        if self._is_scaled_alone():
             return self._in_basis(self.stats["absmax"].to(self.device)).abs()
         return self.rows().abs().amax(0)
 
@@ -50,7 +52,7 @@ class Group:
 
     def mean(self) -> Tensor:
         """The mean magnitude of each input channel, in the present basis."""
-        if all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms):
+        if self._is_scaled_alone():
             return self._in_basis(self.stats["mean"].to(self.device)).abs()
         return self.rows().abs().mean(0)
 
@@ -64,17 +66,46 @@ class Group:
     def fix_act_scales(self, by: RangeRule = "absmax", percentile: float = 100.0) -> None:
         """Static activation scales in the present basis where there are none yet: from the range of every call of the
         calibration, or by a rule over the sampled rows."""
-        for layer in self.linears:
-            if layer.spec.act is not None and not layer.spec.act.dynamic and layer.state.static is None:
-                ends = self._range() if by == "absmax" else act_range(self.rows(), layer.spec.act, by, percentile)
+        for spec, layers in self._without_scales():
+            ends = self._range() if by == "absmax" else act_range(self.rows(), spec, by, percentile)
+            for layer in layers:
                 layer.fix_act_scale(*ends)
 
+    def fix_step_scales(self, steps: int, dynamic_below: int, by: RangeRule, percentile: float) -> None:
+        """The same for each step of the schedule by itself."""
+        for spec, layers in self._without_scales():
+            seen = {step: static_grid(*ends, spec) for step, ends in self._step_ranges(spec, by, percentile).items()}
+            grids = StepGrids.of(seen, steps, dynamic_below)
+            for layer in layers:
+                layer.state = replace(layer.state, steps=grids)
+
+    def _without_scales(self) -> Iterator[tuple[TensorSpec, list[QuantLinear]]]:
+        """Layers that are to have static scales and have none yet, by how their input is rounded."""
+        waiting = [layer for layer in self.linears if layer.awaits_act_scale]
+        for spec in dict.fromkeys(layer.spec.act for layer in waiting):
+            assert spec is not None
+            yield spec, [layer for layer in waiting if layer.spec.act == spec]
+
     def _range(self) -> tuple[Tensor, Tensor]:
-        if all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms):
+        if self._is_scaled_alone():
             low, high = self._in_basis(self.stats["range"].to(self.device))
             return low.min(), high.max()
         rows = self.rows()  # a rotation mixes channels: their ranges say nothing any more, the sampled rows do
         return rows.min(), rows.max()
+
+    def _step_ranges(self, spec: TensorSpec, by: RangeRule, percentile: float) -> dict[int, tuple[Tensor, Tensor]]:
+        """The range of each step that was seen."""
+        if by == "absmax" and self._is_scaled_alone():
+            ranges = self._in_basis(self.stats["step_range"].to(self.device))
+            ends = {step: (low.min(), high.max()) for step, (low, high) in enumerate(ranges)}
+            return {step: (low, high) for step, (low, high) in ends.items() if low <= high}
+        rows, steps = self.rows(), self.stats["row_steps"][:, 0].to(self.device)
+        seen = sorted(set(steps.int().tolist()))
+        return {step: act_range(rows[steps == step], spec, by, percentile) for step in seen}
+
+    def _is_scaled_alone(self) -> bool:
+        """Whether channels are those that were measured, each times a number."""
+        return all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms)
 
     def forget(self) -> None:
         """Drop what is large; a static scale can still be found."""
@@ -148,6 +179,7 @@ class BlockStep:
     module: nn.Module
     groups: list[Group]
     rejected: Counter[str] = field(default_factory=Counter)  # method -> groups where its transform did not pay
+    steps: int = 0  # of the schedule that the calibration runs
     observe_again: Callable[[Sequence[Group]], None] | None = None  # on what the rounded linears before them give
     errors: dict[str, LayerError] = field(default_factory=dict)  # of each linear, once the recipe is done
     stages: Sequence[Sequence[Group]] = ()  # groups in running order; those of one stage need nothing of one another

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import linear
 
-from llmc.calib.block import BlockStep, LayerError
+from llmc.calib.block import BlockStep, Group, LayerError
 from llmc.calib.probe import ROWS, channels_of, spread
 from llmc.calib.teacher import relative_error
 from llmc.layers.linear import QuantLinear
+from llmc.layers.steps import at_step
 from llmc.numerics.quantize import fake_quantize
 
 
@@ -16,13 +17,19 @@ from llmc.numerics.quantize import fake_quantize
 def layer_errors(block: BlockStep) -> dict[str, LayerError]:
     """The error of every linear of a finished block; empty where no rows were kept."""
     return {
-        name: _layer_error(layer, spread(group.stats["rows"], ROWS).to(group.device, torch.float32))
+        name: _layer_error(layer, *_rows(group))
         for group in block.groups if "rows" in group.stats
         for name, layer in zip(group.names, group.linears, strict=True)
     }  # fmt: skip
 
 
-def _layer_error(layer: QuantLinear, rows: torch.Tensor) -> LayerError:
+def _rows(group: Group) -> list[torch.Tensor]:
+    """Some rows, and the denoising step of each if it was noted."""
+    kinds = [kind for kind in ("rows", "row_steps") if kind in group.stats]
+    return [spread(group.stats[kind], ROWS).to(group.device, torch.float32) for kind in kinds]
+
+
+def _layer_error(layer: QuantLinear, rows: torch.Tensor, steps: torch.Tensor | None = None) -> LayerError:
     state = layer.state
     # a change of what the layer gives is undone over all of its channels
     some = slice(None) if state.out_transforms else channels_of(layer.spec.weight, layer.out_features)
@@ -31,7 +38,7 @@ def _layer_error(layer: QuantLinear, rows: torch.Tensor) -> LayerError:
     for transform in state.transforms:
         x = transform.input(x)
     rounded = layer.float_weight(some) if state.rounded is None else state.rounded.dequantize()[some]
-    output = linear(fake_quantize(x, layer.spec.act, *(state.static or ())), rounded)
+    output = linear(_rounded_act(layer, x, steps), rounded)
     if state.lowrank is not None:
         output = output + linear(linear(x, state.lowrank[1]), state.lowrank[0][some])
     plain = linear(fake_quantize(rows, layer.spec.act), fake_quantize(weight, layer.spec.weight))
@@ -40,3 +47,20 @@ def _layer_error(layer: QuantLinear, rows: torch.Tensor) -> LayerError:
         relative_error(plain, wanted),
         relative_error(layer.restored_weight(some), weight),
     )
+
+
+def _rounded_act(layer: QuantLinear, x: torch.Tensor, steps: torch.Tensor | None) -> torch.Tensor:
+    """The rows as the layer rounds its input, each in the step that it was read in."""
+    if layer.state.steps is None or steps is None:
+        return _rounded_now(layer, x)
+    rounded = torch.empty_like(x)
+    for step in set(steps.int().flatten().tolist()):
+        with at_step(step):
+            here = steps[:, 0] == step
+            rounded[here] = _rounded_now(layer, x[here])
+    return rounded
+
+
+def _rounded_now(layer: QuantLinear, x: torch.Tensor) -> torch.Tensor:
+    spec, grid = layer.act()
+    return fake_quantize(x, spec, *grid)

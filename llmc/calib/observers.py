@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llmc import distributed
+from llmc.layers.steps import running_step
 
 PANEL = 512  # columns of a Gram matrix that are added up at once
 
@@ -62,6 +65,28 @@ class Range:
     def result(self) -> Tensor:
         assert self.value is not None
         return self.value
+
+
+class StepRange:
+    """The same in each denoising step, (steps, 2, channels): inf and -inf where no call was seen."""
+
+    def __init__(self, calls: int, max_rows: int) -> None:
+        self.seen: dict[int, Range] = defaultdict(lambda: Range(calls, max_rows))
+
+    def update(self, x: Tensor, reference: Tensor) -> None:
+        self.seen[running_step()].update(x, reference)
+
+    def reduce(self) -> None:
+        device = next(iter(self.seen.values())).result().device
+        for ranges in distributed.gather({step: seen.result().cpu() for step, seen in self.seen.items()}):
+            for step, ends in ranges.items():  # two rows that have the range of all
+                self.seen[step].update(ends.to(device), ends)
+
+    def result(self) -> Tensor:
+        found = {step: seen.result() for step, seen in self.seen.items()}
+        unseen = torch.full_like(next(iter(found.values())), math.inf)
+        unseen[1] = -math.inf
+        return torch.stack([found.get(step, unseen) for step in range(max(found) + 1)])
 
 
 class Gram:
@@ -169,13 +194,22 @@ class Rows:
         return torch.cat(self.kept)
 
 
+class RowSteps(Rows):
+    """The denoising step that each of those rows was read in, (rows, 1)."""
+
+    def update(self, x: Tensor, reference: Tensor) -> None:
+        super().update(torch.full((*x.shape[:-1], 1), float(running_step())), reference)
+
+
 OBSERVERS: dict[str, Callable[[int, int], Observer]] = {
     "absmax": AbsMax,
     "range": Range,
+    "step_range": StepRange,
     "gram": Gram,
     "cross": Cross,
     "gram64": ExactGram,
     "cross64": ExactCross,
     "mean": MeanAbs,
     "rows": Rows,
+    "row_steps": RowSteps,
 }

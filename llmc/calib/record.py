@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from llmc.calib.coverage import Coverage
 from llmc.calib.store import Call, CallStore
 from llmc.errors import CalibrationError
+from llmc.layers.steps import TimestepManager, at_step, running_step
 from llmc.models.base import ModelAdapter, Part, Sample, Sampling, Video
 
 
@@ -22,11 +23,10 @@ class Clock:
     """Where the pipeline is: set by the recorder, read when a network is called."""
 
     sample: int = 0
-    step: int = 0
     calls_in_step: Counter[str] = field(default_factory=Counter)  # by part: in one step each counts its own branches
 
     def tick(self, step: int) -> None:
-        self.step = step
+        TimestepManager.set_timestep_idx(step)
         self.calls_in_step.clear()
 
 
@@ -44,7 +44,7 @@ def record_calls(
     """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all."""
     clock = Clock()
     videos = []
-    with ExitStack() as hooks:
+    with at_step(0), ExitStack() as hooks:
         for part in parts:
             store = stores.get(part.name)
             hooks.enter_context(_noting(part, clock, adapter.branches, store, keep_outputs, coverage))
@@ -74,12 +74,12 @@ def _noting(
         branch = branches[clock.calls_in_step[part.name] % len(branches)]
         clock.calls_in_step[part.name] += 1
         if coverage is not None:
-            coverage.note(part.name, clock.sample, clock.step)
+            coverage.note(part.name, clock.sample, running_step())
         if store is not None:
             timestep = _timestep(kwargs)
             args, kwargs, output = part.kept(args, kwargs, output)
             kept = output if keep_output else None
-            store.add(Call(clock.sample, clock.step, timestep, branch, args, kwargs, kept))
+            store.add(Call(clock.sample, running_step(), timestep, branch, args, kwargs, kept))
 
     hook = part.module.register_forward_hook(note, with_kwargs=True)
     try:

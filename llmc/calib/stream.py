@@ -15,6 +15,7 @@ from llmc.calib.observation import Observation, inputs_of
 from llmc.calib.store import Call, CallStore, map_tree
 from llmc.errors import AdapterError
 from llmc.layers.linear import QuantLinear, in_mode
+from llmc.layers.steps import at_step
 from llmc.models.base import Part
 
 # of one call: the output of the last finished block of each class, or of each block whose class is lasting
@@ -22,7 +23,7 @@ Outputs = dict[type | int, Any]
 
 
 SECOND_LOOK = frozenset(
-    {"gram", "cross", "gram64", "cross64", "range"}
+    {"gram", "cross", "gram64", "cross64", "range", "step_range"}
 )  # what rounding methods need; rows stay those of the first look
 
 
@@ -62,7 +63,8 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
             stack.enter_context(_forward(block, replay(position)))
         stack.enter_context(_forward(target, run_then_halt))
         try:
-            part.module(*call.args, **call.kwargs)
+            with at_step(call.step):
+                part.module(*call.args, **call.kwargs)
         except _Halt as halt:
             if ran != list(range(index)):
                 order = [part.blocks[position][0] for position in ran]
@@ -134,7 +136,8 @@ class BlockStream:
                 with in_mode(self.blocks[index].linears.values(), "float"):
                     output, reference = self._run(index, call, self.float_streams[number], groups, again)
                 float_outputs.append(output)
-            observation.update(inputs, reference)
+            with at_step(call.step):
+                observation.update(inputs, reference)
         observation.attach()
         return outputs, float_outputs
 

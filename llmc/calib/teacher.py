@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmc.calib.store import Call, CallStore
 from llmc.layers.linear import QuantLinear, in_mode
+from llmc.layers.steps import at_step
 from llmc.models.base import Part
 
 StepErrors = dict[int, dict[int, list[float]]]  # sample -> step -> error of each call
@@ -23,7 +24,8 @@ def teacher_forced_errors(
     """Relative error of the network's output on each recorded call, in the mode that its layers are in now."""
     errors: StepErrors = defaultdict(lambda: defaultdict(list))
     for call in store.calls(device):
-        output = first_tensor(part.read(part.module(*call.args, **call.kwargs)))
+        with at_step(call.step):
+            output = first_tensor(part.read(part.module(*call.args, **call.kwargs)))
         errors[call.sample][call.step].append(relative_error(output, first_tensor(call.output)))
         on_call()
     return errors
@@ -64,7 +66,8 @@ def _block_outputs(part: Part, call: Call) -> list[Tensor]:
     outputs: list[Tensor] = []
     hooks = [block.register_forward_hook(lambda *io: outputs.append(first_tensor(io[-1]))) for _, block in part.blocks]
     try:
-        part.module(*call.args, **call.kwargs)
+        with at_step(call.step):
+            part.module(*call.args, **call.kwargs)
     finally:
         for hook in hooks:
             hook.remove()

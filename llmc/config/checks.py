@@ -29,6 +29,9 @@ SCHEDULE = {
     "shift": "sample_shift",
     "denoising_step_list": "denoising_step_list",
 }
+# field of Sampling -> its key in `eval`: what says which step has which noise
+EVAL_SCHEDULE = {"steps": "steps", "shift": "sample_shift", "denoising_step_list": "denoising_step_list"}
+CHANGES_ACTS = frozenset({"scale", "rotate", "static"})  # what methods leave that changes how acts are rounded
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
 
 
@@ -43,7 +46,7 @@ def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     checks = (
         model_problems, encoder_problems, samples_problems, sampling_problems, metric_problems, order_problems,
-        target_problems, arithmetic_problems,
+        per_step_problems, target_problems, arithmetic_problems,
         output_problems,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
@@ -173,10 +176,15 @@ def metric_problems(config: Config) -> Iterator[Problem]:
 
 
 def order_problems(config: Config) -> Iterator[Problem]:
-    """Whether each method finds the weights in a state that it can work on."""
+    """Whether each method finds the weights and the acts in a state that it can work on."""
     for section in config.quant.sections():
         rounding: str | None = None
+        fixing: str | None = None
         for index, method in enumerate(config.recipe(section)):
+            if fixing is not None and method.leaves & CHANGES_ACTS:
+                text = f"{method.name} comes after {fixing}, which has fixed the scales of acts"
+                what = "leave one of them out" if "static" in method.leaves else f"put {method.name} before it"
+                yield Problem(("quant", section, "method", index), f"{text}; {what}")
             if rounding is not None and not method.works_on_rounded:
                 text = (
                     f"{method.name} comes after {rounding}, which has rounded the weights; put {method.name} before it"
@@ -184,6 +192,30 @@ def order_problems(config: Config) -> Iterator[Problem]:
                 yield Problem(("quant", section, "method", index), text)
             if "rounded" in method.leaves:
                 rounding = method.name
+            if "static" in method.leaves:
+                fixing = method.name
+
+
+def per_step_problems(config: Config) -> Iterator[Problem]:
+    """Whether a method that keeps something for each step finds the steps in calibration that will run."""
+    calib, samplings = config.calib_sampling(), config.eval_samplings()
+    for section, quant in config.quant.sections().items():
+        methods = [(index, method) for index, method in enumerate(quant.method) if "steps" in method.leaves]
+        for index, method in methods:
+            keys: KeyPath = ("quant", section, "method", index)
+            acts = [spec.act for _, spec in _specs(section, quant) if spec.act is not None and not spec.act.dynamic]
+            if not acts:
+                text = f"{method.name} finds scales of acts with `static: True`, and there is none"
+                yield Problem(keys, f"{text}; write `act: {{bit: 8, granularity: per_tensor, static: True}}`")
+            for act in {act.format.name for act in acts if act.format.whole_max is not None}:
+                yield Problem(keys, f"{method.name} cannot keep scales of {act} for each step; use Static")
+            if (problem := method.schedule_problem(calib.steps)) is not None:
+                yield Problem(keys, problem)
+            for field, key in EVAL_SCHEDULE.items():
+                wanted = getattr(calib, field)
+                if samplings and getattr(samplings[0], field) != wanted:
+                    found = f"it is {getattr(samplings[0], field)}, and {method.name} has scales for the steps of calib"
+                    yield Problem(("eval", key), f"{found}, where it is {wanted}; write the same, or leave it out")
 
 
 def target_problems(config: Config) -> Iterator[Problem]:

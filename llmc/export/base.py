@@ -61,7 +61,7 @@ class Exporter(Plugin):
 
     switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
-    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static"
+    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static", "steps"
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
     looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do

@@ -63,6 +63,14 @@ class RuntimeLinear:
         """The same, in the type in which their format keeps them."""
         return torch.cat([rounded.stored_scales().cpu() for rounded in self.rounded()])
 
+    def upper_scales(self) -> torch.Tensor:
+        """Of the upper level, where there are two: (out, groups of a row, 1) float32."""
+        found = []
+        for rounded in self.rounded():
+            assert rounded.whole is not None
+            found.append(rounded.whole.reshape(rounded.shape[0], -1, rounded.spec.format.whole_groups or 1)[..., :1])
+        return torch.cat(found).cpu()
+
     def bias(self) -> torch.Tensor | None:
         """(out,) float32."""
         found = [layer.bias for layer in self.layers if layer.bias is not None]

@@ -69,7 +69,10 @@ class QuantType:
     multiplies: bool = True  # the input by a stored vector, before it is quantized
     bias: Literal["any", "needed", "lost"] = "any"  # what its class in MindIE makes of one
     multiples: Mapping[Version, tuple[int, int]] = field(default_factory=dict)  # of in and out features
-    act_format: Mapping[str, Any] = field(default_factory=dict)  # how the kernel chooses the scales of its format
+    exponent: Literal["floor"] | None = (
+        None  # of the scales that the kernel gives activations in a format of powers of two
+    )
+    casts_quotient: bool = False  # to the run's type, before it is rounded
 
     def fits(self, spec: LayerSpec) -> bool:
         """Whether layers on these grids are of this type."""
@@ -85,16 +88,18 @@ class QuantType:
         act = spec.act
         # a static layer's file has the product of both scales alone, and in bf16 that of two bf16 numbers is exact
         static = act is not None and not act.dynamic
-        weight_scale = runtime.input_scale_dtype if static else runtime.scale_dtype
-        weight = spec.weight.model_copy(update={"scale_dtype": weight_scale})
+        weight = spec.weight
+        if weight.format.scale_dtype is None:
+            weight = weight.model_copy(update={"scale_dtype": runtime.scale_dtype})
         if act is None:
             return LayerSpec(weight=weight)
         if static:
             act = act.model_copy(update={"scale_dtype": runtime.input_scale_dtype, "mirrored": False})
             return LayerSpec(weight=weight, act=act, sums=runtime.sums)
-        return LayerSpec(
-            weight=weight, act=act.model_copy(update={"format": act.format.model_copy(update=self.act_format)})
-        )
+        changes: dict[str, Any] = {"quotient": f"rounded_to_{runtime.dtype}"} if self.casts_quotient else {}
+        if self.exponent is not None:
+            changes["format"] = act.format.model_copy(update={"exponent": self.exponent})
+        return LayerSpec(weight=weight, act=act.model_copy(update=changes))
 
     def __str__(self) -> str:
         return f"weight {self.weight} with act {self.act or 'float'}"
@@ -153,6 +158,12 @@ def mxfp4(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
     return {"weight": LazyTensor(torch.uint8, shape, packed), **_exponents(linear)}
 
 
+def dual_scale(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
+    """The same, and the upper scales."""
+    shape = (linear.out_features, linear.in_features // 512, 1)
+    return mxfp4(linear, runtime) | {"weight_dual_scale": LazyTensor(torch.float32, shape, linear.upper_scales)}
+
+
 def _codes(linear: RuntimeLinear) -> dict[str, LazyTensor]:
     return {"weight": LazyTensor(torch.int8, (linear.out_features, linear.in_features), linear.codes)}
 
@@ -207,7 +218,6 @@ def _mx(name: str) -> TensorSpec:
 A5: frozenset[Soc] = frozenset({"a5"})
 INT4_CHIPS: frozenset[Soc] = frozenset({"a2", "a3"})
 PAIRED_GROUPS: Mapping[Version, tuple[int, int]] = {3: (64, 1), "2026-07": (32, 1)}  # the latter pads an odd one
-KERNEL_MX = {"exponent": "floor"}  # npu_dynamic_mx_quant, as the OCP text has it
 
 TYPES: Mapping[TypeName, QuantType] = {
     "W8A8_DYNAMIC": QuantType(_int(8, "per_channel"), _int(8, "per_token"), integers),
@@ -221,10 +231,14 @@ TYPES: Mapping[TypeName, QuantType] = {
         multiples={3: (8, 8), "2026-07": (8, 8)},
     ),
     "W8A8_MXFP8": QuantType(
-        _mx("mxfp8"), _mx("mxfp8"), mxfp8, chips=A5, bias="needed", multiples=PAIRED_GROUPS, act_format=KERNEL_MX
+        _mx("mxfp8"), _mx("mxfp8"), mxfp8, chips=A5, bias="needed", multiples=PAIRED_GROUPS, exponent="floor"
     ),
     "W4A4_MXFP4": QuantType(
-        _mx("mxfp4"), _mx("mxfp4"), mxfp4, chips=A5, bias="needed", multiples=PAIRED_GROUPS, act_format=KERNEL_MX
+        _mx("mxfp4"), _mx("mxfp4"), mxfp4, chips=A5, bias="needed", multiples=PAIRED_GROUPS, exponent="floor"
+    ),
+    "W4A4_MXFP4_DUALSCALE": QuantType(
+        _mx("mxfp4dual"), _mx("mxfp4dual"), dual_scale, chips=A5, bias="needed", exponent="floor", casts_quotient=True,
+        multiples={3: (512, 1), "2026-07": (512, 1)},
     ),
 }  # fmt: skip
 

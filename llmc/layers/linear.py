@@ -13,10 +13,10 @@ from torch.nn.functional import linear
 
 from llmc.layers.integer_sums import bias_in_units, sum_scale
 from llmc.layers.kernels import multiply, real_product
-from llmc.layers.steps import StepGrids
+from llmc.layers.steps import StepGrids, running_step
 from llmc.layers.transforms import Transform
 from llmc.numerics.quantize import Quantized, StaticGrid, fake_quantize, quantize, static_grid
-from llmc.numerics.spec import LayerSpec
+from llmc.numerics.spec import LayerSpec, TensorSpec
 
 Mode = Literal["float", "transformed", "quantized", "real"]
 
@@ -49,8 +49,11 @@ class QuantLinear(nn.Module):
         if self.mode == "float":
             return linear(x, self.weight, self.bias)
         x = self.prepare(x)
-        if self.spec.sums is not None and self.mode != "transformed" and self.state.rounded is not None:
-            return self._integer_sums(x, self.state.rounded)
+        rounded = self.state.rounded
+        if self.spec.sums is not None and self.mode != "transformed" and rounded is not None:
+            act, grid = self.act()
+            if act is not None and grid:
+                return self._integer_sums(x, rounded, act, grid)
         y = self._matmul(x)
         if self.state.lowrank is not None:
             up, down = self.state.lowrank
@@ -64,6 +67,21 @@ class QuantLinear(nn.Module):
         spec = self.spec
         both = spec.weight is not None and spec.act is not None and spec.act.format.name == "int8"
         return both and self.state.rounded is not None and spec.real_problem() is None
+
+    @property
+    def awaits_act_scale(self) -> bool:
+        """Whether its input is to have a calibrated scale, and has none yet."""
+        found = self.state.static is not None or self.state.steps is not None
+        return self.spec.act is not None and not self.spec.act.dynamic and not found
+
+    def act(self) -> tuple[TensorSpec | None, StaticGrid | tuple[()]]:
+        """How the input is rounded now, in the step that runs: its spec, and the grid where that is calibrated."""
+        spec, steps = self.spec.act, self.state.steps
+        if spec is None or steps is None:
+            return spec, self.state.static or ()
+        if (step := running_step()) < steps.dynamic_below:
+            return spec.measured_per_token(), ()
+        return spec, steps.row(step)
 
     def prepare(self, x: Tensor) -> Tensor:
         """The input in the basis that the weight is rounded in, but for what an earlier layer multiplies already."""
@@ -111,6 +129,7 @@ class QuantLinear(nn.Module):
     def transform(self, transform: Transform) -> None:
         """Change the basis of the input."""
         self._must_not_be_rounded()
+        self._must_not_be_static()
         state = self.state
         lowrank = state.lowrank and (state.lowrank[0], transform.weight(state.lowrank[1]))
         self.state = replace(state, transforms=(*state.transforms, transform), lowrank=lowrank)
@@ -161,40 +180,43 @@ class QuantLinear(nn.Module):
                 "a layer's basis cannot change after its weight is rounded: a rounding method comes last in a recipe"
             )
 
+    def _must_not_be_static(self) -> None:
+        if self.state.static is not None or self.state.steps is not None:
+            raise RuntimeError(
+                "a layer's basis cannot change after the scales of its input are fixed: put that method later"
+            )
+
     def _matmul(self, x: Tensor) -> Tensor:
-        state, rounded = self.state, self.state.rounded
+        rounded = self.state.rounded
         if self.mode == "transformed" or (rounded is None and self.spec.act is None):
             weight = self.float_weight()
             return linear(x, weight.to(x.dtype))
-        act = self.spec.act
+        act, grid = self.act()
         if rounded is not None and act is not None and act.one_scale_per_row and rounded.spec.one_scale_per_row:
-            return self._matmul_codes(x, rounded)
+            return self._matmul_codes(x, rounded, act, grid)
         weight = self.float_weight() if rounded is None else rounded.dequantize()
-        return linear(fake_quantize(x, self.spec.act, *(state.static or ())), weight).to(x.dtype)
+        return linear(fake_quantize(x, act, *grid), weight).to(x.dtype)
 
-    def _matmul_codes(self, x: Tensor, rounded: Quantized) -> Tensor:
+    def _matmul_codes(self, x: Tensor, rounded: Quantized, spec: TensorSpec, grid: StaticGrid | tuple[()]) -> Tensor:
         """As a kernel does it: multiply codes (exact in bf16, 16 bits suffice), and scale the sums in float32."""
-        assert self.spec.act is not None
         if self.mode == "real":
-            static = self.state.static and self.state.static[0]
-            return real_product(x, self.spec.act, static, rounded.stored(), rounded.scale)
-        act = quantize(x, self.spec.act, *(self.state.static or ()))
+            return real_product(x, spec, grid[0] if grid else None, rounded.stored(), rounded.scale)
+        act = quantize(x, spec, *grid)
         dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
         sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape))
         scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
         return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
 
-    def _integer_sums(self, x: Tensor, rounded: Quantized) -> Tensor:
+    def _integer_sums(self, x: Tensor, rounded: Quantized, spec: TensorSpec, grid: StaticGrid) -> Tensor:
         """As a kernel that adds the bias to the sums of a static act, in their unit."""
-        assert self.spec.act is not None and self.spec.sums is not None
-        assert self.state.static is not None and self.state.static[0] is not None
-        act = quantize(x, self.spec.act, *self.state.static)
+        assert self.spec.sums is not None and grid[0] is not None
+        act = quantize(x, spec, *grid)
         if self.mode == "real":
             sums = multiply(act.stored().reshape(-1, self.in_features), rounded.stored())
         else:
             dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
             sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape)).float()
-        unit = sum_scale(self.state.static[0], rounded.scale.reshape(-1), self.spec.sums).reshape(-1)
+        unit = sum_scale(grid[0], rounded.scale.reshape(-1), self.spec.sums).reshape(-1)
         bias = self.float_bias()
         if bias is not None:
             sums = sums + bias_in_units(bias, unit).float()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from llmc.models.base import Layout, Sample, Sampling, multiples
-from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
-from llmc.renames import Fused, Original, Swapped
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer, of_diffusers
+from llmc.renames import Fused, Original, Renames, Swapped
 
 # The names of the repository that FLUX.1 comes from, which ComfyUI reads too
 ORIGINAL: Original = (
@@ -60,6 +61,12 @@ class Flux(JointTransformer):
 
     name: Literal["Flux"] = "Flux"
     pipeline: ClassVar[str] = "FluxPipeline"
+    renames: ClassVar[Mapping[str, Renames]] = {
+        "mindie": of_diffusers(
+            "x_embedder", "context_embedder", "time_text_embed", "transformer_blocks", "single_transformer_blocks",
+            "norm_out", "proj_out",
+        )
+    }  # fmt: skip
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     layout: ClassVar[Layout] = LAYOUT
     branches: ClassVar[tuple[str, ...]] = ("cond",)  # guidance is an input of dev's network, and schnell has none

@@ -25,6 +25,7 @@ from llmc.models.base import (
     quiet_libraries,
 )
 from llmc.models.networks import dtype_of, empty_network
+from llmc.renames import Renames
 
 
 def adaptive(linear: str, chunks: int, norm: int = 0) -> tuple[Modulation]:
@@ -68,6 +69,11 @@ SINGLE_STREAM = (
     LinearGroup(("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), adaptive("norm.linear", 3)),
     LinearGroup(("proj_out",)),
 )
+
+
+def of_diffusers(*modules: str) -> Renames:
+    """The table of a target that runs diffusers' own network, whose outermost modules these are."""
+    return tuple((module, module) for module in modules)
 
 
 class JointTransformer(ModelAdapter):

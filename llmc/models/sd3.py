@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from llmc.models.base import Layout, LinearGroup, Modulation, Sample, Sampling, multiples
-from llmc.models.mmdit import JointTransformer, adaptive
-from llmc.renames import Fused, Original, Swapped
+from llmc.models.mmdit import JointTransformer, adaptive, of_diffusers
+from llmc.renames import Fused, Original, Renames, Swapped
 
 # The names of the repository that SD3 comes from, which ComfyUI reads too
 ORIGINAL: Original = (
@@ -81,6 +82,11 @@ class SD3(JointTransformer):
 
     name: Literal["SD3"] = "SD3"
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    renames: ClassVar[Mapping[str, Renames]] = {
+        "mindie": of_diffusers(
+            "pos_embed", "context_embedder", "time_text_embed", "transformer_blocks", "norm_out", "proj_out"
+        )
+    }
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     layout: ClassVar[Layout] = LAYOUT
     branches: ClassVar[tuple[str, ...]] = ("uncond+cond",)  # one call has both, one above the other

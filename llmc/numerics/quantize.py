@@ -33,7 +33,7 @@ class Quantized:
     zero: Tensor | None  # (slices, 1) float32, only on an asymmetric grid
     spec: TensorSpec
     shape: tuple[int, ...]
-    whole: Tensor | None = None  # () float32, only in a format of two levels
+    whole: Tensor | None = None  # float32, only in a format of two levels: () or, for each slice, (slices, 1)
 
     def __post_init__(self) -> None:
         if (self.whole is None) != (self.spec.format.whole_max is None):
@@ -64,7 +64,9 @@ class Quantized:
 
     def stored_scales(self) -> Tensor:
         """`scale_grid` in the type that its format keeps scales in; `whole` is left to be stored beside it."""
-        grid = self.scale_grid() if self.whole is None else self.scale_grid() / self.whole
+        grid = self.scale_grid()
+        if self.whole is not None:
+            grid = grid / (self.whole if self.whole.ndim == 0 else self.whole.reshape(grid.shape))
         dtype: torch.dtype = getattr(torch, self.spec.format.scale_dtype or self.spec.scale_dtype)
         return grid.to(dtype)
 
@@ -78,10 +80,13 @@ def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
             return x.reshape(-1, x.shape[-1])
     size = spec.group_size or 0
     if spec.granularity == "per_group":
-        if x.shape[-1] % size:
+        unit = size * (spec.format.whole_groups or 1)
+        if x.shape[-1] % unit:
+            under = "" if unit == size else f" under one scale for every {unit}"
             choose = "" if spec.format.group_size else "choose a group_size that does, or "
             raise UnsupportedSpec(
-                f"{spec} does not divide the {x.shape[-1]} inputs of a layer; {choose}leave that layer out with a rule"
+                f"{spec}{under} does not divide the {x.shape[-1]} inputs of a layer; "
+                f"{choose}leave that layer out with a rule"
             )
         return x.reshape(-1, size)
     rows, columns = x.shape
@@ -114,17 +119,24 @@ def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tup
         return exact_scale(scale, spec), None
     low, high = low.clamp_(-LARGEST / 2, 0), high.clamp_(0, LARGEST / 2)
     scale = exact_scale((high - low) / (2**fmt.bits - 1), spec)
-    return scale, (-fmt.max - 1 - low / scale).round()
+    # a scale that was rounded down can push the zero point past the codes, and some runtimes store it as one
+    return scale, (-fmt.max - 1 - low / scale).round().clamp_(-fmt.max - 1, fmt.max)
 
 
 def whole_scale(slices: Tensor, spec: TensorSpec) -> Tensor | None:
-    """The float32 scale () under which a format of two levels keeps its scales; None for the others.
+    """The float32 scale () under which a format of two levels keeps its scales, or that of each slice (slices, 1);
+    None for the others.
 
     Where the target keeps scales in 16 bits it is a power of two: so its reciprocal, which some store, is exact too.
     """
     if spec.format.whole_max is None:
         return None
-    whole = torch.maximum(slices.amax(), -slices.amin()).clamp_(max=LARGEST) / spec.format.whole_max
+    if (groups := spec.format.whole_groups) is None:
+        absmax = torch.maximum(slices.amax(), -slices.amin())
+    else:
+        each = torch.maximum(slices.amax(-1), -slices.amin(-1)).reshape(-1, groups).amax(-1)
+        absmax = each.repeat_interleave(groups)[:, None]
+    whole = absmax.clamp_(max=LARGEST) / spec.format.whole_max
     if spec.scale_dtype != "float32":
         fraction, exponent = torch.frexp(whole)
         whole = power_of_two(exponent - (fraction == 0.5).int())
@@ -139,12 +151,14 @@ def static_grid(low: Tensor, high: Tensor, spec: TensorSpec) -> StaticGrid:
 
 
 def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
-    """Scales exact in the type that the target stores; an empty slice gets 1, so that no division is by zero."""
+    """Scales exact in the type that the target stores, at least its smallest normal number; an empty slice gets 1, so
+    that no division is by zero."""
     if spec.format.scale_dtype is not None:  # the format's own rule gave exact ones
         return scale
     dtype: torch.dtype = getattr(torch, spec.scale_dtype)
-    scale = scale.clamp(max=torch.finfo(dtype).max).to(dtype).to(torch.float32)
-    return torch.where(scale >= torch.finfo(dtype).tiny, scale, torch.ones_like(scale))
+    limits = torch.finfo(dtype)
+    exact = scale.clamp(limits.tiny, limits.max).to(dtype).to(torch.float32)
+    return torch.where(scale > 0, exact, torch.ones_like(scale))
 
 
 def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:
@@ -156,6 +170,10 @@ def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:
             return (slices.bfloat16() / scale.bfloat16()).float()
         case "times_reciprocal_in_bf16":
             return (slices.bfloat16() * (1 / scale.bfloat16())).float()
+        case "rounded_to_bf16":
+            return (slices / scale).bfloat16().float()
+        case "rounded_to_fp16":
+            return (slices / scale).half().float()
     return slices / scale
 
 

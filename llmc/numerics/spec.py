@@ -12,7 +12,9 @@ from llmc.plugin import Strict, by_name
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
 MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplies
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
-Quotient = Literal["exact", "times_reciprocal", "divided_in_bf16", "times_reciprocal_in_bf16"]
+Quotient = Literal[
+    "exact", "times_reciprocal", "divided_in_bf16", "times_reciprocal_in_bf16", "rounded_to_bf16", "rounded_to_fp16"
+]
 Divisor = Literal["largest_code", "half_of_all_codes"]
 SumScale = Literal["float32", "fp19"]  # 8 bits of exponent, and 23 or 10 of mantissa
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class TensorSpec(Strict):
                 f"{self.format.name} has one scale for every {own} neighbours of a row; found {found}: "
                 "leave granularity and group_size out"
             )
-        if not self.dynamic and self.format.whole_max is None:
+        if not self.dynamic and (self.format.whole_max is None or self.format.whole_groups is not None):
             raise ValueError(
                 f"{self.format.name} measures the scale of every {own} values at run time, so none is calibrated; "
                 "write `static: False`"
@@ -86,6 +88,11 @@ class TensorSpec(Strict):
     def one_scale_per_row(self) -> bool:
         """Whether scales can be taken out of the sums of a product."""
         return self.symmetric and self.granularity in ("per_tensor", "per_channel", "per_token")
+
+    def measured_per_token(self) -> TensorSpec:
+        """The symmetric grid of the same format that runtimes measure for each token."""
+        measured = {"granularity": "per_token", "symmetric": True, "dynamic": True, "scale_dtype": "float32"}
+        return self.model_copy(update=measured)
 
     def of_input(self, dtype: torch.dtype) -> TensorSpec:
         """The spec for a tensor of that type, on which scales may depend."""

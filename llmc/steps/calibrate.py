@@ -42,6 +42,9 @@ def calibrate(
     def goes_by_block(network: Network) -> bool:
         return bool(network.needs) and (streamed or network.sequential or network.part.section != "video_gen")
 
+    for network in networks:
+        for block in network.blocks if network.part.section == "video_gen" else []:
+            block.steps = max((how.steps for _, _, how in planned), default=0)
     by_block = [network for network in networks if goes_by_block(network)]
     at_once = [network for network in networks if not goes_by_block(network)]
     coverage = Coverage()

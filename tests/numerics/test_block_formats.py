@@ -141,3 +141,28 @@ def test_the_format_alone_says_how_it_is_grouped(name: str, size: int) -> None:
         return
     with pytest.raises(ValueError, match="none is calibrated"):
         TensorSpec.model_validate({"format": name, "dynamic": False})
+
+
+def test_the_upper_scale_of_512_takes_their_largest_value_to_6_and_the_lower_ones_are_powers_of_two() -> None:
+    x, how = sizes_apart(columns=1024), TensorSpec(format="mxfp4dual")
+    rounded = quantize(x, how)
+    assert rounded.whole is not None
+    upper = rounded.whole.reshape(64, 2, 16)
+    assert torch.equal(upper[..., 0], x.reshape(64, 2, 512).abs().amax(-1) / 6)
+    assert torch.equal(upper, upper[..., :1].expand(-1, -1, 16))
+    lower = rounded.stored_scales()
+    assert lower.dtype == torch.float8_e8m0fnu and lower.shape == (64, 32)
+    assert torch.equal(lower.float() * upper.reshape(64, 32), rounded.scale_grid())
+    assert torch.equal(fake_quantize(x, how), rounded.dequantize())
+    assert set(rounded.values().abs().unique().tolist()) == set(E2M1.tolist())
+
+
+def test_two_levels_round_better_than_one() -> None:
+    x = sizes_apart(columns=1024)
+    one, two = (fake_quantize(x, TensorSpec(format=name)) - x for name in ("mxfp4", "mxfp4dual"))
+    assert two.square().sum() < 0.9 * one.square().sum()
+
+
+def test_rows_that_the_upper_groups_do_not_divide_are_refused() -> None:
+    with pytest.raises(UnsupportedSpec, match="under one scale for every 512 does not divide the 768 inputs"):
+        quantize(torch.ones(2, 768), TensorSpec(format="mxfp4dual"))

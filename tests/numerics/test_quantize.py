@@ -25,7 +25,7 @@ def spec(name: str, granularity: str | None = None, size: int | None = None, **m
     return TensorSpec.model_validate({"format": name, "granularity": granularity, "group_size": size, **more})
 
 
-def outliers(rows: int = 40, columns: int = 64) -> torch.Tensor:
+def outliers(rows: int = 40, columns: int = 512) -> torch.Tensor:
     x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
     x[:, 3] *= 50
     x[5] = 0
@@ -109,7 +109,7 @@ def test_an_asymmetric_grid_survives_infinity(name: str) -> None:
 @pytest.mark.parametrize("name, granularity, size", CASES)
 def test_zeros_stay_zero(name: str, granularity: str, size: int | None) -> None:
     how = spec(name, granularity, size)
-    assert (fake_quantize(torch.zeros(2, 64), how) == 0).all()
+    assert (fake_quantize(torch.zeros(2, 512), how) == 0).all()
     x = outliers()
     assert (fake_quantize(x, how)[x == 0] == 0).all()
 
@@ -131,13 +131,15 @@ def test_scales_are_exact_in_the_type_the_target_stores(name: str, dtype: str) -
     rounded = quantize(outliers(), spec(name, scale_dtype=dtype))
     stored = rounded.stored_scales()
     assert stored.dtype == getattr(torch, FORMATS[name].scale_dtype or dtype)
-    assert torch.equal(stored.float() * (1 if rounded.whole is None else rounded.whole), rounded.scale_grid())
+    whole = torch.ones(()) if rounded.whole is None else rounded.whole
+    whole = whole if whole.ndim == 0 else whole.reshape(stored.shape)
+    assert torch.equal(stored.float() * whole, rounded.scale_grid())
 
 
 def test_a_rank_three_tensor_of_tokens_keeps_its_shape() -> None:
-    x = outliers().reshape(2, 20, 64)
+    x = outliers().reshape(2, 20, 512)
     for name in FORMATS:
-        assert torch.equal(fake_quantize(x, spec(name)), fake_quantize(x.reshape(40, 64), spec(name)).reshape(x.shape))
+        assert torch.equal(fake_quantize(x, spec(name)), fake_quantize(x.reshape(40, 512), spec(name)).reshape(x.shape))
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (25, 30), (5, 7)])
@@ -150,7 +152,7 @@ def test_blocks_may_stick_out(shape: tuple[int, int]) -> None:
 
 
 def test_groups_that_do_not_divide_a_row_are_refused() -> None:
-    with pytest.raises(UnsupportedSpec, match=r"per_group 5 does not divide the 64 inputs.*choose a group_size"):
+    with pytest.raises(UnsupportedSpec, match=r"per_group 5 does not divide the 512 inputs.*choose a group_size"):
         quantize(outliers(), spec("int4", "per_group", 5))
     with pytest.raises(UnsupportedSpec, match="mxfp4 per_group 32 does not divide the 48 inputs of a layer; leave"):
         quantize(outliers(columns=48), spec("mxfp4"))

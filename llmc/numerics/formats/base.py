@@ -21,7 +21,8 @@ class Format(Plugin):
     dtype: ClassVar[str]  # of a stored code, as torch names it
     group_size: ClassVar[int | None] = None  # set by a format that has its own: so many of a row share a scale
     scale_dtype: ClassVar[str | None] = None  # set by a format whose scales have a type of their own
-    whole_max: ClassVar[float | None] = None  # set where scales lie under one of the whole tensor: its absmax at 1
+    whole_max: ClassVar[float | None] = None  # set where scales lie under another one: the absmax of its values at 1
+    whole_groups: ClassVar[int | None] = None  # so many groups of a row are under it; None: those of the whole tensor
 
     @abstractmethod
     def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:

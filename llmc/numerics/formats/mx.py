@@ -49,3 +49,16 @@ class MxFp4(Mx, E2M1):
     """mxfp4: e2m1, a power of two for every 32 of a row."""
 
     name: Literal["mxfp4"] = "mxfp4"
+
+
+class MxFp4Dual(Mx, E2M1):
+    """mxfp4dual: mxfp4 under a float32 scale for every 512 of a row, which takes their largest value to 6."""
+
+    name: Literal["mxfp4dual"] = "mxfp4dual"
+    whole_max: ClassVar[float | None] = E2M1.max
+    whole_groups: ClassVar[int | None] = 16
+
+    def scale(self, absmax: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:
+        assert whole is not None
+        below = (absmax / whole).to(torch.bfloat16).to(torch.float32)  # what the NPU's second level reads
+        return super().scale(below) * whole
