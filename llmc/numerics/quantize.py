@@ -42,7 +42,7 @@ class Quantized:
     def values(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The codes as values before the scale, (slices, slice size); those of every format are exact in bf16."""
         codes = self.spec.format.unpack(self.codes, dtype)
-        return codes if self.zero is None else codes - self.zero
+        return codes if self.zero is None else codes - self.zero.to(dtype)
 
     def dequantize(self) -> Tensor:
         """The tensor that a runtime computes with, in float32."""
