@@ -22,7 +22,8 @@ FLOAT = "FLOAT"
 MODEL_TYPE = "model_quant_type"
 # keys of a description that are no tensors
 SETTINGS = frozenset({MODEL_TYPE, "fa_quant_type", "timestep_policy", "mxfp4_scale_alg", "mxfp4_dst_type_max"})
-ATTENTION = ".quant_type"  # after an attention's name
+ATTENTION, HEAD_SCALE = ".quant_type", ".fa_q.scale"  # after an attention's name
+HEADS = "num_attention_heads"  # in the float model's config.json
 EXPERTS = {"high_noise_model": "transformer", "low_noise_model": "transformer_2"}
 
 
@@ -87,6 +88,18 @@ class Described(Network):
                 found.append(Layer(module, prefix, kind))
         return tuple(found)
 
+    @cached_property
+    def attentions(self) -> dict[str, str]:
+        """Every attention that is quantized, and to what."""
+        return {name.removesuffix(end): str(kind) for end in (ATTENTION, HEAD_SCALE)
+                for name, kind in self.rows.items() if name.endswith(end)}  # fmt: skip
+
+    def is_of_attention(self, name: str) -> bool:
+        """Whether a tensor belongs to an attention that is quantized."""
+        return any(
+            name.startswith((f"{module}.q_rot", f"{module}.k_rot", f"{module}.fa_")) for module in self.attentions
+        )
+
     def leaf(self, layer: Layer, what: str) -> Entry | None:
         """A tensor of a layer."""
         return self.entries.get(f"{layer.prefix}.{what}")
@@ -134,20 +147,27 @@ def described_networks(folder: Path, sources: Sources) -> tuple[Described, ...]:
 def _opened(folder: Path, inner: bool, about: Mapping[str, Any], sources: Sources) -> Described:
     descriptions = tuple(sorted(folder.glob(f"{DESCRIPTION}*.json")))
     part = EXPERTS[folder.name] if inner else "transformer"
+    config = _config(part, sources)
     return Described(
-        folder=folder, label=folder.name if inner else "", part=part, config=None, runtime=None, scheme=None,
+        folder=folder, label=folder.name if inner else "", part=part, runtime=None, scheme=None,
         files=tuple(open_tensor_file(file) for file in sorted(folder.glob("*.safetensors"))),
-        descriptions=descriptions, rows=(read_object(descriptions[0]) or {}) if descriptions else {}, about=about,
-        expected=_expected(part, sources),
+        descriptions=descriptions, rows=(read_object(descriptions[0]) or {}) if descriptions else {},
+        about=about, config=config, expected=_expected(part, sources, config),
     )  # fmt: skip
 
 
-def _expected(part: str, sources: Sources) -> dict[str, Expected] | str:
+def _config(part: str, sources: Sources) -> dict[str, Any]:
+    """The config.json of the float network."""
+    if sources.float_model is None:
+        return {}
+    places = (sources.float_model / part / "config.json", sources.float_model / "config.json")
+    return next((found for place in places if (found := read_object(place)) is not None), {})
+
+
+def _expected(part: str, sources: Sources, config: Mapping[str, Any]) -> dict[str, Expected] | str:
     if sources.float_model is None:
         return sources.why_no_float
     model = open_float(sources.float_model, part)
     if model is None:
         return f"{sources.float_model} holds no safetensors file of {part}"
-    places = (sources.float_model / part / "config.json", sources.float_model / "config.json")
-    config = next((found for place in places if (found := read_object(place)) is not None), {})
     return expected_tensors(model.entries, config)

@@ -13,7 +13,7 @@ from pathlib import Path
 from llmc.verify.layered import short
 from llmc.verify.mindie import ATTENTION, DESCRIPTION, FLOAT, MODEL_TYPE, SETTINGS, WEIGHTS, Described, Layer
 from llmc.verify.mindie_names import Expected
-from llmc.verify.mindie_types import ATTENTION_TYPES, TYPES, Sizes
+from llmc.verify.mindie_types import TYPES, Sizes
 from llmc.verify.storage import FLOATS
 from llmc.verify.verdict import Checked, Finding, NotChecked, some
 
@@ -73,7 +73,7 @@ def _row_problems(network: Described) -> Problems:
     yield from (f"{name} has no row" for name in network.entries if name not in tensors)
     yield from (f"{name} has a row, and is no tensor of the file" for name in tensors if name not in network.entries)
     for name, kind in tensors.items():
-        if kind != FLOAT and kind not in TYPES:
+        if kind != FLOAT and kind not in TYPES and not network.is_of_attention(name):
             yield f"{name} is called {kind}, which MindIE passes over: the linear would stay float"
     for layer in network.layers:
         yield from _layer_row_problems(network, layer)
@@ -84,10 +84,6 @@ def _row_problems(network: Described) -> Problems:
         prefix, _, leaf = name.rpartition(".")
         if kind in TYPES and leaf != "weight" and prefix not in owners:
             yield f"{name} is called {kind}, and no weight beside it is"
-    allowed = ATTENTION_TYPES.get(network.generation or "", ATTENTION_TYPES["2026-07"])
-    for name, kind in rows.items():
-        if name.endswith(ATTENTION) and kind not in allowed:
-            yield f"{name} is {kind}; MindIE quantizes attention to {', '.join(sorted(allowed))}"
 
 
 def _layer_row_problems(network: Described, layer: Layer) -> Problems:
@@ -185,6 +181,8 @@ def _kernel_problems(network: Described, layer: Layer, of: Sizes) -> Problems:
     about, generation = TYPES[layer.kind], network.generation
     if about.a5_only and network.about.get("soc", "a5") != "a5":
         yield f"{layer.module} is {layer.kind}, which only an a5 computes; it was written for {network.about['soc']}"
+    if about.since_3 and generation == "2.3":
+        yield f"{layer.module} is {layer.kind}, which MindIE 2.3 does not know"
     bias = network.leaf(layer, "bias")
     known = network.known.get(f"{layer.module}.bias")
     has_bias = known is not None if network.known else bias is not None
@@ -215,7 +213,7 @@ def names_are_complete(network: Described) -> Finding:
         there.add(name if module is None else f"{module}.{leaf}")
         if module is not None and f"{module}.weight" not in network.expected:
             foreign[module] = f"{module}.weight"
-        elif module is None and name not in network.expected and not is_rotation(network, name):
+        elif module is None and name not in network.expected and not network.is_of_attention(name):
             foreign[name] = name
     problems = [f"{name} is missing" for name in network.expected if name not in there]
     problems += [_said_of(network.expected, name, looked_for) for name, looked_for in foreign.items()]
@@ -230,9 +228,3 @@ def _said_of(expected: Mapping[str, Expected], name: str, looked_for: str) -> st
                 return f"{name} was not fused into {module}, as MindIE's network has it"
             return f"{name} is {module} in MindIE's network, and read by nobody under this name"
     return f"{name} is in no network of MindIE's, and read by nobody"
-
-
-def is_rotation(network: Described, name: str) -> bool:
-    """Whether a tensor turns queries or keys of an attention that is quantized."""
-    module, _, leaf = name.rpartition(".")
-    return leaf in ("q_rot", "k_rot") and f"{module}{ATTENTION}" in network.rows

@@ -89,6 +89,7 @@ class Type:
     out_features: int = 1  # the same, of every generation
     bits: int = 8
     a5_only: bool = False
+    since_3: bool = False  # unknown to MindIE 2.3
     optional: tuple[str, ...] = ()  # what is written beside and read by nobody
 
 
@@ -102,14 +103,16 @@ TYPES: Mapping[str, Type] = {
     "W8A8_TIMESTEP": Type(step_rows, optional=OFFSET),
     "W8A16": Type(int8_rows, smooths=False, optional=OFFSET),
     "W4A16": Type(int8_rows, smooths=False, out_features=8, bits=4, optional=OFFSET),
-    "W4A4_DYNAMIC": Type(int8_rows, smooths=False, takes_bias=False, out_features=8, bits=4, optional=OFFSET),
-    "W8A8_MXFP8": Type(mxfp8, needs_bias=BOTH, in_features=IN_PAIRS, a5_only=True),
-    "W4A4_MXFP4": Type(mxfp4_bytes, needs_bias=frozenset({"3"}), in_features=IN_PAIRS, bits=4, a5_only=True),
-    "W4A4_MXFP4_DUALSCALE": Type(dual, needs_bias=BOTH, in_features=dict.fromkeys(BOTH, 64), bits=4, a5_only=True),
-}
-ATTENTION_TYPES: Mapping[str, frozenset[str]] = {  # generation -> what it quantizes attention to
-    "3": frozenset({"FP8_DYNAMIC"}),
-    "2026-07": frozenset({"FP8_DYNAMIC", "MXFP8_DYNAMIC", "MXFP4_DYNAMIC"}),
+    "W4A4_DYNAMIC": Type(
+        int8_rows, smooths=False, takes_bias=False, out_features=8, bits=4, since_3=True, optional=OFFSET
+    ),
+    "W8A8_MXFP8": Type(mxfp8, needs_bias=BOTH, in_features=IN_PAIRS, a5_only=True, since_3=True),
+    "W4A4_MXFP4": Type(
+        mxfp4_bytes, needs_bias=frozenset({"3"}), in_features=IN_PAIRS, bits=4, a5_only=True, since_3=True
+    ),
+    "W4A4_MXFP4_DUALSCALE": Type(
+        dual, needs_bias=BOTH, in_features=dict.fromkeys(BOTH, 64), bits=4, a5_only=True, since_3=True
+    ),
 }
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from llmc.verify.files import Entry, tensor_digest
 from llmc.verify.layered import short
 from llmc.verify.mindie import FLOAT, Described, Layer
-from llmc.verify.mindie_rules import is_rotation
 from llmc.verify.mindie_types import BYTE, FP8, GRIDS, INT8, TYPES, Sizes, deq_values, readings, weight_scale_of
 from llmc.verify.sources import Sources
 from llmc.verify.storage import E2M1
@@ -120,7 +119,7 @@ def float_tensors_are_the_models(network: Described) -> Finding:
         prefix, _, leaf = name.rpartition(".")
         wanted = network.known.get(f"{owners[prefix]}.{leaf}" if prefix in owners else name)
         entry = network.entries.get(name)
-        if kind != FLOAT or wanted is None or entry is None or is_rotation(network, name):
+        if kind != FLOAT or wanted is None or entry is None or network.is_of_attention(name):
             continue
         count += 1
         if entry.shape != wanted.shape:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from llmc.verify import file_rules, mindie_rules, mindie_value_rules
+from llmc.verify import file_rules, mindie_attention, mindie_rules, mindie_value_rules
 from llmc.verify.files import read_object
 from llmc.verify.mindie import DESCRIPTION, Described, described_networks
 from llmc.verify.network import MANIFEST, Export
@@ -26,6 +26,7 @@ NETWORK_RULES: Mapping[str, Callable[[Described], Finding]] = {
     "kernels": mindie_rules.runtime_takes_them,
     "static grids": mindie_value_rules.static_grids_agree,
     "steps": mindie_value_rules.steps_are_alike,
+    "attention": mindie_attention.attention_is_whole,
     "scale values": mindie_value_rules.values_are_good,
     "float tensors": mindie_value_rules.float_tensors_are_the_models,
     "against the float model": mindie_value_rules.weights_are_the_models,
