@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -33,9 +33,13 @@ from llmc.export.mindie_names import (
     runtime_tensors,
     table_of,
 )
+from llmc.export.mindie_policy import POLICY, loading_code, policy, step_grids
 from llmc.export.mindie_types import TYPES, RunDtype, Runtime, Soc, TypeName, Version, type_of
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.renames import Original, Renames
+
+if TYPE_CHECKING:
+    from llmc.layers.linear import QuantLinear
 
 MODE = 0o640  # its reader refuses files that others may read, or the group may write
 FLOAT = "FLOAT"
@@ -63,7 +67,7 @@ class MindIE(Exporter):
     )
     switch: ClassVar[str] = "save_mindie"
     subfolder: ClassVar[str] = "mindie"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static", "steps"})
     looks_at_layers: ClassVar[bool] = True
 
     @property
@@ -79,7 +83,7 @@ class MindIE(Exporter):
         problems = super().problems(spec, left)
         if spec == LayerSpec():
             return problems
-        found = type_of(spec)
+        found = type_of(spec, "steps" in left)
         if found is None:
             known = "; ".join(f"{name}: {quant_type}" for name, quant_type in TYPES.items())
             return [*problems, f"it has no type for {spec}; there are {known}"]
@@ -122,9 +126,11 @@ class MindIE(Exporter):
                 problems.append(f"{name} has one output, whose scale MindIE cannot read; leave it float by a rule")
         shapes = {f"{name}.weight": (layer.out_features, layer.in_features) for name, (_, layer) in linears.items()}
         for target, sources in fused_names(table, shapes).items():
-            specs = {str(linears[source][0]): source for source in sources}
-            if len(specs) > 1:
-                grids = "; ".join(f"{source}: {spec}" for spec, source in specs.items())
+            first = {}
+            for source in sources:
+                first.setdefault(str(linears[source][0]), source)
+            if len(first) > 1:
+                grids = "; ".join(f"{source}: {spec}" for spec, source in first.items())
                 problems.append(
                     f"{', '.join(sources)} are one linear there, {target}, and need one grid; found {grids}"
                 )
@@ -132,35 +138,75 @@ class MindIE(Exporter):
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         linears = list(runtime_linears(part))
-        types = {linear.name: _type(linear) for linear in linears}
+        types = {linear.name: type_of_layer(linear.first) for linear in linears}
         tensors = runtime_tensors(part, float_tensors(part))
         says = dict.fromkeys(tensors, FLOAT)
         for linear in linears:
             own = linear_tensors(linear, types[linear.name], self.runtime)
             tensors |= own
-            says |= {name: _said(name, types[linear.name]) for name in own}
-        model_type = Counter(types.values()).most_common(1)[0][0] if types else FLOAT
+            says |= {name: said(name, types[linear.name]) for name in own}
+        quant_type = model_type(part)
         target = folder / network_folder(part)
-        for stale in target.glob("quant_model_*"):  # of another type
-            stale.unlink()
-        write_checkpoint(
-            target, tensors, "single", part.provenance, stem=f"quant_model_weight_{model_type.lower()}", mode=MODE
-        )
-        description = {"model_quant_type": model_type, **dict(sorted(says.items()))}
-        write_json(target / f"quant_model_description_{model_type.lower()}.json", description, MODE)
+        stem = weight_stem(quant_type)
+        written = {file.name for file in write_checkpoint(
+            target, tensors, "single", part.provenance, stem=stem, mode=MODE
+        )} | {description_file(quant_type)}  # fmt: skip
+        write_json(target / description_file(quant_type), {"model_quant_type": quant_type, **says}, MODE)
+        if (grids := step_grids(part.layers.values())) is not None:
+            write_json(target / POLICY, policy(grids), MODE)
+            written.add(POLICY)
+        for stale in (*target.glob("quant_model_*"), target / POLICY):  # of another type
+            if stale.name not in written:
+                stale.unlink(missing_ok=True)
         return folder
 
     def about(self, parts: Sequence[FinishedPart]) -> dict[str, str]:
-        return {"mindie_version": str(self.mindie_version), "soc": self.soc, "dtype": self.dtype}
+        return {
+            "scheme": " and ".join(dict.fromkeys(model_type(part) for part in parts)),
+            "mindie_version": str(self.mindie_version),
+            "soc": self.soc,
+            "dtype": self.dtype,
+        }
+
+    def usage(self, parts: Sequence[FinishedPart]) -> str:
+        said = ["Load the float model from its own repository, then replace its linears before it goes to the NPU:"]
+        for part in parts:
+            description = (Path(network_folder(part)) / description_file(model_type(part))).as_posix()
+            grids = step_grids(part.layers.values())
+            code = loading_code(description, self.dtype, self.mindie_version, grids)
+            said.append(f"```python\n{code}\n```")
+        said.append(
+            "The files are for MindIE-SD, which refuses them if others may read them: their mode is 0640; keep it when "
+            "you copy them (`cp -p`). Tensors that its description calls FLOAT are not read from here."
+        )
+        return "\n\n".join(said) + "\n"
 
 
-def _type(linear: RuntimeLinear) -> TypeName:
-    found = type_of(linear.first.spec)
+def type_of_layer(layer: QuantLinear) -> TypeName:
+    """The type of a layer that was quantized."""
+    found = type_of(layer.spec, steps=layer.state.steps is not None)
     assert found is not None, "refused before calibration"
     return found
 
 
-def _said(name: str, quant_type: TypeName) -> str:
+def model_type(part: FinishedPart) -> str:
+    """The type of most layers, which names the files, though each tensor says its own; of none, its word for it."""
+    types = Counter(type_of_layer(layer) for layer in part.layers.values() if layer.state.rounded is not None)
+    return types.most_common(1)[0][0] if types else "NO_QUANT"
+
+
+def weight_stem(quant_type: str) -> str:
+    """The file of the weights, without its suffix, as MindIE finds it."""
+    return f"quant_model_weight_{quant_type.lower()}"
+
+
+def description_file(quant_type: str) -> str:
+    """The file that is given to MindIE."""
+    return f"quant_model_description_{quant_type.lower()}.json"
+
+
+def said(name: str, quant_type: TypeName) -> str:
+    """What the description says of a tensor of a quantized linear."""
     return FLOAT if name.endswith((".bias", ".mul_scale")) else quant_type
 
 

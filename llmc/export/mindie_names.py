@@ -6,7 +6,7 @@ original.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmc.convert.safetensors_file import LazyTensor
     from llmc.export.base import FinishedPart
     from llmc.layers.linear import QuantLinear
+    from llmc.layers.steps import StepGrids
     from llmc.layers.transforms import Scale
     from llmc.numerics.quantize import Quantized, StaticGrid
 
@@ -93,6 +94,16 @@ class RuntimeLinear:
         self._must_agree("a static scale", [grid is not None and _equal(grid, first) for grid in grids])
         return first
 
+    def steps(self) -> StepGrids:
+        """The calibrated grids of the input, one for each denoising step."""
+        grids = [layer.state.steps for layer in self.layers]
+        first = grids[0]
+        assert first is not None
+        self._must_agree("the scales of a step", [
+            each is not None and _equal((each.scale, each.zero), (first.scale, first.zero)) for each in grids
+        ])  # fmt: skip
+        return first
+
     def _scale(self, layer: QuantLinear) -> Scale | None:
         found: list[Scale] = list(layer.state.transforms)  # type: ignore[arg-type]
         assert len(found) <= 1, "Scales at run time are merged as they are given"
@@ -139,7 +150,7 @@ def network_folder(part: FinishedPart) -> str:
     return EXPERTS[part.name] if EXPERTS.keys() <= {part.name, *part.others} else ""
 
 
-def _equal(one: StaticGrid, other: StaticGrid) -> bool:
+def _equal(one: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor | None]) -> bool:
     return all(
         (a is None and b is None) or (a is not None and b is not None and a.equal(b))
         for a, b in zip(one, other, strict=True)

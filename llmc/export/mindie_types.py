@@ -69,10 +69,9 @@ class QuantType:
     multiplies: bool = True  # the input by a stored vector, before it is quantized
     bias: Literal["any", "needed", "lost"] = "any"  # what its class in MindIE makes of one
     multiples: Mapping[Version, tuple[int, int]] = field(default_factory=dict)  # of in and out features
-    exponent: Literal["floor"] | None = (
-        None  # of the scales that the kernel gives activations in a format of powers of two
-    )
-    casts_quotient: bool = False  # to the run's type, before it is rounded
+    exponent: Literal["floor"] | None = None  # how kernels choose the scales of activations that are powers of two
+    two_levels: bool = False  # whether activations are rounded to the run's type between two levels of scales
+    per_step: bool = False  # whether each denoising step has an activation scale
 
     def fits(self, spec: LayerSpec) -> bool:
         """Whether layers on these grids are of this type."""
@@ -96,10 +95,11 @@ class QuantType:
         if static:
             act = act.model_copy(update={"scale_dtype": runtime.input_scale_dtype, "mirrored": False})
             return LayerSpec(weight=weight, act=act, sums=runtime.sums)
-        changes: dict[str, Any] = {"quotient": f"rounded_to_{runtime.dtype}"} if self.casts_quotient else {}
-        if self.exponent is not None:
-            changes["format"] = act.format.model_copy(update={"exponent": self.exponent})
-        return LayerSpec(weight=weight, act=act.model_copy(update=changes))
+        changes: dict[str, str] = {} if self.exponent is None else {"exponent": self.exponent}
+        if self.two_levels:
+            changes["between"] = runtime.scale_dtype
+        own_format = act.format.model_copy(update=changes)
+        return LayerSpec(weight=weight, act=act.model_copy(update={"format": own_format}))
 
     def __str__(self) -> str:
         return f"weight {self.weight} with act {self.act or 'float'}"
@@ -137,6 +137,18 @@ def static(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
         "input_scale": kept(scale.float().reshape(1)),
         "input_offset": kept(offset),
         **_sums(linear, runtime, scale.reshape(1), offset),
+    }
+
+
+def static_steps(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
+    """A static grid for each denoising step, and what the steps before them need, that measure theirs."""
+    grids = linear.steps()
+    scale = grids.scale.float().cpu()
+    offset = torch.zeros_like(scale) if grids.zero is None else grids.zero.float().cpu()
+    return integers(linear, runtime) | {
+        "input_scale": kept(scale[:, None]),
+        "input_offset": kept(offset[:, None]),
+        **_sums(linear, runtime, scale, offset),
     }
 
 
@@ -178,8 +190,8 @@ def _exponents(linear: RuntimeLinear) -> dict[str, LazyTensor]:
 
 
 def _sums(linear: RuntimeLinear, runtime: Runtime, scale: torch.Tensor, offset: torch.Tensor) -> dict[str, LazyTensor]:
-    """`deq_scale` and `quant_bias` of each output channel; of each step too, if there is more than one scale."""
-    shape = (linear.out_features,) if len(scale) == 1 else (len(scale), linear.out_features)
+    """`deq_scale` and `quant_bias` of each output channel, and of each step where there are steps."""
+    shape = (len(scale), linear.out_features) if linear.first.state.steps else (linear.out_features,)
 
     def units() -> torch.Tensor:
         return sum_scale(scale.cpu().reshape(-1, 1), linear.scales().reshape(1, -1), runtime.sums).reshape(shape)
@@ -222,6 +234,9 @@ PAIRED_GROUPS: Mapping[Version, tuple[int, int]] = {3: (64, 1), "2026-07": (32, 
 TYPES: Mapping[TypeName, QuantType] = {
     "W8A8_DYNAMIC": QuantType(_int(8, "per_channel"), _int(8, "per_token"), integers),
     "W8A8": QuantType(_int(8, "per_channel"), _int(8, "per_tensor", dynamic=False), static, symmetric=None),
+    "W8A8_TIMESTEP": QuantType(
+        _int(8, "per_channel"), _int(8, "per_tensor", dynamic=False), static_steps, symmetric=None, per_step=True
+    ),
     "W8A16": QuantType(_int(8, "per_channel"), None, weights_alone, multiplies=False),
     "W4A16": QuantType(
         _int(4, "per_channel"), None, weights_alone, multiplies=False, multiples={3: (1, 8), "2026-07": (1, 8)}
@@ -237,12 +252,13 @@ TYPES: Mapping[TypeName, QuantType] = {
         _mx("mxfp4"), _mx("mxfp4"), mxfp4, chips=A5, bias="needed", multiples=PAIRED_GROUPS, exponent="floor"
     ),
     "W4A4_MXFP4_DUALSCALE": QuantType(
-        _mx("mxfp4dual"), _mx("mxfp4dual"), dual_scale, chips=A5, bias="needed", exponent="floor", casts_quotient=True,
+        _mx("mxfp4dual"), _mx("mxfp4dual"), dual_scale, chips=A5, bias="needed", exponent="floor", two_levels=True,
         multiples={3: (512, 1), "2026-07": (512, 1)},
     ),
 }  # fmt: skip
 
 
-def type_of(spec: LayerSpec) -> TypeName | None:
-    """The type of layers on these grids."""
-    return next((name for name, quant_type in TYPES.items() if quant_type.fits(spec)), None)
+def type_of(spec: LayerSpec, steps: bool = False) -> TypeName | None:
+    """The type of layers on these grids, whose activation scales may be those of single steps."""
+    per_step = steps and spec.act is not None and not spec.act.dynamic
+    return next((name for name, known in TYPES.items() if known.fits(spec) and known.per_step == per_step), None)

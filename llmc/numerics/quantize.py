@@ -170,10 +170,6 @@ def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:
             return (slices.bfloat16() / scale.bfloat16()).float()
         case "times_reciprocal_in_bf16":
             return (slices.bfloat16() * (1 / scale.bfloat16())).float()
-        case "rounded_to_bf16":
-            return (slices / scale).bfloat16().float()
-        case "rounded_to_fp16":
-            return (slices / scale).half().float()
     return slices / scale
 
 

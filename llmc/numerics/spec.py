@@ -12,9 +12,7 @@ from llmc.plugin import Strict, by_name
 Granularity = Literal["per_tensor", "per_channel", "per_token", "per_group", "per_block"]
 MULTIPLIED = ("int8", "float8_e4m3fn")  # types of codes that hardware multiplies
 ScaleDtype = Literal["float32", "bfloat16", "float16"]
-Quotient = Literal[
-    "exact", "times_reciprocal", "divided_in_bf16", "times_reciprocal_in_bf16", "rounded_to_bf16", "rounded_to_fp16"
-]
+Quotient = Literal["exact", "times_reciprocal", "divided_in_bf16", "times_reciprocal_in_bf16"]
 Divisor = Literal["largest_code", "half_of_all_codes"]
 SumScale = Literal["float32", "fp19"]  # 8 bits of exponent, and 23 or 10 of mantissa
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from llmc.numerics.float_round import power_of_two
+from llmc.numerics.formats.base import Rounding
 from llmc.numerics.formats.small_float import E2M1, E3M2, E4M3, SmallFloat
 
 
@@ -55,10 +56,19 @@ class MxFp4Dual(Mx, E2M1):
     """mxfp4dual: mxfp4 under a float32 scale for every 512 of a row, which takes their largest value to 6."""
 
     name: Literal["mxfp4dual"] = "mxfp4dual"
+    between: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="what is kept of values between the two levels; NPUs: the type of the activations"
+    )
     whole_max: ClassVar[float | None] = E2M1.max
     whole_groups: ClassVar[int | None] = 16
 
     def scale(self, absmax: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:
         assert whole is not None
-        below = (absmax / whole).to(torch.bfloat16).to(torch.float32)  # what the NPU's second level reads
-        return super().scale(below) * whole
+        return super().scale(self._kept(absmax / whole)) * whole
+
+    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
+        # x is in units of both scales, and the lower one, a power of two, changes nothing of what is kept
+        return super().round(self._kept(x), rounding)
+
+    def _kept(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(getattr(torch, self.between)).to(torch.float32)
