@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from llmc.verify.files import Entry, tensor_digest
+from llmc.verify.files import Entry, read_object, tensor_digest
 from llmc.verify.layered import short
 from llmc.verify.mindie import FLOAT, Described, Layer
 from llmc.verify.mindie_types import BYTE, FP8, GRIDS, INT8, TYPES, Sizes, deq_values, readings, weight_scale_of
@@ -17,6 +17,8 @@ from llmc.verify.value_rules import FAR
 from llmc.verify.verdict import Checked, Finding, NotChecked, some
 
 Problems = Iterator[str]
+POLICY = "timestep_policy.json"
+POLICY_TARGETS = {"3": "", "2026-07": ', target="w8a8_static_linear"'}  # what a version's own call has at its end
 COARSE = 2.0**-10  # of deq_scale in a float16 run, whose operator reads 10 bits of the mantissa
 
 
@@ -56,14 +58,23 @@ def _extreme(values: Tensor) -> float:
 
 
 def steps_are_alike(network: Described) -> Finding:
-    """Every linear with a grid for each step has as many of them: the runtime keeps one number for all."""
+    """Every linear with a grid for each step has one for all steps of the policy, whose calls name the static ones."""
     rows = {layer.module: of.steps for layer in network.layers if layer.kind == "W8A8_TIMESTEP"
             and (of := network.sizes(layer)) is not None}  # fmt: skip
+    says = read_object(network.folder / POLICY)
     if not rows:
-        return Checked(note="no linear has a grid for each step")
-    steps = network.about.get("steps") or max(rows.values())
+        return Checked([f"{POLICY} is there, and no linear has a grid for each step"] if says is not None else [])
+    if says is None:
+        return Checked([f"{POLICY} is missing: nobody could tell MindIE in which steps to use the grids"])
+    steps, first = says.get("steps"), says.get("first_static_step")
     odd = [f"{module} has {count}" for module, count in rows.items() if count != steps or not count]
-    return Checked([f"{some(odd)} rows of grids; the schedule has {steps} steps"] if odd else [], f"{steps} steps")
+    problems = [f"{some(odd)} rows of grids; the schedule has {steps} steps"] if odd else []
+    for version, target in POLICY_TARGETS.items():
+        call = says.get("register", {}).get(version)
+        wanted = f'policy.register(range({first}, {steps}), "static"{target})'
+        if call != wanted:
+            problems.append(f"{POLICY} has {call} for version {version}; its steps make it {wanted}")
+    return Checked(problems, f"{len(rows)} linears, {steps} steps, static from {first} on")
 
 
 def values_are_good(network: Described) -> Finding:

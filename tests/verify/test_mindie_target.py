@@ -34,6 +34,7 @@ MX4 = {"weight": {"bit": "mxfp4"}, "act": {"bit": "mxfp4"}, "soc": "a5"}
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {  # form -> family, grids and settings
     "mixed": ("WanT2V", {"weight": INT8, "act": TOKEN, "rules": MIXED}),
     "half": ("WanT2V", {"weight": INT8, "act": STATIC, "dtype": "fp16"}),
+    "steps": ("WanT2V", {"weight": INT8, "act": STATIC, "method": {"name": "Timestep", "timestep_sep": 1}}),
     "mxfp8": ("HunyuanVideo", {"weight": {"bit": "mxfp8"}, "act": {"bit": "mxfp8"}, "soc": "a5"}),
     "mxfp4": ("HunyuanVideo", {**MX4, "mindie_version": "2026-07"}),
     "mxfp4 version 3": ("WanT2V", MX4),
@@ -49,10 +50,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(form: str) -> Exported:
         if form not in made:
             out, (family, given) = tmp_path_factory.mktemp("mindie"), FORMS[form]
-            grids = {key: given[key] for key in ("weight", "act", "rules") if key in given}
-            smooth = {"name": "SmoothQuant", "alpha": 0.5, "gate": False} if grids["act"] else {"name": "RTN"}
-            save = {"save_lightx2v": False, "save_mindie": True, **{k: v for k, v in given.items() if k not in grids}}
-            quant = {"video_gen": {"method": smooth, **grids}}
+            quant = {key: given[key] for key in ("weight", "act", "rules", "method") if key in given}
+            save = {"save_lightx2v": False, "save_mindie": True, **{k: v for k, v in given.items() if k not in quant}}
+            smooth = {"name": "SmoothQuant", "alpha": 0.5, "gate": False} if given["act"] else {"name": "RTN"}
+            quant = {"video_gen": {"method": smooth, **quant}}
             path = small_config(out, family=family, eval=None, quant=quant, save=save)
             assert main(["run", "--config", str(path)]) == 0
             made[form] = Exported(out / "export" / "mindie", out / "run", out / "model")
@@ -185,11 +186,39 @@ def for_another_chip(it: Spoiled) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "soc": "a2"}))
 
 
+def half_rotated(it: Spoiled) -> None:
+    it.put("double_blocks.0.q_rot", torch.eye(16))
+    it.rows |= {"double_blocks.0.q_rot": "FLOAT", "double_blocks.0.quant_type": "FP8_DYNAMIC"}
+
+
+def rotated_apart(it: Spoiled) -> None:
+    half_rotated(it)
+    it.put("double_blocks.0.k_rot", torch.eye(16).roll(1, 0))
+    it.rows["double_blocks.0.k_rot"] = "FLOAT"
+
+
+def int8_attention(it: Spoiled) -> None:
+    for role in "qkv":
+        it.put(f"blocks.0.self_attn.fa_{role}.scale", torch.ones(5, 1))
+        it.put(f"blocks.0.self_attn.fa_{role}.offset", torch.zeros(5, 1, dtype=torch.int8))
+        it.rows |= {f"blocks.0.self_attn.fa_{role}.{leaf}": "FAQuant" for leaf in ("scale", "offset")}
+
+
 def smoothed_alone(it: Spoiled) -> None:
     for name in [name for name in it.tensors if name.startswith("transformer_blocks.0.ff.net.2.")]:
         it.rename(name, name.replace("ff.net.2.", "ff.net.2.linear."))
     it.put("transformer_blocks.0.ff.net.2.div.mul_scale", torch.ones(192))
     it.rows["transformer_blocks.0.ff.net.2.div.mul_scale"] = "FLOAT"
+
+
+def fewer_steps(it: Spoiled) -> None:
+    for leaf in ("input_scale", "input_offset", "deq_scale", "quant_bias"):
+        it.put(f"{Q}.{leaf}", it.tensors[f"{Q}.{leaf}"][:1])
+
+
+def other_steps(it: Spoiled) -> None:
+    path = it.folder / "timestep_policy.json"
+    path.write_text(path.read_text().replace("range(1, 2)", "range(0, 2)"))
 
 
 FAULTS: dict[str, tuple[str, Callable[[Spoiled], object], dict[str, str]]] = {
@@ -254,6 +283,24 @@ FAULTS: dict[str, tuple[str, Callable[[Spoiled], object], dict[str, str]]] = {
         "mxfp8", lambda it: it.tensors[f"{QKV}.linear.weight_scale"][0, :1].fill_(255),
         {"scale values": f"{QKV}.linear.weight_scale holds 255"}),
     "another chip": ("mxfp8", for_another_chip, {"kernels": "W8A8_MXFP8, which only an a5 computes"}),
+    "a step lost": (
+        "steps", fewer_steps, {"steps": f"{Q} has 1 rows of grids; the schedule has 2 steps"}),
+    "a call for other steps": (
+        "steps", other_steps, {"steps": 'has policy.register(range(0, 2), "static") for version 3'}),
+    "nobody says which steps": (
+        "steps", lambda it: (it.folder / "timestep_policy.json").unlink(),
+        {"steps": "timestep_policy.json is missing"}),
+    "a grid of a step of another input": (
+        "steps", times(f"{Q}.input_scale", 2), {"static grids": f"{Q}.deq_scale is not input_scale times"}),
+    "a rotation that is none": (
+        "mxfp8", half_rotated, {"attention": "double_blocks.0: double_blocks.0.k_rot missing: FP8_DYNAMIC needs both"}),
+    "rotations that are not one": (
+        "mxfp8", rotated_apart, {"attention": "q_rot and k_rot change the products of queries and keys"}),
+    "attention of another version": (
+        "mxfp8", lambda it: it.rows.update({"double_blocks.0.quant_type": "MXFP8_DYNAMIC"}),
+        {"attention": "MXFP8_DYNAMIC is read by 2026-07; this was written for 3"}),
+    "int8 scales that nobody reads any more": (
+        "mixed", int8_attention, {"attention": "FAQuant is read by 2.3; this was written for 3"}),
     "nibbles swapped": (
         "mxfp4", swapped_nibbles, {"against the float model": f"{QKV}.linear.weight: its nibbles are swapped",
                                    "against the judged weights": "nibbles are swapped"}),
@@ -269,6 +316,11 @@ FAULTS: dict[str, tuple[str, Callable[[Spoiled], object], dict[str, str]]] = {
     "a multiplier that nobody reads": (
         "weights alone", smoothed_alone, {"smoothing": "ff.net.2.div.mul_scale is ignored by W4A16"}),
 }  # fmt: skip
+
+
+def test_scales_of_an_attention_are_one_for_each_head(written: Make, tmp_path: Path) -> None:
+    found = spoiled(written("mixed"), tmp_path, int8_attention)
+    assert "blocks.0.self_attn.fa_v.scale is [5, 1]; there is one for each head, [4, 1]" in found["attention"]
 
 
 @pytest.mark.parametrize("family", ["WanI2V", "HunyuanVideo"])
