@@ -34,7 +34,7 @@ from llmc.export.mindie_names import (
     table_of,
 )
 from llmc.export.mindie_policy import POLICY, loading_code, policy, step_grids
-from llmc.export.mindie_types import TYPES, RunDtype, Runtime, Soc, TypeName, Version, type_of
+from llmc.export.mindie_types import TYPES, RunDtype, Runtime, Soc, TypeName, Version, layer_problem, type_of
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.renames import Original, Renames
 
@@ -108,29 +108,18 @@ class MindIE(Exporter):
         table = table_of(renames, original)
         if not table:
             return ["none has a known name in the repository that MindIE runs; leave this target out"]
-        problems = []
-        for name, (spec, layer) in linears.items():
-            found = type_of(spec)
-            if found is None:
-                continue
-            quant_type = TYPES[found]
-            if quant_type.bias == "lost" and layer.bias is not None:
-                problems.append(
-                    f"{name} has a bias, which {found} in MindIE leaves out; give it another grid by a rule"
-                )
-            if quant_type.bias == "needed" and layer.bias is None:
-                problems.append(
-                    f"{name} has no bias, without which {found} in MindIE stops; give it another grid by a rule"
-                )
-            if layer.out_features == 1:
-                problems.append(f"{name} has one output, whose scale MindIE cannot read; leave it float by a rule")
+        problems = [
+            f"{name} {problem}"
+            for name, (spec, layer) in linears.items()
+            if (found := type_of(spec)) is not None and (problem := layer_problem(found, layer)) is not None
+        ]
         shapes = {f"{name}.weight": (layer.out_features, layer.in_features) for name, (_, layer) in linears.items()}
         for target, sources in fused_names(table, shapes).items():
-            first = {}
+            example: dict[str, str] = {}  # of each grid
             for source in sources:
-                first.setdefault(str(linears[source][0]), source)
-            if len(first) > 1:
-                grids = "; ".join(f"{source}: {spec}" for spec, source in first.items())
+                example.setdefault(str(linears[source][0]), source)
+            if len(example) > 1:
+                grids = "; ".join(f"{source}: {spec}" for spec, source in example.items())
                 problems.append(
                     f"{', '.join(sources)} are one linear there, {target}, and need one grid; found {grids}"
                 )
@@ -146,18 +135,16 @@ class MindIE(Exporter):
             tensors |= own
             says |= {name: said(name, types[linear.name]) for name in own}
         quant_type = model_type(part)
-        target = folder / network_folder(part)
-        stem = weight_stem(quant_type)
-        written = {file.name for file in write_checkpoint(
-            target, tensors, "single", part.provenance, stem=stem, mode=MODE
-        )} | {description_file(quant_type)}  # fmt: skip
-        write_json(target / description_file(quant_type), {"model_quant_type": quant_type, **says}, MODE)
+        target, description = folder / network_folder(part), description_file(quant_type)
+        files = write_checkpoint(
+            target, tensors, "single", part.provenance, stem=f"quant_model_weight_{quant_type.lower()}", mode=MODE
+        )
+        for stale in {*target.glob("quant_model_*")} - {*files, target / description}:  # of another type
+            stale.unlink()
+        write_json(target / description, {"model_quant_type": quant_type, **says}, MODE)
+        (target / POLICY).unlink(missing_ok=True)
         if (grids := step_grids(part.layers.values())) is not None:
             write_json(target / POLICY, policy(grids), MODE)
-            written.add(POLICY)
-        for stale in (*target.glob("quant_model_*"), target / POLICY):  # of another type
-            if stale.name not in written:
-                stale.unlink(missing_ok=True)
         return folder
 
     def about(self, parts: Sequence[FinishedPart]) -> dict[str, str]:
@@ -169,17 +156,17 @@ class MindIE(Exporter):
         }
 
     def usage(self, parts: Sequence[FinishedPart]) -> str:
-        said = ["Load the float model from its own repository, then replace its linears before it goes to the NPU:"]
+        text = ["Load the float model from its own repository, then replace its linears before it goes to the NPU:"]
         for part in parts:
             description = (Path(network_folder(part)) / description_file(model_type(part))).as_posix()
             grids = step_grids(part.layers.values())
             code = loading_code(description, self.dtype, self.mindie_version, grids)
-            said.append(f"```python\n{code}\n```")
-        said.append(
+            text.append(f"```python\n{code}\n```")
+        text.append(
             "The files are for MindIE-SD, which refuses them if others may read them: their mode is 0640; keep it when "
             "you copy them (`cp -p`). Tensors that its description calls FLOAT are not read from here."
         )
-        return "\n\n".join(said) + "\n"
+        return "\n\n".join(text) + "\n"
 
 
 def type_of_layer(layer: QuantLinear) -> TypeName:
@@ -193,11 +180,6 @@ def model_type(part: FinishedPart) -> str:
     """The type of most layers, which names the files, though each tensor says its own; of none, its word for it."""
     types = Counter(type_of_layer(layer) for layer in part.layers.values() if layer.state.rounded is not None)
     return types.most_common(1)[0][0] if types else "NO_QUANT"
-
-
-def weight_stem(quant_type: str) -> str:
-    """The file of the weights, without its suffix, as MindIE finds it."""
-    return f"quant_model_weight_{quant_type.lower()}"
 
 
 def description_file(quant_type: str) -> str:

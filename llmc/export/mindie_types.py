@@ -262,3 +262,15 @@ def type_of(spec: LayerSpec, steps: bool = False) -> TypeName | None:
     """The type of layers on these grids, whose activation scales may be those of single steps."""
     per_step = steps and spec.act is not None and not spec.act.dynamic
     return next((name for name, known in TYPES.items() if known.fits(spec) and known.per_step == per_step), None)
+
+
+def layer_problem(name: TypeName, layer: torch.nn.Linear) -> str | None:
+    """What is wrong with a layer of that type, beside its sizes; None if nothing is."""
+    bias = TYPES[name].bias
+    if bias == "lost" and layer.bias is not None:
+        return f"has a bias, which {name} in MindIE leaves out; give it another grid by a rule"
+    if bias == "needed" and layer.bias is None:
+        return f"has no bias, without which {name} in MindIE stops; give it another grid by a rule"
+    if layer.out_features == 1:
+        return "has one output, whose scale MindIE cannot read; leave it float by a rule"
+    return None

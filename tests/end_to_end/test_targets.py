@@ -41,7 +41,7 @@ def test_one_run_writes_the_same_codes_for_targets_that_compute_alike(tmp_path: 
     }
 
 
-@pytest.mark.parametrize("target", ["comfyui", "diffusers"])
+@pytest.mark.parametrize("target", ["comfyui", "diffusers", "mindie"])
 def test_manifest_card_and_digests_come_with_every_target(tmp_path: Path, target: str) -> None:
     assert run(small_config(tmp_path, eval=None, save={"save_lightx2v": False, f"save_{target}": True})) == 0
     out = tmp_path / "export" / target

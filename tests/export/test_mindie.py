@@ -19,6 +19,7 @@ from llmc.errors import UnsupportedSpec
 from llmc.export.base import Carrier, FinishedPart
 from llmc.export.mindie import MindIE
 from llmc.export.mindie_names import fused_names, runtime_linears, table_of
+from llmc.export.mindie_types import layer_problem
 from llmc.layers.linear import in_mode
 from llmc.layers.steps import at_step
 from llmc.layers.transforms import Scale
@@ -330,6 +331,19 @@ def test_layers_that_mindie_would_compute_otherwise_are_refused(
 def test_grids_without_a_type_are_refused(spec: LayerSpec, left: set[str], exporter: MindIE, said: str) -> None:
     problems = exporter.problems(spec, frozenset(left))
     assert any(said in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("quant_type", "layer", "said"),
+    [
+        ("W4A4_DYNAMIC", nn.Linear(8, 8), "has a bias"),
+        ("W4A4_MXFP4", nn.Linear(64, 8, bias=False), "has no bias, without which W4A4_MXFP4 in MindIE stops"),
+        ("W8A8_DYNAMIC", nn.Linear(8, 1), "has one output"),
+    ],
+)
+def test_a_layer_that_its_class_cannot_read_is_refused(quant_type: Any, layer: nn.Linear, said: str) -> None:
+    problem = layer_problem(quant_type, layer)
+    assert problem is not None and said in problem
 
 
 def test_groups_of_mx_must_pair_up_for_version_3_alone() -> None:

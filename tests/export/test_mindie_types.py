@@ -166,6 +166,16 @@ def test_a_grid_with_an_offset_is_taken_out_of_the_sums(name: str, dtype: str) -
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "offset"])
+def test_a_model_in_bf16_differs_by_the_rounding_of_its_outputs_alone(symmetric: bool) -> None:
+    layer, x = finished("W8A8", MindIE(), symmetric), inputs().bfloat16()
+    read = mindie_reader.linear(stored("W8A8", MindIE(), layer), "x", "W8A8", torch.bfloat16)
+    judged, wanted = layer(x), read(x)
+    assert judged.dtype == torch.bfloat16
+    torch.testing.assert_close(judged.float(), wanted, rtol=2**-7, atol=2**-7 * float(wanted.abs().mean()))
+
+
+@torch.no_grad()
 def test_values_below_the_calibrated_range_reach_the_lowest_code_as_the_kernel_lets_them() -> None:
     exporter = MindIE()
     layer = finished("W8A8", exporter)
