@@ -116,7 +116,8 @@ def _cast(network: Described, layer: Layer, entry: Entry) -> torch.dtype | None:
     leaf = entry.name.rpartition(".")[2]
     if leaf == "mul_scale" or (leaf == "weight_scale" and layer.kind != "W8A8"):
         return network.run_dtype
-    return torch.bfloat16 if leaf == "input_scale" and not network.fp16 else None
+    kept = network.fp16 and network.generation != "2.3"  # in float32, which takes any
+    return network.run_dtype if leaf == "input_scale" and not kept else None
 
 
 def float_tensors_are_the_models(network: Described) -> Finding:
