@@ -57,7 +57,7 @@ class Described(Network):
 
     @property
     def generation(self) -> str | None:
-        """3 or 2026-07; None where nobody says it."""
+        """2.3, 3 or 2026-07; None where nobody says it."""
         found = self.about.get("mindie_version")
         return None if found is None else str(found)
 

@@ -48,6 +48,7 @@ def _file_problems(network: Described) -> Problems:
 def _access_problems(path: Path) -> Problems:
     if path.is_symlink():
         yield f"{path.name} is a symbolic link, which MindIE refuses; put the file itself there"
+        return
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o777 & ~MOST:
         yield f"{path.name} has mode {mode:04o}; MindIE refuses more than {MOST:04o}"
@@ -66,10 +67,10 @@ def _row_problems(network: Described) -> Problems:
     if not rows:
         yield "there is no description that is a JSON object"
         return
-    kind = rows.get(MODEL_TYPE)
+    kind = str(rows.get(MODEL_TYPE))
     if kind not in TYPES:
         yield f"{MODEL_TYPE} is {kind}; MindIE knows {', '.join(TYPES)}"
-    tensors = {name: kind for name, kind in rows.items() if name not in SETTINGS and not name.endswith(ATTENTION)}
+    tensors = {name: str(kind) for name, kind in rows.items() if name not in SETTINGS and not name.endswith(ATTENTION)}
     yield from (f"{name} has no row" for name in network.entries if name not in tensors)
     yield from (f"{name} has a row, and is no tensor of the file" for name in tensors if name not in network.entries)
     for name, kind in tensors.items():
@@ -116,17 +117,14 @@ def _smoothing_problems(network: Described) -> Problems:
             yield f"{layer.multiplier} is there: MindIE then looks for {layer.module}.linear.weight"
         if there and not TYPES[layer.kind].smooths:
             yield f"{layer.multiplier} is ignored by {layer.kind}: its weight would be multiplied by nobody"
-        loose = [name for name in network.entries if layer.smoothed and name in _own_names(layer)]
-        if loose:
+        leaves = ("weight", "weight_scale", "bias", "input_scale", "deq_scale")
+        loose = [name for leaf in leaves if (name := f"{layer.module}.{leaf}") in network.entries]
+        if layer.smoothed and loose:
             yield f"{some(loose)} beside {layer.prefix}: MindIE reads what lies in `linear`"
     for name in network.entries:
         module, found, _ = name.partition(".div.mul_scale")
         if found and module not in modules:
             yield f"{name} belongs to no quantized linear"
-
-
-def _own_names(layer: Layer) -> set[str]:
-    return {f"{layer.module}.{leaf}" for leaf in ("weight", "weight_scale", "bias", "input_scale", "deq_scale")}
 
 
 def tensors_are_right(network: Described) -> Finding:
