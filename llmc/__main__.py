@@ -151,6 +151,11 @@ def list_command(options: argparse.Namespace) -> None:
         print(kind)
         for name, plugin in plugins.items():
             print(f"  {name:<16}{plugin.summary()}")
+    from llmc.verify.targets import summaries
+
+    print("verify")
+    for name, summary in summaries().items():
+        print(f"  {name:<16}{summary}")
 
 
 def schema_command(options: argparse.Namespace) -> None:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmc.plugin import discover
 from llmc.verify import layered_rules
-from llmc.verify.targets import comfyui, diffusers, lightx2v
+from llmc.verify.targets import comfyui, diffusers, lightx2v, mindie, summaries
+from llmc.verify.targets.base import Target
 
 PAGE = Path(__file__).parents[2] / "docs/verify.md"
+
+
+def test_the_list_names_every_target() -> None:
+    found = summaries()
+    assert found.keys() == discover("llmc.verify.targets", Target).keys() and all(found.values())
 
 
 def test_the_page_names_every_rule() -> None:
     rules = (
         lightx2v.EXPORT_RULES, lightx2v.FILE_RULES, lightx2v.NETWORK_RULES, lightx2v.VALUE_RULES,
         layered_rules.NETWORK_RULES, layered_rules.VALUE_RULES, comfyui.OWN_RULES, diffusers.OWN_RULES,
+        mindie.FILE_RULES, mindie.NETWORK_RULES,
     )  # fmt: skip
     first = [line.split("|")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     named = {name.strip() for cell in first for name in cell.split(",")}

@@ -1,0 +1,67 @@
+"""MindIE: a layer whose name or type its loader does not know is passed over without a word, and computed in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from llmc.verify import file_rules, mindie_attention, mindie_rules, mindie_value_rules
+from llmc.verify.files import read_object
+from llmc.verify.mindie import DESCRIPTION, Described, described_networks
+from llmc.verify.network import MANIFEST, Export
+from llmc.verify.sources import Sources
+from llmc.verify.targets.base import Target, named_target
+from llmc.verify.verdict import Finding, NotChecked, Verdict, verdict
+
+FILE_RULES: Mapping[str, Callable[[Described], Finding]] = {
+    "file names": mindie_rules.files_are_found,
+    "files whole": file_rules.files_are_whole,
+}
+NETWORK_RULES: Mapping[str, Callable[[Described], Finding]] = {
+    "description": mindie_rules.description_fits,
+    "names": mindie_rules.names_are_complete,
+    "types, shapes": mindie_rules.tensors_are_right,
+    "smoothing": mindie_rules.smoothing_is_whole,
+    "kernels": mindie_rules.runtime_takes_them,
+    "static grids": mindie_value_rules.static_grids_agree,
+    "steps": mindie_value_rules.steps_are_alike,
+    "attention": mindie_attention.attention_is_whole,
+    "scale values": mindie_value_rules.values_are_good,
+    "float tensors": mindie_value_rules.float_tensors_are_the_models,
+    "against the float model": mindie_value_rules.weights_are_the_models,
+}
+
+
+class MindIEExport(Target):
+    """A network in the names of the repository that MindIE runs, one file with a description beside it."""
+
+    name: Literal["mindie"] = "mindie"
+
+    def recognizes(self, path: Path) -> bool:
+        if (named := named_target(path)) is not None:
+            return named == self.name
+        return any(_folder(path).glob(f"**/{DESCRIPTION}*.json"))
+
+    def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
+        folder = _folder(path)
+        networks = described_networks(folder, sources)
+        yield verdict("", "files as written", file_rules.manifest_agrees(
+            Export(folder, read_object(folder / MANIFEST), {}, networks)))  # fmt: skip
+        for network in networks:
+            yield from _network_verdicts(network, sources)
+
+
+def _network_verdicts(network: Described, sources: Sources) -> Iterator[Verdict]:
+    for rule, of_files in FILE_RULES.items():
+        yield verdict(network.label, rule, of_files(network))
+    whole = bool(network.files) and not any(file.problem for file in network.files)
+    broken = NotChecked("a file cannot be read")
+    for rule, of_network in NETWORK_RULES.items():
+        yield verdict(network.label, rule, of_network(network) if whole else broken)
+    judged = mindie_value_rules.weights_are_the_judged_ones(network, sources) if whole else broken
+    yield verdict(network.label, "against the judged weights", judged)
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
