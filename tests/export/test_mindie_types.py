@@ -15,7 +15,6 @@ from llmc.export.mindie_types import TYPES, type_of
 from llmc.layers.linear import QuantLinear
 from llmc.layers.steps import StepGrids, at_step
 from llmc.layers.transforms import Scale
-from llmc.numerics.quantize import static_grid
 from llmc.numerics.spec import LayerSpec
 from tests.export import mindie_reader
 
@@ -80,8 +79,8 @@ def finished(name: str, exporter: MindIE, symmetric: bool = True, seed: int = 0)
         layer.fix_act_scale(x.min(), x.max())
     if name == "W8A8_TIMESTEP":
         assert act is not None
-        grids = {step: static_grid(x.min() / (step + 1), x.max() / (step + 1), act) for step in range(STEPS)}
-        layer.state = replace(layer.state, steps=StepGrids.of(grids, STEPS, FIRST_STATIC))
+        ranges = {step: torch.stack([x.min(), x.max()]) / (step + 1) for step in range(STEPS)}
+        layer.state = replace(layer.state, steps=StepGrids.of(ranges, act, STEPS, FIRST_STATIC))
     layer.round()
     layer.mode = "quantized"
     return layer
