@@ -61,6 +61,7 @@ class Flux(JointTransformer):
 
     name: Literal["Flux"] = "Flux"
     pipeline: ClassVar[str] = "FluxPipeline"
+    network: ClassVar[str] = "FluxTransformer2DModel"
     renames: ClassVar[Mapping[str, Renames]] = {
         "mindie": of_diffusers(
             "x_embedder", "context_embedder", "time_text_embed", "transformer_blocks", "single_transformer_blocks",

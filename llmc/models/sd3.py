@@ -82,6 +82,7 @@ class SD3(JointTransformer):
 
     name: Literal["SD3"] = "SD3"
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    network: ClassVar[str] = "SD3Transformer2DModel"
     renames: ClassVar[Mapping[str, Renames]] = {
         "mindie": of_diffusers(
             "pos_embed", "context_embedder", "time_text_embed", "transformer_blocks", "norm_out", "proj_out"

@@ -13,6 +13,7 @@ class WanVACE(Wan):
 
     name: Literal["WanVACE"] = "WanVACE"
     pipeline: ClassVar[str] = "WanVACEPipeline"
+    network: ClassVar[str] = "WanVACETransformer3DModel"
     needs_image: ClassVar[bool] = True
 
     @classmethod
