@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
 
 from llmc.algorithms.base import Algorithm
@@ -38,11 +37,11 @@ class Awq(Algorithm):
 
 
 def equalizers(group: Group, grid: int) -> list[Scale]:
-    """Scales by 1/s, s = mean|x|^exponent with its extremes around 1; exact in bf16, as runtimes keep them."""
+    """Scales by 1/s, s = mean|x|^exponent with its extremes around 1."""
     mean = group.mean().clamp(min=1e-6)
     powers = (mean.pow(step / grid) for step in range(1, grid + 1))
     scales = (s / (s.max() * s.min()).sqrt() for s in powers)
-    return [Scale((1 / s).to(torch.bfloat16).float()) for s in scales]
+    return [Scale.dividing_by(s) for s in scales]
 
 
 def round_clipped(group: Group) -> None:

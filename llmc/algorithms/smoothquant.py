@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from llmc.algorithms.base import Algorithm
@@ -42,10 +41,8 @@ class SmoothQuant(Algorithm):
 
 
 def smoothings(group: Group, alphas: tuple[float, ...]) -> list[Scale]:
-    """The Scales by 1/s, s = absmax(x)^alpha / absmax(w)^(1-alpha); exact in bf16, as runtimes keep them."""
-    act = group.absmax()
-    weight = torch.stack([layer.float_weight().abs().amax(0) for layer in group.linears]).amax(0)
-    alive = (act > 0) & (weight > 0)
-    act, weight = (absmax.clamp(min=1e-8).where(alive, 1.0) for absmax in (act, weight))
-    scales = ((act.pow(alpha) / weight.pow(1 - alpha)).clamp(1e-5, 1e5) for alpha in alphas)
-    return [Scale((1 / s).to(torch.bfloat16).float()) for s in scales]
+    """The Scales by 1/s, s = absmax(x)^alpha / absmax(w)^(1-alpha)."""
+    from llmc.numerics.smoothing import smoothing
+
+    act, weight = group.absmax(), group.weight_absmax()
+    return [Scale.dividing_by(smoothing(act, weight, alpha, 1 - alpha)) for alpha in alphas]

@@ -16,8 +16,10 @@ class Static(Algorithm):
     """How the scale of each act with `static: True` is found; without this method, from the largest magnitude."""
 
     name: Literal["Static"] = "Static"
-    range: Literal["absmax", "mse", "percentile"] = Field(
-        "mse", description="the range of the scale: the whole, that of least squared error, or most magnitudes"
+    range: Literal["absmax", "mse", "percentile", "output"] = Field(
+        "mse",
+        description="the range of the scale: the whole, that of least squared error, most magnitudes, or that of least "
+        "error of what the linears make of it",
     )
     percentile: float = Field(99.99, gt=50, le=100, description="with range percentile: how many magnitudes it holds")
 

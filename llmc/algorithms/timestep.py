@@ -19,10 +19,11 @@ class Timestep(Algorithm):
     timestep_sep: int = Field(
         0, ge=0, description="the first step with a static scale; those before it measure one for each token"
     )
-    range: Literal["absmax", "mse", "percentile"] = Field(
-        "absmax", description="the range of each scale: the whole, that of least squared error, or most magnitudes"
+    range: Literal["absmax", "mse", "output"] = Field(
+        "output",
+        description="the range of each scale: the whole of what the step read, or the share of it that gives the least "
+        "squared error of acts, or of what the linears make of them",
     )
-    percentile: float = Field(99.99, gt=50, le=100, description="with range percentile: how many magnitudes it holds")
 
     @property
     def leaves(self) -> frozenset[str]:
@@ -46,4 +47,4 @@ class Timestep(Algorithm):
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            group.fix_step_scales(block.steps, self.timestep_sep, self.range, self.percentile)
+            group.fix_step_scales(block.steps, self.timestep_sep, self.range)

@@ -6,19 +6,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from llmc.calib.probe import Probe
+from llmc.calib.probe import RANGE_ROWS, Probe, best_share, spread
 from llmc.layers.linear import QuantLinear
 from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
 from llmc.models.base import Fold, Part
 from llmc.numerics.clip import RangeRule, act_range
-from llmc.numerics.quantize import static_grid
+from llmc.numerics.quantize import fake_quantize, static_grid
 from llmc.numerics.spec import ScaleDtype, TensorSpec
 
+ActRule = RangeRule | Literal["output"]
+StepRule = Literal["absmax", "mse", "output"]
 Stats = dict[str, Tensor]  # observer name -> what it measured
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
 
@@ -46,6 +49,10 @@ class Group:
             return self._in_basis(self.stats["absmax"].to(self.device)).abs()
         return self.rows().abs().amax(0)
 
+    def weight_absmax(self) -> Tensor:
+        """The largest magnitude of each input channel over the weights of all linears, in the present basis."""
+        return torch.stack([layer.float_weight().abs().amax(0) for layer in self.linears]).amax(0)
+
     def rows(self) -> Tensor:
         """The sampled input rows in the present basis, float32."""
         return self._in_basis(self.stats["rows"].to(self.device, torch.float32))
@@ -63,19 +70,18 @@ class Group:
         half = self._in_basis(self.stats[name].to(self.device))
         return self._in_basis(half.T.contiguous()).T.contiguous()
 
-    def fix_act_scales(self, by: RangeRule = "absmax", percentile: float = 100.0) -> None:
+    def fix_act_scales(self, by: ActRule = "absmax", percentile: float = 100.0) -> None:
         """Static activation scales in the present basis where there are none yet: from the range of every call of the
         calibration, or by a rule over the sampled rows."""
         for spec, layers in self._without_scales():
-            ends = self._range() if by == "absmax" else act_range(self.rows(), spec, by, percentile)
+            ends = self._act_range(spec, layers, by, percentile)
             for layer in layers:
                 layer.fix_act_scale(*ends)
 
-    def fix_step_scales(self, steps: int, dynamic_below: int, by: RangeRule, percentile: float) -> None:
-        """The same for each step of the schedule by itself."""
+    def fix_step_scales(self, steps: int, dynamic_below: int, by: StepRule) -> None:
+        """The same for each step of the schedule, from its own range; all steps clip the same share of theirs."""
         for spec, layers in self._without_scales():
-            seen = {step: static_grid(*ends, spec) for step, ends in self._step_ranges(spec, by, percentile).items()}
-            grids = StepGrids.of(seen, steps, dynamic_below)
+            grids = self._step_grids(spec, layers, steps, dynamic_below, by)
             for layer in layers:
                 layer.state = replace(layer.state, steps=grids)
 
@@ -86,6 +92,37 @@ class Group:
             assert spec is not None
             yield spec, [layer for layer in waiting if layer.spec.act == spec]
 
+    def _act_range(
+        self, spec: TensorSpec, layers: Sequence[QuantLinear], by: ActRule, percentile: float
+    ) -> tuple[Tensor, Tensor]:
+        if by == "mse" or by == "percentile":
+            return act_range(self.rows(), spec, by, percentile)
+        low, high = self._range()
+        if by == "absmax":
+            return low, high
+
+        def rounded(rows: Tensor, share: float) -> Tensor:
+            return fake_quantize(rows, spec, *static_grid(low * share, high * share, spec))
+
+        share = best_share(spread(self.rows(), RANGE_ROWS), rounded, layers)
+        return low * share, high * share
+
+    def _step_grids(
+        self, spec: TensorSpec, layers: Sequence[QuantLinear], steps: int, dynamic_below: int, by: StepRule
+    ) -> StepGrids:
+        ranges = self._step_ranges()
+        row_steps = spread(self.stats["row_steps"], RANGE_ROWS)[:, 0].to(self.device, torch.long)
+
+        def grids(share: float) -> StepGrids:
+            return StepGrids.of({step: ends * share for step, ends in ranges.items()}, spec, steps, dynamic_below)
+
+        def rounded(rows: Tensor, share: float) -> Tensor:
+            return grids(share).rounded(rows, row_steps, spec)
+
+        if by == "absmax":
+            return grids(1)
+        return grids(best_share(spread(self.rows(), RANGE_ROWS), rounded, layers if by == "output" else ()))
+
     def _range(self) -> tuple[Tensor, Tensor]:
         if self._is_scaled_alone():
             low, high = self._in_basis(self.stats["range"].to(self.device))
@@ -93,15 +130,15 @@ class Group:
         rows = self.rows()  # a rotation mixes channels: their ranges say nothing any more, the sampled rows do
         return rows.min(), rows.max()
 
-    def _step_ranges(self, spec: TensorSpec, by: RangeRule, percentile: float) -> dict[int, tuple[Tensor, Tensor]]:
-        """The range of each step that was seen."""
-        if by == "absmax" and self._is_scaled_alone():
-            ranges = self._in_basis(self.stats["step_range"].to(self.device))
-            ends = {step: (low.min(), high.max()) for step, (low, high) in enumerate(ranges)}
-            return {step: (low, high) for step, (low, high) in ends.items() if low <= high}
+    def _step_ranges(self) -> dict[int, Tensor]:
+        """The least and the largest value (2,) in each step that was seen."""
+        if self._is_scaled_alone():
+            channels = self._in_basis(self.stats["step_range"].to(self.device))
+            ranges = torch.stack([channels[:, 0].amin(1), channels[:, 1].amax(1)], 1)
+            return {step: ends for step, ends in enumerate(ranges) if ends[0] <= ends[1]}
         rows, steps = self.rows(), self.stats["row_steps"][:, 0].to(self.device)
-        seen = sorted(set(steps.int().tolist()))
-        return {step: act_range(rows[steps == step], spec, by, percentile) for step in seen}
+        seen = {step: rows[steps == step] for step in sorted(set(steps.int().tolist()))}
+        return {step: torch.stack([found.min(), found.max()]) for step, found in seen.items()}
 
     def _is_scaled_alone(self) -> bool:
         """Whether channels are those that were measured, each times a number."""
@@ -144,6 +181,10 @@ class Group:
         later = [t for t in self.linears[0].state.transforms if not (t.upstream or (scale and isinstance(t, Scale)))]
         passes = scale or (isinstance(transform, Rotate) and transform.within_heads)
         return bool(self.fold) and passes and not later
+
+    def probe(self) -> Probe:
+        """On the rows that a change may be chosen by; `keep_if_better` judges it by the others."""
+        return Probe(self.linears, self.rows()[::2])
 
     def original(self, x: Tensor) -> Tensor:
         """What arrives at the linears, in the basis of the float model: linears before may have changed it."""
@@ -204,10 +245,9 @@ class BlockStep:
     ) -> bool:
         """Change the basis of a group by the best of some transforms, judged by the output error of plain rounding;
         with `gate` only if it is better than none on rows that the choice did not see."""
-        rows = group.rows()
         best = candidates[0]
         if len(candidates) > 1:
-            best = min(candidates, key=Probe(group.linears, rows[::2]).error)
+            best = min(candidates, key=group.probe().error)
         if not gate:
             group.transform(best)
             return True

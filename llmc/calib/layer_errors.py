@@ -9,7 +9,6 @@ from llmc.calib.block import BlockStep, Group, LayerError
 from llmc.calib.probe import ROWS, channels_of, spread
 from llmc.calib.teacher import relative_error
 from llmc.layers.linear import QuantLinear
-from llmc.layers.steps import at_step
 from llmc.numerics.quantize import fake_quantize
 
 
@@ -51,16 +50,6 @@ def _layer_error(layer: QuantLinear, rows: torch.Tensor, steps: torch.Tensor | N
 
 def _rounded_act(layer: QuantLinear, x: torch.Tensor, steps: torch.Tensor | None) -> torch.Tensor:
     """The rows as the layer rounds its input, each in the step that it was read in."""
-    if layer.state.steps is None or steps is None:
-        return _rounded_now(layer, x)
-    rounded = torch.empty_like(x)
-    for step in set(steps.int().flatten().tolist()):
-        with at_step(step):
-            here = steps[:, 0] == step
-            rounded[here] = _rounded_now(layer, x[here])
-    return rounded
-
-
-def _rounded_now(layer: QuantLinear, x: torch.Tensor) -> torch.Tensor:
-    spec, grid = layer.act()
-    return fake_quantize(x, spec, *grid)
+    if layer.spec.act is not None and layer.state.steps is not None and steps is not None:
+        return layer.state.steps.rounded(x, steps[:, 0].long(), layer.spec.act)
+    return fake_quantize(x, layer.spec.act, *(layer.state.static or ()))

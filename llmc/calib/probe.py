@@ -5,17 +5,20 @@ Errors of other rows and channels are like these, so that many changes of basis 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from llmc.layers.linear import QuantLinear
 from llmc.layers.transforms import Transform
+from llmc.numerics.clip import ACT_SHRINKS
 from llmc.numerics.quantize import fake_quantize
 from llmc.numerics.spec import TensorSpec
 
 ROWS = 128  # tokens
+RANGE_ROWS = 1024  # of which few reach far
 CHANNELS = 128  # of each linear
 
 
@@ -30,6 +33,20 @@ class Probe:
         """Squared output error of plain rounding after `transform`, each linear's relative to its output, summed."""
         x = self.rows if transform is None else transform.input(self.rows)
         return sum(sample.error(x, transform) for sample in self.samples)
+
+
+def best_share(rows: Tensor, rounded: Callable[[Tensor, float], Tensor], linears: Sequence[QuantLinear] = ()) -> float:
+    """The share of a static range that disturbs what linears make of some rows least, each relative to its output;
+    without linears, the rows themselves."""
+    weights = [layer.float_weight(channels_of(layer.spec.weight, layer.out_features)) for layer in linears]
+    relative = [weight / linear(rows, weight).norm().clamp(min=1e-15) for weight in weights]
+
+    def error(share: float) -> Tensor:
+        change = rounded(rows, share) - rows
+        return (linear(change, torch.cat(relative)) if relative else change).square().sum()
+
+    errors = torch.stack([error(share) for share in ACT_SHRINKS])
+    return ACT_SHRINKS[int(errors.argmin())]
 
 
 class _Sample:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from llmc.errors import CalibrationError, UnsupportedSpec
-from llmc.numerics.quantize import StaticGrid
+from llmc.numerics.quantize import StaticGrid, fake_quantize, scales
+from llmc.numerics.spec import TensorSpec
 
 _step: ContextVar[int] = ContextVar("denoising step")
 
@@ -60,20 +61,28 @@ class StepGrids:
     filled: tuple[int, ...] = ()  # steps that no call was seen of: they have the row of the nearest
 
     @classmethod
-    def of(cls, seen: Mapping[int, StaticGrid], steps: int, dynamic_below: int = 0) -> StepGrids:
-        """From the grids of the steps that were seen; every other one of `steps` gets that of the nearest."""
-        known = sorted(seen)
-        steps = max(steps, known[-1] + 1)
-        grids = [seen[min(known, key=lambda other: abs(other - step))] for step in range(steps)]
-        if any(scale is None for scale, *_ in grids):
+    def of(cls, ranges: Mapping[int, Tensor], spec: TensorSpec, steps: int, dynamic_below: int = 0) -> StepGrids:
+        """The grids that just fit the ranges (2,) of the steps that were seen; every other one of `steps` gets that of
+        the nearest."""
+        if spec.format.whole_max is not None:
             raise UnsupportedSpec(
-                "a format of two levels measures the scales of its groups at run time, so that none can be kept for "
-                "each step; use the method Static, or an integer or fp8 act that is per_tensor"
+                f"{spec.format.name} measures the scales of its groups at run time, so that none can be kept for each "
+                "step; use the method Static, or an integer or fp8 act that is per_tensor"
             )
-        zeros = [zero for _, zero, *_ in grids if zero is not None]
-        scale = torch.cat([scale.reshape(1) for scale, *_ in grids if scale is not None])
-        zero = torch.cat([zero.reshape(1) for zero in zeros]) if zeros else None
-        return cls(scale, zero, dynamic_below, tuple(step for step in range(steps) if step not in seen))
+        seen = sorted(ranges)
+        steps = max(steps, seen[-1] + 1)
+        nearest = [min(seen, key=lambda other: abs(other - step)) for step in range(steps)]
+        scale, zero = scales(torch.stack([ranges[step] for step in nearest]), spec)
+        filled = tuple(step for step in range(steps) if step not in ranges)
+        return cls(scale.reshape(-1), None if zero is None else zero.reshape(-1), dynamic_below, filled)
+
+    def rounded(self, x: Tensor, steps: Tensor, spec: TensorSpec) -> Tensor:
+        """Rows (tokens, channels) as a layer rounds them, each in its own step, which `steps` (tokens,) tells."""
+        own = spec.model_copy(update={"granularity": "per_token"})
+        zero = None if self.zero is None else self.zero[steps].reshape(-1, 1)
+        static = fake_quantize(x, own, self.scale[steps].reshape(-1, 1), zero)
+        measured = fake_quantize(x, spec.measured_per_token())
+        return torch.where((steps < self.dynamic_below).reshape(-1, 1), measured, static)
 
     def row(self, step: int) -> StaticGrid:
         """The grid of one step."""

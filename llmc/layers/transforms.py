@@ -55,6 +55,11 @@ class Scale:
     fold: str | ModulatedRows | None = None
     upstream: bool = False
 
+    @classmethod
+    def dividing_by(cls, s: torch.Tensor) -> Scale:
+        """By 1/s, exact in bf16, as runtimes keep it."""
+        return cls((1 / s).to(torch.bfloat16).float())
+
     def input(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.multiplier.to(x.dtype)
 
