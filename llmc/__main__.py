@@ -81,10 +81,13 @@ def check_command(options: argparse.Namespace) -> None:
     if options.explain or any(
         target.looks_at_layers or max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets
     ):
+        from llmc.steps.attention import check_attentions
         from llmc.steps.network import check_layers
         from llmc.steps.source import skeleton
 
-        check_layers(config.model.adapter(), skeleton(config.model, ()), config.policy(), targets)
+        parts = skeleton(config.model, ())
+        check_layers(config.model.adapter(), parts, config.policy(), targets)
+        check_attentions(parts, config.attention_policy(), targets)
     print(plan(config))
     if options.explain:
         from llmc.steps.explain import explain

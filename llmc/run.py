@@ -15,6 +15,7 @@ from llmc.export.manifest import MANIFEST
 from llmc.log import attach_file, log
 from llmc.models.base import check_adapter, schedule_of
 from llmc.models.encoders import encoder_parts
+from llmc.steps.attention import check_attentions
 from llmc.steps.calibrate import calibrate
 from llmc.steps.coverage import coverage_table
 from llmc.steps.device import choose_device
@@ -41,7 +42,10 @@ def run(config: Config) -> Results:
     with folder.phase("load"):
         orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
         outputs = [exporter for exporter, _ in exporters]
-        check_layers(adapter, skeleton(config.model, ()), config.policy(), outputs)
+        attention = config.attention_policy()
+        bare = skeleton(config.model, ())
+        check_layers(adapter, bare, config.policy(), outputs)
+        check_attentions(bare, attention, outputs)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
@@ -50,7 +54,7 @@ def run(config: Config) -> Results:
             changed = merge_lora(part.module, lora.path, lora.strength, lora_tables(adapter, part))
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
         parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
-        networks = prepare_all(parts, orders, outputs)
+        networks = prepare_all(parts, orders, outputs, attention)
     with folder.phase("calibrate"):
         samples = config.calib.samples(adapter, config.calib.prompts)
         sampling = config.calib_sampling()
@@ -59,7 +63,8 @@ def run(config: Config) -> Results:
             (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
             for i, sample in distributed.share(samples)
         ]
-        seen = calibrate(adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
+        allowed = None if attention is None else attention.max_error
+        seen = calibrate(adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed, allowed)
         coverage = coverage_table(seen, networks, samples)
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, schedule_of(pipeline))
@@ -107,6 +112,7 @@ def export(
             config=network.part.config,
             errors={name: error.figures() for name, error in network.errors.items()},
             versions=versions(),
+            attentions=network.attentions,
             original=config.model.adapter().original(network.part.module),
         )
         for network in networks

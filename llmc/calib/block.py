@@ -279,12 +279,13 @@ def _groups(part: Part, prefix: str, block: nn.Module) -> list[Group]:
         assert linears == modules, f"swap the linears of {prefix} first"
         names = tuple(f"{prefix}.{name}" for name in group.linears)
         fold = tuple(_absorber(prefix, block, fold) for fold in group.fold)
-        width = linears[0].in_features // _heads(block.get_submodule(group.attention)) if group.attention else None
+        width = linears[0].in_features // heads_of(block.get_submodule(group.attention)) if group.attention else None
         groups.append(Group(f"{part.name}.{names[0]}", names, linears, fold, head_width=width))
     return groups
 
 
-def _heads(attention: nn.Module) -> int:
+def heads_of(attention: nn.Module) -> int:
+    """How many heads an attention has."""
     return next(int(getattr(attention, name)) for name in HEADS if hasattr(attention, name))
 
 

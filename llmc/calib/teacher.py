@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llmc.calib.store import Call, CallStore
-from llmc.layers.linear import QuantLinear, in_mode
+from llmc.layers.linear import Switched, in_mode
 from llmc.layers.steps import at_step
 from llmc.models.base import Part
 
@@ -33,7 +33,7 @@ def teacher_forced_errors(
 
 @torch.no_grad()
 def block_errors(
-    part: Part, layers: Iterable[QuantLinear], store: CallStore, device: torch.device, limit: int = 8
+    part: Part, layers: Iterable[Switched], store: CallStore, device: torch.device, limit: int = 8
 ) -> list[tuple[str, float]]:
     """Relative error of each block's output, errors of earlier blocks included, over a few calls of the run."""
     layers = list(layers)

@@ -46,7 +46,7 @@ def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     checks = (
         model_problems, encoder_problems, samples_problems, sampling_problems, metric_problems, order_problems,
-        per_step_problems, target_problems, arithmetic_problems,
+        per_step_problems, target_problems, attention_problems, arithmetic_problems,
         output_problems,
     )  # fmt: skip
     return [problem for check in checks for problem in check(config)]
@@ -236,6 +236,17 @@ def target_problems(config: Config) -> Iterator[Problem]:
                 as_computed(spec, targets)
             except UnsupportedSpec as error:
                 yield Problem(keys, str(error))
+
+
+def attention_problems(config: Config) -> Iterator[Problem]:
+    """Whether each target can store how attention is quantized."""
+    policy = config.attention_policy()
+    keys: KeyPath = ("quant", "video_gen", "attention")
+    for exporter, _ in config.save.targets() if policy is not None else []:
+        assert policy is not None
+        if (problem := exporter.attention_problem(policy.spec)) is not None:
+            text = f"{exporter.name} was asked for in `save`, and {problem}"
+            yield Problem(keys, text)
 
 
 def _grid_problems(

@@ -10,7 +10,8 @@ def plan(config: Config) -> str:
     """The run in the order in which it happens."""
     steps = [("model", f"{config.model.type} from {config.model.path}, {config.model.torch_dtype}")]
     sections = config.quant.sections()
-    if any(method.needs for section in sections for method in config.recipe(section)):
+    attention = config.attention_policy()
+    if attention is not None or any(method.needs for section in sections for method in config.recipe(section)):
         steps.append(("calibrate", f"{_sampling(config.calib_sampling())}, samples of {config.calib.path}"))
     for section in sections:
         policy = config.policy(section)
@@ -21,6 +22,8 @@ def plan(config: Config) -> str:
         if policy.ignored_blocks or policy.ignored_layers:
             ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
             steps.append(("  float", ", ".join(ignored)))
+        if section == "video_gen" and attention is not None:
+            steps.append(("attention", str(attention.spec)))
     steps += [("export", f"{exporter.name} to {folder}") for exporter, folder in config.save.targets()]
     if config.eval is not None:
         against = f" and {config.eval.baseline}" if config.eval.baseline else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_validator
 
 from llmc.algorithms.base import Algorithm
+from llmc.config.attention import AttentionConfig
 from llmc.config.words import choice
 from llmc.models.base import Section
 from llmc.numerics.formats.base import Format
@@ -158,6 +159,9 @@ class NetworkConfig(Strict):
     rules: tuple[RuleConfig, ...] = Field(
         (), description="exceptions by layer name, in order; the first that matches wins"
     )
+    attention: AttentionConfig | None = Field(
+        None, description="how attention itself is quantized, in video_gen alone; left out: it stays float"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -176,9 +180,11 @@ class NetworkConfig(Strict):
 
     @model_validator(mode="after")
     def _quantizes_something(self) -> NetworkConfig:
-        if self.weight is None and self.act is None and all(rule.skip for rule in self.rules):
+        grids = (self.weight, self.act, self.attention)
+        if all(grid is None for grid in grids) and all(rule.skip for rule in self.rules):
             raise ValueError(
-                "neither weight nor act is given, so nothing would be quantized; give at least one, or a rule that does"
+                "neither weight nor act is given, so nothing would be quantized; give at least one, or a rule that "
+                "does, or `attention`"
             )
         return self
 
@@ -205,6 +211,14 @@ class QuantConfig(Strict):
     image_encoder: NetworkConfig | None = Field(
         None, description="how its image encoder is quantized, with the keys of video_gen; left out: it stays float"
     )
+
+    @model_validator(mode="after")
+    def _encoders_attend_in_float(self) -> QuantConfig:
+        for name, network in self.sections().items():
+            if name != "video_gen" and network.attention is not None:
+                raise ValueError(f"{name}.attention is given; only networks of video_gen attend in another way: "
+                                 "leave it out")  # fmt: skip
+        return self
 
     def sections(self) -> dict[Section, NetworkConfig]:
         """The sections that are given, the denoising networks first."""

@@ -20,6 +20,7 @@ from llmc.config.save import SaveConfig
 from llmc.eval.metrics.base import Metric
 from llmc.models.base import ModelAdapter, Sample, Sampling, Section, Task
 from llmc.plugin import Strict, by_name
+from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
 if TYPE_CHECKING:
@@ -209,6 +210,16 @@ class Config(Strict):
         rules = tuple(Rule(rule.match, quant.rule_spec(rule)) for rule in quant.rules)
         ignored = self.ignored_layers if section == "video_gen" else IgnoredLayersConfig()
         return Policy(quant.default_spec(), rules, parse_block_ids(ignored.block_ids), ignored.layer_names)
+
+    def attention_policy(self) -> AttentionPolicy | None:
+        """Which attentions of the denoising networks are quantized, and how; None: none."""
+        attention = self.quant.video_gen.attention
+        if attention is None:
+            return None
+        ignored = parse_block_ids(self.ignored_layers.block_ids)
+        return AttentionPolicy(
+            attention.spec(), attention.include, attention.exclude, ignored, attention.max_error, self.base.seed
+        )
 
     def calib_sampling(self) -> Sampling:
         """How the float run is made that the network is observed in."""

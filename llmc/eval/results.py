@@ -68,6 +68,15 @@ class LayerResult(Strict):
     weight_error: Figure = None
 
 
+class AttentionResult(Strict):
+    """One attention that was to be quantized, and the error of its output on calibration calls."""
+
+    name: str
+    spec: str
+    quantized: bool  # False: it was left float, its error is above what was allowed
+    error: Figure = None
+
+
 class CoverageResult(Strict):
     """What one part saw of one calibration sample."""
 
@@ -97,6 +106,7 @@ class Results(Strict):
     blocks: dict[str, list[BlockResult]] = Field({})
     encoders: dict[str, Figures] = Field({})  # position -> encoder -> relative error of what the pipeline reads of it
     layers: list[LayerResult] = Field([])
+    attentions: list[AttentionResult] = Field([])
     rejected: dict[str, int] = Field({})
     coverage: list[CoverageResult] = Field([])
     warnings: list[str] = Field([])

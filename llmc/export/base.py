@@ -13,11 +13,13 @@ import torch
 from llmc.errors import UnsupportedSpec
 from llmc.export.card import write_card
 from llmc.export.manifest import write_manifest
+from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.plugin import Plugin, discover
 from llmc.renames import Original, Renames
 
 if TYPE_CHECKING:
+    from llmc.layers.attention import QuantAttention
     from llmc.layers.linear import QuantLinear
 
 # who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
@@ -53,6 +55,7 @@ class FinishedPart:
     config: Mapping[str, Any] | None = None  # the network's config.json, where it is not the one of diffusers
     errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of each layer that was measured
     versions: Mapping[str, str] = field(default_factory=dict)
+    attentions: Mapping[str, QuantAttention] = field(default_factory=dict)  # those that are quantized, and say how
     original: Original = ()  # names and rows in the repository that the network comes from, where they are known
 
 
@@ -61,7 +64,7 @@ class Exporter(Plugin):
 
     switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
-    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static", "steps"
+    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static", "steps", "attention"
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
     looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do
@@ -81,6 +84,18 @@ class Exporter(Plugin):
         """Why this target cannot take such layers after methods that leave those things on them; empty if it can."""
         missing = left - {"rounded"} - self.accepts
         return [f"it cannot store what the methods leave on a layer: {', '.join(sorted(missing))}"] if missing else []
+
+    def attention_problem(self, spec: AttentionSpec) -> str | None:
+        """Why this target cannot take attentions that are quantized so; None if it can."""
+        return None if "attention" in self.accepts else "it cannot store how attention is quantized"
+
+    def cross_attention_problem(self) -> str | None:
+        """Why this target cannot take a cross-attention beside; None if it can."""
+        return None
+
+    def computed_attention(self, spec: AttentionSpec) -> AttentionSpec:
+        """The spec as this target computes with it."""
+        return spec
 
     def encoder_problem(self, class_name: str, spec: LayerSpec) -> str | None:
         """Why this target cannot take an encoder of that class, or such layers in it; None if it can."""

@@ -38,11 +38,18 @@ def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: 
         provenance=parts[0].provenance,
         specs=[(part.name, len(part.layers), sorted({str(layer.spec) for layer in part.layers.values()}))
                for part in parts],
+        attentions=[(part.name, *attention_line(part)) for part in parts if part.attentions],
         errors=[(part.name, *mean_errors(part)) for part in parts if part.errors],
         usage=usage,
     )  # fmt: skip
     with atomic_file(folder / "README.md") as file:
         file.write(text.encode())
+
+
+def attention_line(part: FinishedPart) -> tuple[int, int, str]:
+    """How many attentions are quantized, of how many that were meant to be, and how."""
+    attentions = list(part.attentions.values())
+    return sum(not each.state.stays_float for each in attentions), len(attentions), str(attentions[0].spec)
 
 
 def front_matter(origin: str | None, target: str, about: Mapping[str, str]) -> dict[str, object]:

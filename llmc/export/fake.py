@@ -36,7 +36,7 @@ class FakeQuant(Exporter):
     name: Literal["fake_quant"] = "fake_quant"
     switch: ClassVar[str] = "save_fake"
     subfolder: ClassVar[str] = "fake_quant"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static", "steps"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static", "steps", "attention"})
     encoders: ClassVar[frozenset[str] | None] = None
 
     def carries(self, spec: LayerSpec) -> frozenset[Carrier]:

@@ -25,6 +25,7 @@ from llmc.export.base import (
     kept,
     unquantized_tensors,
 )
+from llmc.export.mindie_attention import attention_problem, attention_tensors, computed_attention
 from llmc.export.mindie_names import (
     RuntimeLinear,
     fused_names,
@@ -34,7 +35,8 @@ from llmc.export.mindie_names import (
     table_of,
 )
 from llmc.export.mindie_policy import POLICY, loading_code, policy, step_grids
-from llmc.export.mindie_types import TYPES, RunDtype, Runtime, Soc, TypeName, Version, type_of
+from llmc.export.mindie_types import READ_BY_2_3, TYPES, RunDtype, Runtime, Soc, TypeName, Version, type_of
+from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.renames import Original, Renames
 
@@ -58,7 +60,9 @@ class MindIE(Exporter):
 
     name: Literal["mindie"] = "mindie"
     mindie_version: Version = Field(
-        3, description="3: MindIE-SD 3.0; 2026-07: its state of July 2026, which reads fp4 weights two a byte"
+        3,
+        description="3: MindIE-SD 3.0; 2026-07: its state of July 2026, which reads fp4 weights two a byte; '2.3': the "
+        "last that has int8 attention",
     )
     soc: Soc = Field("a2", description="a2, a3: Atlas A2 and A3, int8 and int4; a5: Ascend 950, also microscaling")
     dtype: RunDtype = Field("bf16", description="the type that `quantize` is called with; scales are exact in it")
@@ -67,7 +71,7 @@ class MindIE(Exporter):
     )
     switch: ClassVar[str] = "save_mindie"
     subfolder: ClassVar[str] = "mindie"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static", "steps"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static", "steps", "attention"})
     looks_at_layers: ClassVar[bool] = True
 
     @property
@@ -90,7 +94,18 @@ class MindIE(Exporter):
         chips = TYPES[found].chips
         if self.soc not in chips:
             problems.append(f"{found} runs on {' and '.join(sorted(chips))} only; found `soc: {self.soc}`")
+        if self.mindie_version == "2.3" and found not in READ_BY_2_3:
+            problems.append(f"MindIE-SD 2.3 does not know {found}, but {', '.join(sorted(READ_BY_2_3))}")
         return problems
+
+    def attention_problem(self, spec: AttentionSpec) -> str | None:
+        return attention_problem(spec, self.mindie_version, self.soc)
+
+    def cross_attention_problem(self) -> str | None:
+        return "MindIE quantizes attention of tokens with themselves alone"
+
+    def computed_attention(self, spec: AttentionSpec) -> AttentionSpec:
+        return computed_attention(spec, self.runtime.scale_dtype)
 
     def multiples(self, spec: LayerSpec) -> tuple[int, int]:
         found = type_of(spec)
@@ -126,7 +141,7 @@ class MindIE(Exporter):
                 problems.append(f"{name} has one output, whose scale MindIE cannot read; leave it float by a rule")
         shapes = {f"{name}.weight": (layer.out_features, layer.in_features) for name, (_, layer) in linears.items()}
         for target, sources in fused_names(table, shapes).items():
-            first = {}
+            first: dict[str, str] = {}
             for source in sources:
                 first.setdefault(str(linears[source][0]), source)
             if len(first) > 1:
@@ -145,6 +160,8 @@ class MindIE(Exporter):
             own = linear_tensors(linear, types[linear.name], self.runtime)
             tensors |= own
             says |= {name: said(name, types[linear.name]) for name in own}
+        attended, attention_says = attention_tensors(part.attentions, table_of(part.renames, part.original))
+        tensors, says = tensors | attended, says | attention_says
         quant_type = model_type(part)
         target = folder / network_folder(part)
         stem = weight_stem(quant_type)

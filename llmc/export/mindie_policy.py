@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmc.layers.steps import StepGrids
 
 POLICY = "timestep_policy.json"
-TARGETS: Mapping[Version, str] = {3: "", "2026-07": ', target="w8a8_static_linear"'}
+TARGETS: Mapping[Version, str] = {"2.3": "", 3: "", "2026-07": ', target="w8a8_static_linear"'}
 
 
 def step_grids(layers: Iterable[QuantLinear]) -> StepGrids | None:
@@ -53,7 +53,7 @@ def loading_code(description: str, dtype: RunDtype, version: Version, grids: Ste
     lines = ["import torch", f"from mindiesd import {names}", ""]
     if grids is None:
         return "\n".join([*lines, f'model = {call}).to("npu")'])
-    other: Version = "2026-07" if version == 3 else 3
+    other: Version = 3 if version == "2026-07" else "2026-07"
     return "\n".join([
         *lines,
         "policy = TimestepPolicyConfig()",

@@ -20,13 +20,14 @@ from llmc.numerics.spec import LayerSpec, ScaleDtype, SumScale, TensorSpec
 if TYPE_CHECKING:
     from llmc.export.mindie_names import RuntimeLinear
 
-Version = Literal[3, "2026-07"]
+Version = Literal["2.3", 3, "2026-07"]
 Soc = Literal["a2", "a3", "a5"]
 RunDtype = Literal["bf16", "fp16"]
 TypeName = Literal[
     "W8A8_DYNAMIC", "W8A8", "W8A8_TIMESTEP", "W4A4_DYNAMIC", "W8A16", "W4A16",
     "W8A8_MXFP8", "W4A4_MXFP4", "W4A4_MXFP4_DUALSCALE",
 ]  # fmt: skip
+READ_BY_2_3 = frozenset({"W8A8_DYNAMIC", "W8A8", "W8A8_TIMESTEP", "W8A16", "W4A16"})
 INT32_MAX = 2**31 - 1
 
 
@@ -46,7 +47,7 @@ class Runtime:
     @property
     def input_scale_dtype(self) -> ScaleDtype:
         """To which its loader casts calibrated scales of inputs."""
-        return "bfloat16" if self.dtype == "bf16" else "float32"
+        return self.scale_dtype if self.dtype == "bf16" or self.version == "2.3" else "float32"
 
     @property
     def sums(self) -> SumScale:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -223,8 +223,14 @@ class QuantLinear(nn.Module):
         return (sums * unit).to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
+class Switched(Protocol):
+    """What runs in one mode or another: a linear, an attention."""
+
+    mode: Mode
+
+
 @contextmanager
-def in_mode(layers: Iterable[QuantLinear], mode: Mode) -> Iterator[None]:
+def in_mode(layers: Iterable[Switched], mode: Mode) -> Iterator[None]:
     """Run some layers in another mode for a while."""
     before = [(layer, layer.mode) for layer in layers]
     for layer, _ in before:

@@ -94,6 +94,13 @@ class Part:
         )
         return tuple(group for group in groups if group.linears)
 
+    def attentions(self, block: torch.nn.Module) -> dict[str, bool]:
+        """The modules of `block` that attend, which have linears `to_q` and `to_k`, and whether both read the same
+        tokens: if not, it is a cross-attention."""
+        groups = [group.linears for group in self.groups(block)]
+        names = [linear.removesuffix(".to_q") for linears in groups for linear in linears if linear.endswith(".to_q")]
+        return {name: any({f"{name}.to_q", f"{name}.to_k"} <= set(linears) for linears in groups) for name in names}
+
 
 def _has(modules: Mapping[str, torch.nn.Module], fold: Fold) -> bool:
     if isinstance(fold, str):

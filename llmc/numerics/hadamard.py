@@ -22,6 +22,12 @@ def largest_order(width: int) -> int:
     return max(order for order in range(1, width + 1) if width % order == 0 and _parts(order) is not None)
 
 
+def random_hadamard(width: int, generator: torch.Generator) -> torch.Tensor:
+    """The same with the signs of its rows drawn at random, so that no direction is special."""
+    signs = torch.randint(0, 2, (width, 1), generator=generator) * 2 - 1
+    return block_hadamard(width) * signs
+
+
 @cache
 def hadamard(order: int) -> torch.Tensor:
     """An orthogonal Hadamard matrix of that order."""

@@ -33,21 +33,15 @@ class Policy:
     def spec_of(self, name: str, part: str = "") -> LayerSpec:
         """How the layer of that name within that part is quantized."""
         number = block_number(name)
-        if number in self.ignored_blocks or any(_fits(name, part, glob) for glob in self.ignored_layers):
+        if number in self.ignored_blocks or any(fits(name, part, glob) for glob in self.ignored_layers):
             return LayerSpec()
-        return next((rule.spec for rule in self.rules if _fits(name, part, rule.match)), self.default)
+        return next((rule.spec for rule in self.rules if fits(name, part, rule.match)), self.default)
 
     def check(self, parts: Mapping[str, Sequence[str]]) -> Counter[str]:
         """How many layers of all parts each glob matches; one that matches none is an error with suggestions."""
-        layers = [(name, part) for part, names in parts.items() for name in names]
-        globs = [rule.match for rule in self.rules] + list(self.ignored_layers)
-        counts = Counter({glob: sum(_fits(name, part, glob) for name, part in layers) for glob in globs})
-        names = [name if len(parts) == 1 else f"{part}.{name}" for name, part in layers]
-        for glob, count in counts.items():
-            if count == 0:
-                near = get_close_matches(glob, names, n=3, cutoff=0.3) or names[:3]
-                raise ConfigError(f"the pattern {glob!r} matches no layer.\n  Layers are named like {', '.join(near)}")
-        missing = self.ignored_blocks - {n for name, _ in layers if (n := block_number(name)) is not None}
+        counts = count_matches([rule.match for rule in self.rules] + list(self.ignored_layers), parts, "layer")
+        numbers = {block_number(name) for names in parts.values() for name in names}
+        missing = self.ignored_blocks - numbers
         if missing:
             raise ConfigError(
                 f"ignored_layers.block_ids names the blocks {sorted(missing)}, which the model does not have"
@@ -55,7 +49,22 @@ class Policy:
         return counts
 
 
-def _fits(name: str, part: str, glob: str) -> bool:
+def count_matches(globs: Sequence[str], parts: Mapping[str, Sequence[str]], what: str) -> Counter[str]:
+    """How many names of all parts each glob matches; one that matches none is an error with suggestions."""
+    everything = [(name, part) for part, names in parts.items() for name in names]
+    counts = Counter({glob: sum(fits(name, part, glob) for name, part in everything) for glob in globs})
+    names = [name if len(parts) == 1 else f"{part}.{name}" for name, part in everything]
+    for glob, count in counts.items():
+        if count == 0:
+            near = get_close_matches(glob, names, n=3, cutoff=0.3) or names[:3]
+            raise ConfigError(
+                f"the pattern {glob!r} matches no {what}.\n  {what.capitalize()}s are named like {', '.join(near)}"
+            )
+    return counts
+
+
+def fits(name: str, part: str, glob: str) -> bool:
+    """Whether a glob means what has that name within that part."""
     return fnmatchcase(name, glob) or fnmatchcase(f"{part}.{name}", glob)
 
 

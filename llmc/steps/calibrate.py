@@ -17,8 +17,10 @@ from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
 from llmc.errors import CalibrationError
+from llmc.layers.linear import in_mode
 from llmc.log import progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
+from llmc.steps.attention import calibrate_attentions
 from llmc.steps.network import Network, quantize_block
 
 Planned = Sequence[tuple[int, Sample, Sampling]]
@@ -32,11 +34,13 @@ def calibrate(
     planned: Planned,
     max_rows: int,
     streamed: bool = False,
+    max_attention_error: float | None = None,
 ) -> Coverage:
     """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself.
 
     `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
-    and encoders, whose recorded calls are without padding.
+    and encoders, whose recorded calls are without padding. Attentions are calibrated over recorded calls too, and last:
+    what methods do to linears changes what attentions are given.
     """
 
     def goes_by_block(network: Network) -> bool:
@@ -47,13 +51,16 @@ def calibrate(
             block.steps = max((how.steps for _, _, how in planned), default=0)
     by_block = [network for network in networks if goes_by_block(network)]
     at_once = [network for network in networks if not goes_by_block(network)]
+    attending = [network for network in networks if network.attentions]
     coverage = Coverage()
-    calls = expected_calls(adapter, pipeline, [network for network in networks if network.needs], planned)
+    watched = [network for network in networks if network.needs or network.attentions]
+    calls = expected_calls(adapter, pipeline, watched, planned)
     with TemporaryDirectory(prefix="llmc-calls-") as folder:
-        stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in by_block}
+        recorded = [network for network in networks if goes_by_block(network) or network.attentions]
+        stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in recorded}
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
         observations = [Observation(n.groups, n.needs, calls[n.part.name], max_rows) for n in at_once if n.needs]
-        if by_block or observations:  # plain rounding looks at weights alone: no need to run the pipeline
+        if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
             with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
                 for observation in observations:
@@ -64,6 +71,11 @@ def calibrate(
         quantize_all(at_once)
         for network in by_block:
             quantize_on_calls(network, stores[network.part.name], max_rows)
+        for network in attending:
+            with in_mode(network.layers.values(), "transformed"):
+                network.attention_errors = calibrate_attentions(
+                    network.part, network.attentions, stores[network.part.name], max_attention_error
+                )
     coverage.reduce()
     return coverage
 

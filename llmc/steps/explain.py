@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from llmc.config.schema import Config
 from llmc.export.base import Carrier, as_computed
 from llmc.export.folding import carrier
-from llmc.models.base import Fold, LinearGroup
+from llmc.models.base import Fold, LinearGroup, Part
+from llmc.policy.attention import AttentionPolicy
+from llmc.policy.rules import block_number
+from llmc.steps.attention import as_computed_attention, attention_names
 from llmc.steps.network import is_carried, layer_names
 from llmc.steps.source import skeleton
 
@@ -29,7 +32,7 @@ def explain(config: Config) -> str:
     sizes of layers were checked before."""
     lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
     exporters = [exporter for exporter, _ in config.save.targets()]
-    parts = skeleton(config.model, config.quant.sections())
+    parts, attention = skeleton(config.model, config.quant.sections()), config.attention_policy()
     for part in parts:
         policy = config.policy(part.section)
         targets = [exporter if part.section == "video_gen" else exporter.for_encoders() for exporter in exporters]
@@ -52,12 +55,29 @@ def explain(config: Config) -> str:
             tiles = {exporter.multiples(policy.spec_of(name, part.name)) for name in names} - {(1, 1)}
             lines += [f"{exporter.name}: sizes are multiples of {ins} inputs and {outs} outputs, as its kernels need"
                       for ins, outs in sorted(tiles)]  # fmt: skip
+        if attention is not None and part.section == "video_gen":
+            lines += attention_lines(part, attention, str(as_computed_attention(attention.spec, targets)))
     for section in config.quant.sections():
         matched = config.policy(section).check(
             {part.name: layer_names(part) for part in parts if part.section == section}
         )
         lines += [f"rule {glob}: {count} layers" for glob, count in matched.items()]
+    if attention is not None:
+        names_of = {part.name: attention_names(part) for part in parts if part.section == "video_gen"}
+        lines += [f"attention {glob}: {count} attentions" for glob, count in attention.check(names_of).items()]
     return "\n".join(lines)
+
+
+def attention_lines(part: Part, policy: AttentionPolicy, spec: str) -> list[str]:
+    """Which attentions are quantized, alike ones in one line."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for name in attention_names(part):
+        key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec if policy.takes(name, part.name) else "float")
+        found.setdefault(key, []).append(block_number(name) or 0)
+    cells = [("attention", "blocks", "spec")]
+    cells += [(pattern, ranges(numbers), said) for (pattern, said), numbers in found.items()]
+    widths = [max(len(cell[column]) for cell in cells) for column in range(2)]
+    return [f"  {name:<{widths[0]}}  {blocks:<{widths[1]}}  {said}" for name, blocks, said in cells]
 
 
 def linear_of(fold: Fold) -> str:

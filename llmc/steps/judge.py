@@ -139,7 +139,7 @@ def judge_position(
                 encoders.append((network.part.name, mean_error(errors)))
                 continue
             steps.append(errors)
-            found = block_errors(network.part, network.layers.values(), store, device)
+            found = block_errors(network.part, network.switched, store, device)
             blocks += [(network.prefix + name, error) for name, error in found]
     return Judged(videos, per_step(steps, [index for index, _, _ in planned]), blocks, encoders)
 
@@ -154,7 +154,7 @@ def in_position(networks: Sequence[Network], position: str) -> Iterator[None]:
                 stack.enter_context(rounded_to_nearest(network))
             if position == "real_quant":
                 log.info("%s in real arithmetic: %s", network.part.name, real_arithmetic(network.layers))
-            stack.enter_context(in_mode(network.layers.values(), MODES[position]))  # type: ignore[arg-type]
+            stack.enter_context(in_mode(network.switched, MODES[position]))  # type: ignore[arg-type]
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from torch import nn
@@ -15,11 +15,14 @@ from llmc.calib.layer_errors import layer_errors
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import Carrier, Exporter, as_computed
 from llmc.export.folding import carrier
-from llmc.layers.linear import LayerState, QuantLinear
+from llmc.layers.attention import QuantAttention
+from llmc.layers.linear import LayerState, QuantLinear, Switched
 from llmc.layers.swap import swap_linears
 from llmc.models.base import ModelAdapter, Part, Section
 from llmc.numerics.spec import LayerSpec
+from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
+from llmc.steps.attention import plainly_rounded, quantized_attentions
 
 Order = tuple[Policy, Sequence[Algorithm]]  # of one section of `quant`: each layer's grid, and the methods
 
@@ -33,6 +36,13 @@ class Network:
     blocks: list[BlockStep]
     recipe: Sequence[Algorithm] = ()
     prefix: str = ""  # before the names of layers and blocks in tables: the part's name, if others have such names
+    attentions: dict[str, QuantAttention] = field(default_factory=dict)
+    attention_errors: dict[str, float] = field(default_factory=dict)  # of each, once it is calibrated
+
+    @property
+    def switched(self) -> list[Switched]:
+        """Everything that runs in one mode or another."""
+        return [*self.layers.values(), *self.attentions.values()]
 
     @property
     def groups(self) -> list[Group]:
@@ -62,7 +72,12 @@ class Network:
         return any(method.within_block for method in self.recipe)
 
 
-def prepare_all(parts: Sequence[Part], orders: Mapping[Section, Order], exporters: Sequence[Exporter]) -> list[Network]:
+def prepare_all(
+    parts: Sequence[Part],
+    orders: Mapping[Section, Order],
+    exporters: Sequence[Exporter],
+    attention: AttentionPolicy | None = None,
+) -> list[Network]:
     """Every part made ready as its section orders; a rule that matches no layer of the section's parts is refused."""
     for section, (policy, _) in orders.items():
         policy.check({part.name: layer_names(part) for part in parts if part.section == section})
@@ -71,14 +86,20 @@ def prepare_all(parts: Sequence[Part], orders: Mapping[Section, Order], exporter
     for part in parts:
         policy, recipe = orders[part.section]
         prefix = "" if alone and part.section == "video_gen" else f"{part.name}."
-        networks.append(prepare(part, policy, exporters, recipe, prefix))
+        networks.append(prepare(part, policy, exporters, recipe, prefix, attention))
     return networks
 
 
 def prepare(
-    part: Part, policy: Policy, exporters: Sequence[Exporter], recipe: Sequence[Algorithm] = (), prefix: str = ""
+    part: Part,
+    policy: Policy,
+    exporters: Sequence[Exporter],
+    recipe: Sequence[Algorithm] = (),
+    prefix: str = "",
+    attention: AttentionPolicy | None = None,
 ) -> Network:
-    """Swap the linears of a part; an input is scaled only where every exporter can carry the scale."""
+    """Swap the linears of a part, and take hold of its attentions; an input is scaled only where every exporter can
+    carry the scale."""
     if part.section != "video_gen":
         exporters = [exporter.for_encoders() for exporter in exporters]
 
@@ -86,7 +107,8 @@ def prepare(
         return as_computed(policy.spec_of(name, part.name), exporters)
 
     layers = swap_linears(part.blocks, linears_of(part), spec_of)
-    network = Network(part, layers, block_steps(part), recipe, prefix)
+    attentions = quantized_attentions(part, attention, exporters)
+    network = Network(part, layers, block_steps(part), recipe, prefix, attentions)
     dtypes = [exporter.multiplier_dtype for exporter in exporters if exporter.multiplier_dtype is not None]
     for group in network.groups:
         if dtypes:
@@ -188,7 +210,8 @@ def rounded_to_nearest(network: Network) -> Iterator[None]:
     for block in network.blocks:
         quantize_block(block, ())
     try:
-        yield
+        with plainly_rounded(network.attentions):
+            yield
     finally:
         for name, layer in network.layers.items():
             layer.state = states[name]

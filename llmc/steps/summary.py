@@ -14,7 +14,15 @@ from llmc.algorithms.base import Algorithm
 from llmc.config.schema import Config
 from llmc.eval.compare import Comparison, compare_videos, mean_of
 from llmc.eval.report import write_report
-from llmc.eval.results import BlockResult, LayerResult, Results, SampleResult, ratios, write_results
+from llmc.eval.results import (
+    AttentionResult,
+    BlockResult,
+    LayerResult,
+    Results,
+    SampleResult,
+    ratios,
+    write_results,
+)
 from llmc.eval.video import write_preview, write_video
 from llmc.log import progress
 from llmc.steps.coverage import CoverageTable
@@ -23,6 +31,7 @@ from llmc.steps.judge import Judgement
 from llmc.steps.network import Network
 
 LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error")
+ATTENTION_COLUMNS = ("name", "spec", "quantized", "error")
 
 
 def collect(
@@ -34,21 +43,24 @@ def collect(
     folder: RunFolder,
 ) -> Results:
     """Everything that is known of a run; rank 0 also writes it."""
-    layers = layer_table(networks)
+    layers, attentions = layer_table(networks), attention_table(networks)
     judged = {} if judgement is None else judged_fields(config, judgement, folder)
     device = str(next(networks[0].part.module.parameters()).device)
     results = Results(
         run=str(folder.path), name=folder.path.name, created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
         device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
-        seconds=folder.seconds, layers=layers, rejected=rejections(networks), coverage=coverage.rows,
-        warnings=[*coverage.warnings, *judged.pop("warnings", [])], **judged,
+        seconds=folder.seconds, layers=layers, attentions=attentions, rejected=rejections(networks),
+        coverage=coverage.rows, warnings=[*coverage.warnings, *judged.pop("warnings", [])], **judged,
     )  # fmt: skip
     if folder.writes:
         write_results(folder.path / "results.json", results)
         folder.write_table(
             "layers.csv", LAYER_COLUMNS, [[getattr(layer, column) for column in LAYER_COLUMNS] for layer in layers]
         )
+        if attentions:
+            rows = [[getattr(attention, column) for column in ATTENTION_COLUMNS] for attention in attentions]
+            folder.write_table("attentions.csv", ATTENTION_COLUMNS, rows)
         write_report(folder.path / "report.html", results, media=folder.path)
     return results
 
@@ -57,6 +69,8 @@ def describe(config: Config) -> str:
     """The recipe in one line."""
     said = {section: f"{methods(quant.method)}: {quant.default_spec()}"
             for section, quant in config.quant.sections().items()}  # fmt: skip
+    if (attention := config.attention_policy()) is not None:
+        said["video_gen"] += f", attention {attention.spec}"
     return "; ".join(text if section == "video_gen" else f"{section} {text}" for section, text in said.items())
 
 
@@ -81,6 +95,20 @@ def layer_table(networks: Sequence[Network]) -> list[LayerResult]:
                 )
             )
     return table
+
+
+def attention_table(networks: Sequence[Network]) -> list[AttentionResult]:
+    """What became of every attention that was to be quantized, worst first."""
+    table = [
+        AttentionResult(
+            name=network.prefix + name,
+            spec=str(attention.spec),
+            quantized=not attention.state.stays_float,
+            error=network.attention_errors.get(name),
+        )
+        for network in networks for name, attention in network.attentions.items()
+    ]  # fmt: skip
+    return sorted(table, key=lambda attention: attention.error or 0.0, reverse=True)
 
 
 def rejections(networks: Sequence[Network]) -> dict[str, int]:

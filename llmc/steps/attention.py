@@ -1,0 +1,124 @@
+"""Attentions of a part made ready for quantization, checked, calibrated, and left float where they lose too much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from llmc.calib.attention import CALLS, attention_errors, calibrated_scales
+from llmc.calib.block import heads_of
+from llmc.calib.store import CallStore
+from llmc.errors import UnsupportedSpec
+from llmc.export.base import Exporter
+from llmc.layers.attention import AttentionState, QuantAttention
+from llmc.log import log, progress
+from llmc.models.base import Part
+from llmc.numerics.attention_spec import AttentionSpec
+from llmc.numerics.hadamard import random_hadamard
+from llmc.policy.attention import AttentionPolicy
+
+
+def attention_names(part: Part) -> list[str]:
+    """The full names of everything in the blocks of a part that attends."""
+    return [f"{name}.{attention}" for name, block in part.blocks for attention in part.attentions(block)]
+
+
+def quantized_attentions(
+    part: Part, policy: AttentionPolicy | None, exporters: Sequence[Exporter]
+) -> dict[str, QuantAttention]:
+    """The attentions of a part that are to be quantized, by full name, as the targets compute them."""
+    found: dict[str, QuantAttention] = {}
+    if policy is None or part.section != "video_gen":
+        return found
+    spec, generator = as_computed_attention(policy.spec, exporters), torch.Generator().manual_seed(policy.seed)
+    rotations: dict[int, torch.Tensor] = {}  # one for each width: nothing is gained by more
+    for name, module, asks_itself in _attentions(part):
+        if policy.takes(name, part.name):
+            found[name] = QuantAttention(name, module, spec, heads_of(module), asks_itself)
+            if spec.rotate:
+                width, weight = head_width(module), next(module.parameters())
+                if width not in rotations:
+                    stored: torch.dtype = getattr(torch, spec.scale_dtype)
+                    rotations[width] = random_hadamard(width, generator).to(stored)
+                found[name].state = AttentionState(rotation=rotations[width].to(weight))
+    return found
+
+
+def as_computed_attention(spec: AttentionSpec, exporters: Sequence[Exporter]) -> AttentionSpec:
+    """The spec as the targets compute with it, so that what is judged is what will run."""
+    found = {exporter.computed_attention(spec): exporter.name for exporter in exporters}
+    found.pop(spec, None)
+    if len(found) > 1:
+        raise UnsupportedSpec(
+            f"{' and '.join(found.values())} compute attention in {spec} in different ways, and the videos can only be "
+            "judged in one: export one at a time"
+        )
+    return next(iter(found), spec)
+
+
+def check_attentions(parts: Sequence[Part], policy: AttentionPolicy | None, exporters: Sequence[Exporter]) -> None:
+    """Refuse globs that match nothing, and attentions that the format or a target cannot take; skeletons will do."""
+    if policy is None:
+        return
+    parts = [part for part in parts if part.section == "video_gen"]
+    policy.check({part.name: attention_names(part) for part in parts})
+    taken = [(name, module, asks_itself) for part in parts for name, module, asks_itself in _attentions(part)
+             if policy.takes(name, part.name)]  # fmt: skip
+    for name, module, asks_itself in taken:
+        group, width = policy.spec.qk.group_size, head_width(module)
+        if group is not None and width % group:
+            raise UnsupportedSpec(
+                f"{policy.spec.qk.name} has one scale for every {group} neighbours, which do not divide the {width} "
+                f"values of a head of {name}; choose e4m3 or 8"
+            )
+        for exporter in exporters if not asks_itself else ():
+            if (problem := exporter.cross_attention_problem()) is not None:
+                raise UnsupportedSpec(f"{name} is a cross-attention, and {problem}; exclude it")
+
+
+def head_width(attention: nn.Module) -> int:
+    """How many values of a token one head has."""
+    to_q = attention.get_submodule("to_q")
+    out: int = to_q.out_features  # type: ignore[assignment]  # of an nn.Linear, or of what it was swapped for
+    return out // heads_of(attention)
+
+
+def calibrate_attentions(
+    part: Part, attentions: Mapping[str, QuantAttention], store: CallStore, max_error: float | None
+) -> dict[str, float]:
+    """Fix the scales that are calibrated, measure each attention's error, and leave float what is above `max_error`."""
+    device = next(part.module.parameters()).device
+    static = {name: attention for name, attention in attentions.items() if not attention.spec.dynamic}
+    if static:
+        with progress(f"heads of {part.name}", len(store)) as advance:
+            for name, scales in calibrated_scales(part, static, store, device, advance).items():
+                static[name].state = replace(static[name].state, scales=scales)
+    with progress(f"attention errors of {part.name}", min(CALLS, len(store))) as advance:
+        errors = attention_errors(part, attentions, store, device, advance)
+    above = [name for name, error in errors.items() if max_error is not None and error > max_error]
+    for name in above:
+        attentions[name].state = replace(attentions[name].state, stays_float=True)
+    if above:
+        log.info("%d of %d attentions stay float, their error is above %g: %s",
+                 len(above), len(attentions), max_error, ", ".join(above))  # fmt: skip
+    return errors
+
+
+@contextmanager
+def plainly_rounded(attentions: Mapping[str, QuantAttention]) -> Iterator[None]:
+    """For a while, scales measured at run time and no rotation in place of what was decided: the same bits, plainly."""
+    with ExitStack() as stack:
+        for attention in attentions.values():
+            stack.callback(setattr, attention, "state", attention.state)
+            attention.state = AttentionState()
+        yield
+
+
+def _attentions(part: Part) -> Iterator[tuple[str, nn.Module, bool]]:
+    for block, module in part.blocks:
+        for name, asks_itself in part.attentions(module).items():
+            yield f"{block}.{name}", module.get_submodule(name), asks_itself
