@@ -12,6 +12,7 @@ from torch import nn
 from llmc.atomic import staged_folder
 from llmc.export.base import FinishedPart
 from llmc.export.mindie import MindIE
+from llmc.export.mindie_types import RunDtype
 from llmc.log import log
 from llmc.models.base import adapter_of
 from llmc.scripted.ranks import get_rank, get_rank_suffix_file
@@ -22,9 +23,10 @@ from llmc.steps.network import Network
 WEIGHT, DESCRIPTION = "quant_model_weight_", "quant_model_description_"
 
 
-def exporter_of(model: nn.Module) -> MindIE:
-    """What writes for a runtime that computes in the model's type."""
-    return MindIE(dtype="fp16" if next(model.parameters()).dtype == torch.float16 else "bf16")
+def exporter_of(model: nn.Module, quantizes_attention: bool) -> MindIE:
+    """What writes for a runtime that computes in the model's type; int8 attention is of 2.3 alone."""
+    dtype: RunDtype = "fp16" if next(model.parameters()).dtype == torch.float16 else "bf16"
+    return MindIE(mindie_version="2.3" if quantizes_attention else 3, dtype=dtype)
 
 
 def write(network: Network, exporter: MindIE, save: SaveProcessorConfig, recipe: str) -> None:
@@ -56,6 +58,7 @@ def finished(network: Network, recipe: str) -> FinishedPart:
         name=part.name,
         module=part.module,
         layers=network.layers,
+        attentions=network.attentions,
         renames=adapter.renames,
         source=Path(_name(config)),
         provenance=provenance,

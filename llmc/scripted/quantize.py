@@ -12,33 +12,38 @@ from llmc.calib.store import CallStore
 from llmc.config.quant import NetworkConfig
 from llmc.errors import CalibrationError, ConfigError
 from llmc.export.base import Exporter
-from llmc.layers.linear import QuantLinear
+from llmc.layers.linear import QuantLinear, in_mode
 from llmc.log import log
 from llmc.models.base import Part, adapter_of
+from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
 from llmc.scripted.dump import read_calls
 from llmc.scripted.export import exporter_of, write
 from llmc.scripted.layers import names_of_linears, resolve_layers
 from llmc.scripted.session import ActMethod, SessionConfig
+from llmc.steps.attention import calibrate_attentions, check_attentions
 from llmc.steps.calibrate import quantize_all, quantize_on_calls
 from llmc.steps.device import choose_device
 from llmc.steps.network import Network, check_layers, layer_names, prepare
 from llmc.steps.summary import methods
 
 MAX_ROWS = 2048  # of each input, to search and to check on: what a configuration has where it says nothing
-RANGES: dict[ActMethod, str] = {"minmax": "absmax", "histogram": "mse", "mix": "mse"}  # mse chooses absmax if best
+RANGES: dict[ActMethod, str] = {"minmax": "absmax", "histogram": "mse", "mix": "output"}
 
 
 def quant_model(model: nn.Module, session_cfg: SessionConfig) -> None:
     """Quantize the linears of a model, and write them if there is `save`; the model then computes as quantized."""
     save = session_cfg.processor_cfg_map.get("save")
-    exporters = [] if save is None else [exporter_of(model)]
-    network = quantize(model, session_cfg, exporters)
+    exporters = [] if save is None else [exporter_of(model, "fa3" in session_cfg.processor_cfg_map)]
+    device = choose_device(session_cfg.device, "SessionConfig.device")
+    with torch.autocast(device.type, enabled=False):  # a script may ask for it: statistics and solvers are float32
+        network = quantize(model.to(device), session_cfg, exporters)
     if save is None:
         log.warning("processor_cfg_map has no `save`: the model is quantized in memory alone")
     else:
         recipe = recipe_of(session_cfg)
-        write(network, exporters[0], save, f"{methods(recipe.method)}: {recipe.default_spec()}")
+        attention = "" if recipe.attention is None else f", attention {recipe.attention.spec()}"
+        write(network, exporters[0], save, f"{methods(recipe.method)}: {recipe.default_spec()}{attention}")
 
 
 @torch.no_grad()
@@ -49,27 +54,32 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     adapter, recipe = adapter_of(model), recipe_of(session)
     part, calls = adapter.part_of(model), calls_of(session, recipe)
     policy = Policy(recipe.default_spec(), ignored_layers=disabled_layers(part, session.linear.disable_names))
+    attention = None if recipe.attention is None else AttentionPolicy(recipe.attention.spec())
     check_layers(adapter, [part], policy, exporters)
-    model.to(choose_device(session.device, "SessionConfig.device"))
-    network = prepare(part, policy, exporters, recipe.method)
+    check_attentions([part], attention, exporters)
+    network = prepare(part, policy, exporters, recipe.method, attention=attention)
     if network.needs:
         for block in network.blocks:
             block.steps = steps_of(calls)
         quantize_on_calls(network, calls, MAX_ROWS)
     else:
         quantize_all([network])
-    for layer in network.layers.values():
-        layer.mode = "quantized"
+    if network.attentions:  # what methods do to linears changes what attentions are given
+        with in_mode(network.layers.values(), "transformed"):
+            calibrate_attentions(part, network.attentions, calls, max_error=None)
+    for switched in network.switched:
+        switched.mode = "quantized"
     return network
 
 
 def calls_of(session: SessionConfig, recipe: NetworkConfig) -> CallStore:
     """What the model was called with; refused where a method could not work on it."""
     reading = [method for method in recipe.method if method.needs]
+    readers = [method.name for method in reading] + (["fa3"] if recipe.attention is not None else [])
     calls = read_calls(session.calib_data or (), with_steps="w8a8_timestep" in session.processor_cfg_map)
-    if reading and len(calls) == 0:
+    if readers and len(calls) == 0:
         raise CalibrationError(
-            f"calib_data is empty, and {reading[0].name} reads what the model was called with; give it what "
+            f"calib_data is empty, and {readers[0]} reads what the model was called with; give it what "
             "DumperManager.save wrote"
         )
     for method in reading:
@@ -90,7 +100,7 @@ def recipe_of(session: SessionConfig) -> NetworkConfig:
     if "m3" in asked:
         recipe.append({"name": "Awq", "clip": False})
     if "m4" in asked:
-        recipe.append({"name": "IterSmooth"})
+        recipe.append({"name": "IterSmooth", "alpha": 0.5})
     if "m6" in asked:
         recipe.append({"name": "FlexSmooth", **asked["m6"].cfg.model_dump(exclude_none=True)})
     act: dict[str, Any] = {"bit": 8, "granularity": "per_tensor", "symmetric": False, "static": True}
@@ -103,7 +113,10 @@ def recipe_of(session: SessionConfig) -> NetworkConfig:
     else:
         act = {"bit": 8, "granularity": "per_token"}
     weight = {"bit": 8, "granularity": "per_channel"}
-    return NetworkConfig.model_validate({"method": recipe or "RTN", "weight": weight, "act": act})
+    attention = {"bit": 8, "static": True} if "fa3" in asked else None
+    return NetworkConfig.model_validate(
+        {"method": recipe or "RTN", "weight": weight, "act": act, "attention": attention}
+    )
 
 
 def disabled_layers(part: Part, names: list[str]) -> tuple[str, ...]:

@@ -63,8 +63,11 @@ def test_what_the_command_line_asks_for_is_there(hunyuan: Path, prompts: Path, t
     assert not (tmp_path / "videos").exists()
 
 
-def test_two_ranks_that_share_each_video_do_what_one_process_does(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
-    more = ["--quant_type", "w8a8_timestep", "--num-videos", "2", "--do_save_video"]
+@pytest.mark.parametrize("quant_type", ["w8a8_dynamic_fa3", pytest.param("w8a8_timestep", marks=pytest.mark.slow)])
+def test_two_ranks_that_share_each_video_do_what_one_process_does(
+    quant_type: str, hunyuan: Path, prompts: Path, tmp_path: Path
+) -> None:
+    more = ["--quant_type", quant_type, "--num-videos", "2", "--do_save_video"]
     one, two = (words(hunyuan, prompts, tmp_path / name, *more, "--device", "cpu") for name in ("one", "two"))
     run(one)
     told = tmp_path / "told.json"
