@@ -73,11 +73,13 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
 
 
 def calls_of(session: SessionConfig, recipe: NetworkConfig) -> CallStore:
-    """What the model was called with; refused where a method could not work on it."""
+    """What the model was called with, where a method reads it; refused where it could not work on that."""
     reading = [method for method in recipe.method if method.needs]
     readers = [method.name for method in reading] + (["fa3"] if recipe.attention is not None else [])
+    if not readers:  # a copy of the calls would be for nothing
+        return CallStore()
     calls = read_calls(session.calib_data or (), with_steps="w8a8_timestep" in session.processor_cfg_map)
-    if readers and len(calls) == 0:
+    if len(calls) == 0:
         raise CalibrationError(
             f"calib_data is empty, and {readers[0]} reads what the model was called with; give it what "
             "DumperManager.save wrote"

@@ -73,5 +73,4 @@ if __name__ == "__main__":
     found = compare(asked.model_base)
     if distributed.get_rank() == 0:
         Path(told).write_text(json.dumps(found), encoding="utf-8")
-    distributed.destroy_process_group()
-    sample_video(asked)
+    sample_video(asked)  # which leaves the group
