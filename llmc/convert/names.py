@@ -124,6 +124,14 @@ class Names:
         renamed = self._renamer.backward_all(found)
         return {renamed[name]: tensor for name, tensor in found.items()}
 
+    def original_module(self, name: str) -> str | None:
+        """The original's module that holds the one of ours; None if the table has no row for it."""
+        if not self._renamer.is_left(name):
+            return None
+        renamed = self._renamer.forward(name)
+        part = PART.fullmatch(renamed)
+        return part["module"] if part else renamed
+
     def not_ours(self, names: Iterable[str]) -> list[str]:
         """The names that are not on the left of the table."""
         return [name for name in names if not self._renamer.is_left(name)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -176,6 +177,7 @@ class ModelAdapter(Plugin):
 
     pipeline: ClassVar[str]  # the class that model_index.json (or the config.json of a lone network) names
     known_as: ClassVar[tuple[str, ...]] = ()  # other names of it, or of the family of which a folder is one variant
+    network: ClassVar[str] = ""  # diffusers' class of its networks, where that alone tells how they are taken apart
     renames: ClassVar[Mapping[str, Renames]] = {}  # target -> table
     branches: ClassVar[tuple[str, ...]] = ("cond", "uncond")  # the calls of one step, in order, when guidance is on
     needs_image: ClassVar[bool] = False
@@ -235,6 +237,11 @@ class ModelAdapter(Plugin):
     @abstractmethod
     def parts(self, pipeline: Any) -> list[Part]:
         """The networks of `pipeline` that can be quantized."""
+
+    def part_of(self, network: torch.nn.Module) -> Part:
+        """The part that a network of this family is, without its pipeline."""
+        (part,) = self.parts(SimpleNamespace(transformer=network))
+        return part
 
     @abstractmethod
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
@@ -321,6 +328,19 @@ def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:
 def adapters() -> dict[str, type[ModelAdapter]]:
     """Every model adapter by name."""
     return discover("llmc.models", ModelAdapter)
+
+
+def adapter_of(network: torch.nn.Module) -> ModelAdapter:
+    """An adapter that takes apart a network of this class; those of several variants of one class all do it alike."""
+    name = type(network).__name__
+    for adapter in adapters().values():
+        if adapter.network == name:
+            return adapter.model_validate({})
+    known = sorted({adapter.network for adapter in adapters().values() if adapter.network})
+    raise AdapterError(
+        f"the model is a {name}, and no adapter takes such a network apart by itself; there are {', '.join(known)}: "
+        "hand over the transformer of a diffusers pipeline, not the pipeline, before it is wrapped or compiled"
+    )
 
 
 def quiet_libraries() -> None:

@@ -62,6 +62,7 @@ class Flux(JointTransformer):
     name: Literal["Flux"] = "Flux"
     known_as: ClassVar[tuple[str, ...]] = ("FLUX.1", "FLUX.1-dev", "FLUX.1-schnell")
     pipeline: ClassVar[str] = "FluxPipeline"
+    network: ClassVar[str] = "FluxTransformer2DModel"
     renames: ClassVar[Mapping[str, Renames]] = {
         "mindie": of_diffusers(
             "x_embedder", "context_embedder", "time_text_embed", "transformer_blocks", "single_transformer_blocks",

@@ -81,6 +81,7 @@ class HunyuanVideo(JointTransformer):
     name: Literal["HunyuanVideo"] = "HunyuanVideo"
     known_as: ClassVar[tuple[str, ...]] = ("hunyuan_video", "hunyuan-video", "hunyuanvideo")
     pipeline: ClassVar[str] = "HunyuanVideoPipeline"
+    network: ClassVar[str] = "HunyuanVideoTransformer3DModel"
     # the blocks that refine the text run once a step on 256 tokens, and every later block reads what they give: like
     # all that embeds, they stay float, as in the runtimes' recipes
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")

@@ -83,6 +83,7 @@ class SD3(JointTransformer):
     name: Literal["SD3"] = "SD3"
     known_as: ClassVar[tuple[str, ...]] = ("SD3-Medium",)
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    network: ClassVar[str] = "SD3Transformer2DModel"
     renames: ClassVar[Mapping[str, Renames]] = {
         "mindie": of_diffusers(
             "pos_embed", "context_embedder", "time_text_embed", "transformer_blocks", "norm_out", "proj_out"

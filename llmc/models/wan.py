@@ -102,6 +102,7 @@ class Wan(ModelAdapter):
     """What all variants share; each says which folders it reads, what a sample gives, and its sizes."""
 
     renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V, "comfyui": LIGHTX2V}
+    network: ClassVar[str] = "WanTransformer3DModel"
     networks: ClassVar[tuple[str, ...]] = ("transformer", "transformer_2")
     optional: ClassVar[frozenset[str]] = frozenset({"shift", "denoising_step_list"})
     multiple: ClassVar[int] = 16  # pixels of a token's side: the autoencoder's compression times the patch

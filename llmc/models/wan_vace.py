@@ -14,6 +14,7 @@ class WanVACE(Wan):
     name: Literal["WanVACE"] = "WanVACE"
     known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
     pipeline: ClassVar[str] = "WanVACEPipeline"
+    network: ClassVar[str] = "WanVACETransformer3DModel"
     needs_image: ClassVar[bool] = True
 
     @classmethod

@@ -10,8 +10,9 @@ from llmc.distributed import local_rank
 from llmc.errors import ConfigError
 
 
-def choose_device(wanted: str) -> torch.device:
-    """`auto` takes the first kind of accelerator that is there; a kind alone means this rank's own device."""
+def choose_device(wanted: str, asked: str = "base.device") -> torch.device:
+    """`auto` takes the first kind of accelerator that is there; a kind alone means this rank's own device. `asked` is
+    what the user calls the choice."""
     if importlib.util.find_spec("torch_npu") is not None:
         import torch_npu  # noqa: F401 - registers the npu device
     present = [kind for kind in ("cuda", "npu") if _present(kind)]
@@ -19,7 +20,7 @@ def choose_device(wanted: str) -> torch.device:
         wanted = present[0] if present else "cpu"
     kind = wanted.partition(":")[0]
     if kind != "cpu" and kind not in present:
-        raise ConfigError(f"base.device is {wanted}, but here are only: cpu{''.join(', ' + k for k in present)}.")
+        raise ConfigError(f"{asked} is {wanted}, but here are only: cpu{''.join(', ' + k for k in present)}.")
     device = torch.device(wanted if kind == "cpu" or ":" in wanted else f"{kind}:{local_rank()}")
     if kind != "cpu":
         getattr(torch, kind).set_device(device)

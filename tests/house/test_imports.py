@@ -23,6 +23,7 @@ ALLOWED = {
     "config": {"algorithms", "numerics", "models", "export", "eval", "policy", "calib"},
     "verify": {"layers", "numerics"},  # not export, convert or models: what wrote a file does not say that it is right
     "steps": {"algorithms", "numerics", "layers", "models", "calib", "policy", "convert", "export", "eval", "config"},
+    "scripted": {"layers", "models", "calib", "policy", "convert", "export", "eval", "config", "steps"},
 }
 HEAVY = {"diffusers": "models", "transformers": "models"}  # library -> the one package that may import it
 

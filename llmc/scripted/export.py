@@ -1,0 +1,71 @@
+"""A quantized network written as MindIE-SD reads it, under the names that a script gives to the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmc.atomic import staged_folder
+from llmc.export.base import FinishedPart
+from llmc.export.mindie import MindIE
+from llmc.export.mindie_types import RunDtype
+from llmc.log import log
+from llmc.models.base import adapter_of
+from llmc.scripted.ranks import get_rank, get_rank_suffix_file
+from llmc.scripted.session import SaveProcessorConfig
+from llmc.steps.folder import versions
+from llmc.steps.network import Network
+
+WEIGHT, DESCRIPTION = "quant_model_weight_", "quant_model_description_"
+
+
+def exporter_of(model: nn.Module, quantizes_attention: bool) -> MindIE:
+    """What writes for a runtime that computes in the model's type; int8 attention is of 2.3 alone."""
+    dtype: RunDtype = "fp16" if next(model.parameters()).dtype == torch.float16 else "bf16"
+    return MindIE(mindie_version="2.3" if quantizes_attention else 3, dtype=dtype)
+
+
+def write(network: Network, exporter: MindIE, save: SaveProcessorConfig, recipe: str) -> None:
+    """Both files, or none of them."""
+    with staged_folder(save.output_path) as stage:
+        exporter.write(finished(network, recipe), stage)
+        (description,) = stage.glob(f"{DESCRIPTION}*.json")
+        (weight,) = stage.glob(f"{WEIGHT}*.safetensors")
+        tell_names(json.loads(description.read_text(encoding="utf-8"))["model_quant_type"], save)
+        description.rename(stage / (save.json_name or description.name))
+        weight.rename(stage / (save.safetensors_name or weight.name))
+    log.info("wrote the export to %s", save.output_path)
+
+
+def tell_names(quant_type: str, save: SaveProcessorConfig) -> None:
+    """MindIE-SD derives the name of the weights from the description: say so where it would look for another one."""
+    rank = get_rank()
+    expected = get_rank_suffix_file(f"{WEIGHT}{quant_type.lower()}", "safetensors", rank >= 0, rank)
+    if save.safetensors_name not in (None, expected):
+        log.warning("MindIE-SD looks for %s, and the file is called %s: rename it", expected, save.safetensors_name)
+
+
+def finished(network: Network, recipe: str) -> FinishedPart:
+    """The network as exporters want it."""
+    part, config = network.part, network.part.module.config
+    adapter = adapter_of(part.module)
+    provenance = {"producer": f"llmc {versions()['llmc']}", "recipe": recipe}
+    return FinishedPart(
+        name=part.name,
+        module=part.module,
+        layers=network.layers,
+        attentions=network.attentions,
+        renames=adapter.renames,
+        source=Path(_name(config)),
+        provenance=provenance,
+        sampling={},
+        original=adapter.original(part.module),
+    )
+
+
+def _name(config: Any) -> str:
+    return str(config.get("_name_or_path") or "")

@@ -1,0 +1,48 @@
+"""Files of calibration data and of prompts: what others may have written is not read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from llmc.errors import CalibrationError
+
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def safe_torch_load(path: str | os.PathLike[str], map_location: Any = None) -> Any:
+    """Tensors, containers and plain values of a file that `torch.save` wrote; code in it is never run."""
+    trusted = trusted_file(path)
+    try:
+        return torch.load(trusted, map_location=map_location, weights_only=True)
+    except UnpicklingError as error:
+        raise CalibrationError(
+            f"{trusted} holds more than tensors, containers and plain values, or is damaged; only those are read: "
+            f"write it again, by DumperManager.save.\n  torch says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def trusted_file(path: str | os.PathLike[str]) -> Path:
+    """The path, if a regular file is there that nobody but its owner can have written."""
+    file = Path(path)
+    try:
+        mode = file.lstat().st_mode
+    except FileNotFoundError as error:
+        raise CalibrationError(f"{file} is not there; name a file that exists") from error
+    if stat.S_ISLNK(mode):
+        raise CalibrationError(
+            f"{file} is a symbolic link, which another user could point elsewhere; name the file: {file.resolve()}"
+        )
+    if not stat.S_ISREG(mode):
+        raise CalibrationError(f"{file} is not a regular file; name a file")
+    if mode & WRITABLE_BY_OTHERS:
+        raise CalibrationError(
+            f"{file} has the mode {stat.S_IMODE(mode):#o}, so that others than its owner can write it; 0o640 and less "
+            f"is allowed: run `chmod 640 {file}` if you trust what is in it"
+        )
+    return file

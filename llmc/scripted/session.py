@@ -1,0 +1,167 @@
+"""What a script asks for, typed: the processors of the guide, and what each of them means in our words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from typing_extensions import TypedDict
+
+ActMethod = Literal["minmax", "histogram", "mix"]
+ANTI_OUTLIER = ("m3", "m4", "m6")
+LINEAR = ("w8a8", "w8a8_dynamic", "w8a8_timestep")
+
+
+class Settings(BaseModel):
+    """Settings that refuse unknown names, and values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class M3ProcessorConfig(Settings):
+    """AWQ: scale input channels by the power of their mean magnitude that gives the least output error."""
+
+
+class M4ProcessorConfig(Settings):
+    """Iterative smoothing: scale input channels by the square root of act over weight magnitudes."""
+
+
+class M6Config(Settings):
+    """The powers of flexible smoothing; one that is None is searched."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    beta: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class M6ProcessorConfig(Settings):
+    """Flexible smoothing: act magnitudes to the power alpha over weight magnitudes to the power beta."""
+
+    cfg: M6Config = M6Config()
+
+
+class QuantSettings(Settings):
+    """How the range of acts is found."""
+
+    act_method: ActMethod = "minmax"
+
+
+class W8A8QuantConfig(QuantSettings):
+    """One calibrated scale for each input."""
+
+
+class W8A8TimeStepQuantConfig(QuantSettings):
+    """A calibrated scale of each input for each denoising step."""
+
+
+class W8A8DynamicQuantConfig(Settings):
+    """A scale for each token, measured at run time: nothing of the acts is calibrated."""
+
+    act_method: ActMethod = "minmax"
+
+    @field_validator("act_method")
+    @classmethod
+    def _takes_whole_range(cls, act_method: ActMethod) -> ActMethod:
+        if act_method != "minmax":
+            raise ValueError(
+                f"act_method is {act_method}; the scale of a token is its own largest magnitude, measured when it "
+                "runs: write act_method='minmax', or choose w8a8 or w8a8_timestep"
+            )
+        return act_method
+
+
+class LinearSettings(Settings):
+    """Which linears stay float."""
+
+    disable_names: list[str] = []
+
+
+class W8A8ProcessorConfig(LinearSettings):
+    """int8 weights, int8 acts with one scale for each input."""
+
+    cfg: W8A8QuantConfig = W8A8QuantConfig()
+
+
+class W8A8DynamicProcessorConfig(LinearSettings):
+    """int8 weights, int8 acts with a scale for each token."""
+
+    cfg: W8A8DynamicQuantConfig = W8A8DynamicQuantConfig()
+
+
+class W8A8TimeStepProcessorConfig(LinearSettings):
+    """int8 weights, int8 acts: measured in steps before `timestep_sep`, calibrated for each step from there on."""
+
+    cfg: W8A8TimeStepQuantConfig = W8A8TimeStepQuantConfig()
+    timestep_sep: Annotated[StrictInt, Field(ge=0)]
+
+
+class FA3ProcessorConfig(Settings):
+    """Queries, keys and values of attention to int8, a calibrated scale for each head; beside w8a8_dynamic."""
+
+
+class SaveProcessorConfig(Settings):
+    """Where the export goes: one file of tensors, and one that describes them, as MindIE-SD reads them."""
+
+    output_path: Annotated[Path, Field(strict=False)]
+    safetensors_name: str | None = None
+    json_name: str | None = None
+    save_type: list[str] = ["safe_tensor"]
+    part_file_size: StrictInt | None = None
+
+    @model_validator(mode="after")
+    def _is_what_mindie_reads(self) -> SaveProcessorConfig:
+        if self.save_type != ["safe_tensor"]:
+            raise ValueError(
+                f"save_type is {self.save_type}; MindIE-SD reads safetensors alone: write save_type=['safe_tensor']"
+            )
+        if self.part_file_size not in (None, 0):
+            raise ValueError(
+                f"part_file_size is {self.part_file_size}, and MindIE-SD reads one file: it looks for the name without "
+                "a part number; write part_file_size=None"
+            )
+        for field, suffix in (("safetensors_name", ".safetensors"), ("json_name", ".json")):
+            name = getattr(self, field)
+            if name is not None and (Path(name).name != name or not name.endswith(suffix)):
+                raise ValueError(f"{field} is {name!r}; it is the name of a file in output_path that ends in {suffix}")
+        return self
+
+
+class Processors(TypedDict, total=False):
+    """What is done to the model, by the guide's names; in which order they are written does not matter."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    m3: M3ProcessorConfig
+    m4: M4ProcessorConfig
+    m6: M6ProcessorConfig
+    w8a8: W8A8ProcessorConfig
+    w8a8_dynamic: W8A8DynamicProcessorConfig
+    w8a8_timestep: W8A8TimeStepProcessorConfig
+    fa3: FA3ProcessorConfig
+    save: SaveProcessorConfig
+
+
+class SessionConfig(Settings):
+    """One call of `quant_model`."""
+
+    processor_cfg_map: Processors
+    calib_data: list[Any] | None = Field(None, repr=False)
+    device: str = Field("cpu", pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$")
+
+    @model_validator(mode="after")
+    def _is_one_recipe(self) -> SessionConfig:
+        asked = self.processor_cfg_map.keys()
+        linear, smoothing = (sorted(asked & set(names)) for names in (LINEAR, ANTI_OUTLIER))
+        if len(linear) != 1:
+            found = " and ".join(linear) or "none of them"
+            raise ValueError(f"processor_cfg_map has {found}; give one of {', '.join(LINEAR)}")
+        if len(smoothing) > 1:
+            raise ValueError(f"processor_cfg_map has {' and '.join(smoothing)}; give at most one of them")
+        if "fa3" in asked and linear != ["w8a8_dynamic"]:
+            raise ValueError(f"processor_cfg_map has fa3 beside {linear[0]}; it goes together with w8a8_dynamic only")
+        return self
+
+    @property
+    def linear(self) -> W8A8ProcessorConfig | W8A8DynamicProcessorConfig | W8A8TimeStepProcessorConfig:
+        """How linears are quantized."""
+        return next(self.processor_cfg_map[name] for name in LINEAR if name in self.processor_cfg_map)  # type: ignore[literal-required, no-any-return]

@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""Generate videos with HunyuanVideo, and quantize its transformer on what it is called with meanwhile.
+
+torchrun --nproc_per_node=8 scripts/sample_video.py --model-base /path/to/HunyuanVideo --prompt calib_prompts.txt ...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# the code of this clone, whether it is installed, or another is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from llmc import log
+from llmc.errors import LlmcError
+from llmc.scripted.sample_video import parser, sample_video
+
+
+def main() -> int:
+    """Do what the command line asks for; 2 if it was refused."""
+    asked = parser().parse_args()
+    try:
+        with log.start():
+            sample_video(asked)
+    except LlmcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

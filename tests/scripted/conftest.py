@@ -1,0 +1,54 @@
+"""A tiny HunyuanVideo pipeline, and what its transformer is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmc.layers.steps import TimestepManager
+from llmc.models.base import Sample, Sampling, adapters
+from llmc.scripted.dump import CaptureMode, DumperManager
+from llmc.scripted.files import safe_torch_load
+from tests.tiny_pipelines import TINY
+
+SAVE, SAMPLING = TINY["HunyuanVideo"]
+Load = Callable[[], Any]
+
+
+@pytest.fixture(scope="session")
+def hunyuan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pipeline."""
+    folder = tmp_path_factory.mktemp("hunyuan") / "model"
+    SAVE(folder)
+    return folder
+
+
+@pytest.fixture
+def load(hunyuan: Path) -> Load:
+    return lambda: adapters()["HunyuanVideo"]().load(hunyuan, "auto", "cpu")
+
+
+@pytest.fixture
+def dumped(load: Load, tmp_path: Path) -> Callable[[CaptureMode], list[Any]]:
+    """The calls of two short videos, dumped and loaded again."""
+
+    def dump(capture_mode: CaptureMode) -> list[Any]:
+        pipeline = load()
+        dumper = DumperManager(pipeline.transformer, capture_mode=capture_mode)
+        for number, prompt in enumerate(("a red circle moving left", "a green square moving right")):
+            generate(pipeline, prompt, SAMPLING.model_copy(update={"seed": 7 + number}))
+        dumper.save(tmp_path / "calib_data.pth")
+        found: list[Any] = safe_torch_load(tmp_path / "calib_data.pth")
+        return found
+
+    return dump
+
+
+def generate(pipeline: Any, prompt: str, sampling: Sampling) -> None:
+    """A video, whose steps TimestepManager is told."""
+    TimestepManager.set_timestep_idx(0)
+    sample = Sample(prompt=prompt)
+    adapters()["HunyuanVideo"]().generate(pipeline, sample, sampling, TimestepManager.set_timestep_idx)

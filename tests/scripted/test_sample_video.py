@@ -1,0 +1,173 @@
+"""The guide's script: what its command line asks for is done, in one process and in two that share each video."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmc.convert.names import Known, Names
+from llmc.errors import CalibrationError, ConfigError
+from llmc.models.base import adapters
+from llmc.scripted import safe_torch_load
+from llmc.scripted.sample_video import parser, sample_video
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "sample_video.py"
+PROGRAM = Path(__file__).with_name("two_ranks.py")
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "calib_prompts.txt"
+    path.write_text("a red circle moving left\n\na green square moving right\n", encoding="utf-8")
+    path.chmod(0o640)
+    return path
+
+
+def words(hunyuan: Path, prompts: Path, folder: Path, *more: str) -> list[str]:
+    """The guide's command line at a small size; later words go before earlier ones."""
+    return [
+        "--model-base", str(hunyuan), "--prompt", str(prompts), "--save-path", str(folder / "videos"),
+        "--video-size", "32", "32", "--video-length", "5", "--infer-steps", "2", "--seed", "42",
+        "--flow-reverse", "--ring-degree", "1", "--num-videos", "1", "--do_quant",
+        "--quant_weight_save_folder", str(folder / "quant"), "--quant_dump_calib_folder", str(folder / "cache"), *more,
+    ]  # fmt: skip
+
+
+def run(words: list[str]) -> None:
+    sample_video(parser().parse_args([*words, "--device", "cpu"]))
+
+
+def exported(folder: Path, suffix: str = "") -> Iterator[tuple[dict[str, torch.Tensor], dict[str, str]]]:
+    """The export's tensors and its description."""
+    for weight in folder.glob(f"quant_model_weight_*{suffix}.safetensors"):
+        description = weight.with_name(weight.name.replace("weight", "description")).with_suffix(".json")
+        yield load_file(weight), json.loads(description.read_text(encoding="utf-8"))
+
+
+def test_what_the_command_line_asks_for_is_there(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
+    run(words(hunyuan, prompts, tmp_path, "--quant_type", "w8a8_dynamic", "--anti_method", "m3"))
+    ((tensors, said),) = exported(tmp_path / "quant")
+    assert said["model_quant_type"] == "W8A8_DYNAMIC" and tensors.keys() == said.keys() - {"model_quant_type"}
+    quantized = {name.removesuffix(".linear.weight") for name, kind in said.items() if "W8A8" in kind}
+    for block in ("double_blocks.0", "double_blocks.1"):
+        assert f"{block}.txt_attn_qkv" in quantized and f"{block}.img_mlp.fc2" not in quantized
+    assert len(safe_torch_load(tmp_path / "cache" / "calib_data.pth")) == 2 * 2  # two prompts, two steps
+    assert not (tmp_path / "videos").exists()
+
+
+@pytest.mark.parametrize("quant_type", ["w8a8_dynamic_fa3", pytest.param("w8a8_timestep", marks=pytest.mark.slow)])
+def test_two_ranks_that_share_each_video_do_what_one_process_does(
+    quant_type: str, hunyuan: Path, prompts: Path, tmp_path: Path
+) -> None:
+    more = ["--quant_type", quant_type, "--num-videos", "2", "--do_save_video"]
+    one, two = (words(hunyuan, prompts, tmp_path / name, *more, "--device", "cpu") for name in ("one", "two"))
+    run(one)
+    told = tmp_path / "told.json"
+    spread = [*two, "--ulysses-degree", "2", "--vae-parallel"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        PROGRAM,
+        told,
+        *spread,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parents[2])}
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[:3000]
+
+    found = json.loads(told.read_text(encoding="utf-8"))
+    shares, work = zip(*((rank["tokens"], rank["tiles"]) for rank in found["ranks"]), strict=True)
+    assert shares == ([14, 6] * 2, [13, 5] * 2) and work == (18, 18)
+    assert all(error < 1e-5 for rank in found["ranks"] for error in rank["errors"])
+    assert ["2 processes run" in text for text in found["refused"]] == [True, True]
+
+    ((alone, said),) = exported(tmp_path / "one" / "quant")
+    for rank in (0, 1):
+        ((together, also_said),) = exported(tmp_path / "two" / "quant", f"_{rank}")
+        assert also_said == said and together.keys() == alone.keys()
+        for name, tensor in alone.items():
+            assert torch.allclose(together[name].float(), tensor.float(), rtol=1e-2, atol=1e-6), name
+        assert len(safe_torch_load(tmp_path / "two" / "cache" / f"calib_data_{rank}.pth")) == 2 * 2 * 2
+    videos = [sorted(path.name for path in (tmp_path / name / "videos").iterdir()) for name in ("one", "two")]
+    assert videos[0] == videos[1] == [f"{prompt}_seed{seed}.mp4" for prompt in (0, 1) for seed in (42, 43)]
+
+
+def test_a_dump_that_is_there_is_used(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
+    dynamic = words(hunyuan, prompts, tmp_path, "--quant_type", "w8a8_dynamic", "--anti_method", "m3")
+    run(dynamic)
+    before = (tmp_path / "cache" / "calib_data.pth").stat().st_mtime_ns
+    run(dynamic)
+    assert (tmp_path / "cache" / "calib_data.pth").stat().st_mtime_ns == before
+    with pytest.raises(CalibrationError, match="dump the data with capture_mode='timestep'"):
+        run(words(hunyuan, prompts, tmp_path))
+
+
+def test_networks_are_read_from_where_the_command_line_says(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
+    """The transformer as the release has it; the other components as diffusers and transformers keep them."""
+    (part,) = adapters()["HunyuanVideo"]().skeleton(hunyuan)
+    state = load_file(hunyuan / "transformer" / "diffusion_pytorch_model.safetensors")
+    naming = Names(adapters()["HunyuanVideo"].original(part.module))
+    original = naming.to_original({name: Known(tensor) for name, tensor in state.items()})
+    released = {name: tensor.make().contiguous() for name, tensor in original.items()}
+    torch.save({"module": released}, tmp_path / "mp_rank_00_model_states.pt")
+    given = [
+        "--dit-weight", str(tmp_path / "mp_rank_00_model_states.pt"), "--vae-path", str(hunyuan / "vae"),
+        "--text-encoder-path", str(hunyuan / "text_encoder"), "--text-encoder-2-path", str(hunyuan / "text_encoder_2"),
+        "--quant_type", "w8a8_dynamic",
+    ]  # fmt: skip
+    run(words(hunyuan, prompts, tmp_path / "given", *given))
+    run(words(hunyuan, prompts, tmp_path / "own", "--quant_type", "w8a8_dynamic"))
+    ((one, _),), ((other, _),) = (exported(tmp_path / name / "quant") for name in ("given", "own"))
+    assert [name for name in one if not one[name].equal(other[name])] == []
+
+
+def test_time_runs_upwards_without_flow_reverse(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
+    up = [word for word in words(hunyuan, prompts, tmp_path) if word != "--flow-reverse"]
+    run([*up, "--quant_type", "w8a8_dynamic"])
+    times = [float(call[1]) for call in safe_torch_load(tmp_path / "cache" / "calib_data.pth")]
+    assert times[0] < times[1] < 1000
+
+
+@pytest.mark.parametrize(
+    "more, reason",
+    [
+        (["--ring-degree", "2"], "--ring-degree is 2; .* write --ring-degree 1"),
+        (["--ulysses-degree", "2"], "--ulysses-degree is 2, and 1 processes run"),
+        (["--video-size", "33", "32"], "target_height is 33; it must be a multiple of 16"),
+        (["--video-size", "32", "32", "5"], "give height and width"),
+        (["--video-length", "6"], "HunyuanVideo makes 4k"),
+        (["--num-videos", "0"], "--num-videos is 0; it is at least 1"),
+        (["--dit-weight", "missing.pt"], "--dit-weight is missing.pt, which is not there"),
+        (["--device", "cuda:9"], "--device is cuda:9, but here are only: cpu"),
+        (["--prompt", ""], "--prompt is missing"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    more: list[str], reason: str, hunyuan: Path, prompts: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    with pytest.raises(ConfigError, match=reason):
+        sample_video(parser().parse_args(words(hunyuan, prompts, tmp_path, "--device", "cpu", *more)))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_prompts_that_others_may_write_are_not_read(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
+    prompts.chmod(0o664)
+    with pytest.raises(CalibrationError, match=r"chmod 640 .*calib_prompts\.txt"):
+        run(words(hunyuan, prompts, tmp_path))
+
+
+def test_the_script_says_why_it_refuses_and_exits_with_2(prompts: Path, tmp_path: Path) -> None:
+    asked = words(tmp_path / "nowhere", prompts, tmp_path)
+    done = subprocess.run([sys.executable, str(SCRIPT), *asked], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: --model-base is ") and done.stderr.count("\n") == 1

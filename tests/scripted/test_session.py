@@ -1,0 +1,68 @@
+"""What a script may ask for, and what is refused with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from llmc.scripted import (
+    FA3ProcessorConfig,
+    M3ProcessorConfig,
+    M4ProcessorConfig,
+    M6Config,
+    M6ProcessorConfig,
+    SaveProcessorConfig,
+    SessionConfig,
+    W8A8DynamicProcessorConfig,
+    W8A8DynamicQuantConfig,
+    W8A8ProcessorConfig,
+    W8A8TimeStepProcessorConfig,
+)
+
+DYNAMIC = {"w8a8_dynamic": W8A8DynamicProcessorConfig()}
+
+
+@pytest.mark.parametrize(
+    "processors, reason",
+    [
+        ({}, "has none of them; give one of w8a8, w8a8_dynamic, w8a8_timestep"),
+        ({**DYNAMIC, "w8a8": W8A8ProcessorConfig()}, "has w8a8 and w8a8_dynamic; give one of"),
+        ({**DYNAMIC, "m3": M3ProcessorConfig(), "m4": M4ProcessorConfig()}, "has m3 and m4; give at most one"),
+        ({"w8a8": W8A8ProcessorConfig(), "fa3": FA3ProcessorConfig()}, "fa3 beside w8a8; it goes together with"),
+        ({**DYNAMIC, "m5": M3ProcessorConfig()}, "Extra inputs are not permitted"),
+        ({"w8a8_dynamic": W8A8ProcessorConfig()}, "instance of W8A8DynamicProcessorConfig"),
+    ],
+)  # fmt: skip
+def test_a_session_is_one_recipe(processors: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        SessionConfig(processor_cfg_map=processors)
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (lambda: SaveProcessorConfig(output_path="x", save_type=["numpy"]), r"save_type is \['numpy'\]"),
+        (lambda: SaveProcessorConfig(output_path="x", part_file_size=4), "part_file_size is 4, and MindIE-SD"),
+        (lambda: SaveProcessorConfig(output_path="x", json_name="a/b.json"), "it is the name of a file in output_path"),
+        (lambda: SaveProcessorConfig(output_path="x", safetensors_name="a.pt"), "that ends in .safetensors"),
+        (lambda: W8A8DynamicQuantConfig(act_method="mix"), "act_method is mix; the scale of a token is its own"),
+        (lambda: W8A8TimeStepProcessorConfig(), "timestep_sep"),
+        (lambda: W8A8TimeStepProcessorConfig(timestep_sep="25"), "valid integer"),
+        (lambda: M6Config(alpha=1.5), "less than or equal to 1"),
+        (lambda: SessionConfig(processor_cfg_map=DYNAMIC, device="tpu"), "should match pattern"),
+        (lambda: SessionConfig(processor_cfg_map=DYNAMIC, calib_dat=[]), "Extra inputs are not permitted"),
+    ],
+)  # fmt: skip
+def test_settings_are_typed(make: Any, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        make()
+
+
+def test_a_session_of_the_guide_is_accepted_and_can_be_validated_again() -> None:
+    save = SaveProcessorConfig(output_path="./results", safetensors_name="a.safetensors", json_name="a.json",
+                               save_type=["safe_tensor"], part_file_size=None)  # fmt: skip
+    processors = {"m6": M6ProcessorConfig(cfg=M6Config(alpha=0.5)), **DYNAMIC, "save": save}
+    session = SessionConfig(processor_cfg_map=processors, calib_data=[()], device="npu")
+    assert session.model_validate(session) is session and session.linear is DYNAMIC["w8a8_dynamic"]
