@@ -79,10 +79,13 @@ def check_command(options: argparse.Namespace) -> None:
 
     targets = [exporter for exporter, _ in config.save.targets()]
     if options.explain or any(max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets):
-        from llmc.steps.network import check_shapes
+        from llmc.steps.network import check_fused, check_shapes
         from llmc.steps.source import skeleton
 
-        check_shapes(skeleton(config.model, ()), config.policy(), targets)
+        skeletons = skeleton(config.model, ())
+        check_shapes(skeletons, config.policy(), targets)
+        order = (config.policy(), config.recipe())
+        check_fused(skeletons, order, targets, config.model.adapter().original)
     print(plan(config))
     if options.explain:
         from llmc.steps.explain import explain

@@ -21,7 +21,7 @@ from llmc.steps.device import choose_device
 from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, check_shapes, prepare_all
+from llmc.steps.network import Network, check_fused, check_shapes, prepare_all
 from llmc.steps.source import load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
@@ -41,7 +41,9 @@ def run(config: Config) -> Results:
     with folder.phase("load"):
         orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
         outputs = [exporter for exporter, _ in exporters]
-        check_shapes(skeleton(config.model, ()), config.policy(), outputs)
+        skeletons = skeleton(config.model, ())
+        check_shapes(skeletons, config.policy(), outputs)
+        check_fused(skeletons, orders["video_gen"], outputs, adapter.original)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
@@ -50,7 +52,7 @@ def run(config: Config) -> Results:
             changed = merge_lora(part.module, lora.path, lora.strength, lora_tables(adapter, part))
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
         parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
-        networks = prepare_all(parts, orders, outputs)
+        networks = prepare_all(parts, orders, outputs, adapter.original)
     with folder.phase("calibrate"):
         samples = config.calib.samples(adapter, config.calib.prompts)
         sampling = config.calib_sampling()
@@ -107,7 +109,7 @@ def export(
             config=network.part.config,
             errors={name: error.figures() for name, error in network.errors.items()},
             versions=versions(),
-            original=config.model.adapter().original(network.part.module),
+            original=network.original,
         )
         for network in networks
     ]

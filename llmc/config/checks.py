@@ -13,7 +13,7 @@ from llmc.config.quant import NetworkConfig
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.config.words import choice
 from llmc.errors import LlmcError, UnsupportedSpec
-from llmc.export.base import Exporter, as_computed
+from llmc.export.base import ORIGINAL, Exporter, as_computed
 from llmc.models.base import adapters, check_adapter, pipeline_index
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
@@ -220,10 +220,13 @@ def _grid_problems(
 
 
 def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
-    tables = config.model.adapter().renames
+    adapter = config.model.adapter()
+    tables = [*adapter.renames, *([ORIGINAL] if adapter.knows_original() else [])]
     if exporter.names is not None and exporter.names not in tables:
         found = ", ".join(tables) or "none"
-        text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
+        text = f"{exporter.name} reads no network of {config.model.type}"
+        if exporter.names == ORIGINAL:
+            text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
         yield Problem(("save", exporter.switch), f"{text} (tables of names: {found}); leave this target out")
 
 

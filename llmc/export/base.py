@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
 # nobody in the float network
 Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
+ORIGINAL = "original"  # what `names` says of targets that read names and rows of the network's own repository
 EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
 
 
@@ -66,7 +67,8 @@ class Exporter(Plugin):
 
     @property
     def names(self) -> str | None:
-        """The adapter's table of renames that it writes by; None: it writes diffusers' names."""
+        """The adapter's table of renames that it writes by; None: it writes diffusers' names; `ORIGINAL`: by names and
+        rows of the network's own repository, where several layers can be one."""
         return None
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:

@@ -46,8 +46,8 @@ class LightX2V(Exporter):
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
 
     @property
-    def names(self) -> str | None:
-        return "lightx2v" if self.native_names else None
+    def names(self) -> str:
+        return "lightx2v"  # known of the families that it reads, in whichever names they are written
 
     def encoder_problem(self, class_name: str, spec: LayerSpec) -> str | None:
         problem = super().encoder_problem(class_name, spec)
@@ -114,7 +114,7 @@ class LightX2V(Exporter):
             tensors |= self._bias(name, layer)
         config = network_config(part)
         smoothed = is_smoothed_at_run_time(tensors)
-        if self.names is not None:
+        if self.native_names:
             names = Renamer(part.renames[self.names]).forward_all(tensors)
             tensors = {names[name]: tensor for name, tensor in tensors.items()}
             config = {key: value for key, value in to_original(config).items() if key in CONFIG_KEYS}

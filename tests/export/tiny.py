@@ -39,12 +39,13 @@ def finished_part(
     """The transformer after calibration."""
     adapter = WanI2V()
     pipeline = adapter.load(folder / "model", dtype, "cpu")
-    network = prepare(adapter.parts(pipeline)[0], policy, [exporter], recipe)
+    (whole,) = adapter.parts(pipeline)
+    network = prepare(whole, policy, [exporter], recipe, original=adapter.original(whole.module))
     samples = read_samples(folder / "samples", needs_image=True)
     calibrate(adapter, pipeline, [network], [(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
     part = FinishedPart(
         "transformer", network.part.module, network.layers, adapter.renames, folder / "model",
-        {"producer": "test"}, {**SAMPLING.model_dump(), "shift": 3.0},
+        {"producer": "test"}, {**SAMPLING.model_dump(), "shift": 3.0}, original=network.original,
     )  # fmt: skip
     return part, network
 
