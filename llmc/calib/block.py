@@ -88,9 +88,23 @@ class Group:
             if producers:
                 transform = replace(transform, upstream=True)  # type: ignore[type-var]
             elif isinstance(transform, Scale):
-                transform = replace(transform, fold=self.fold[0][0])
+                place, module = self.fold[0]
+                transform = Scale(self._absorbed_exactly(transform.multiplier, place, module), fold=place)
         for layer in self.linears:
             layer.transform(transform)
+
+    def _absorbed_exactly(self, multiplier: Tensor, place: str | ModulatedRows, norm: nn.Module) -> Tensor:
+        """The nearest multiplier that leaves the weight of an affine norm exact in bf16: runtimes keep it in 16 bits,
+        and would round it after all was judged."""
+        weight = getattr(norm, "weight", None)
+        if weight is None or weight.ndim != 1:
+            return multiplier
+        weight = weight.detach().float()
+        for earlier in self.linears[0].state.transforms:
+            if isinstance(earlier, Scale) and earlier.fold == place:
+                weight = weight * earlier.multiplier
+        kept = (weight * multiplier).to(torch.bfloat16).float()
+        return torch.where(kept == 0, multiplier, kept / weight)
 
     def _may_fold(self, transform: Transform) -> bool:
         """Whether what stands before the linears could make the change, although others happen after it."""
