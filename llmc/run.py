@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from llmc import distributed
 from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
+from llmc.errors import ExportError
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.manifest import MANIFEST
@@ -53,6 +55,10 @@ def run(config: Config) -> Results:
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
         parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
         networks = prepare_all(parts, orders, outputs, adapter.original)
+        judged = judged_sampling(config, schedule_of(pipeline))
+        for exporter in outputs:
+            if (problem := exporter.schedule_problem(judged)) is not None:
+                raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
     with folder.phase("calibrate"):
         samples = config.calib.samples(adapter, config.calib.prompts)
         sampling = config.calib_sampling()
@@ -64,7 +70,7 @@ def run(config: Config) -> Results:
         seen = calibrate(adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed)
         coverage = coverage_table(seen, networks, samples)
     with folder.phase("export"):
-        checkpoint = export(config, networks, exporters, folder, schedule_of(pipeline))
+        checkpoint = export(config, networks, exporters, folder, judged)
         if folder.writes and exporters:
             folder.write_json("weights.json", weight_digests(networks))
     judgement = None
@@ -77,12 +83,18 @@ def run(config: Config) -> Results:
     return results
 
 
+def judged_sampling(config: Config, schedule: Mapping[str, float]) -> dict[str, Any]:
+    """How the videos are made that a recipe is judged by; without `eval`, those that it is calibrated on."""
+    samplings = config.eval_samplings() or (config.calib_sampling(),)
+    return {**schedule, **{key: value for key, value in samplings[0].model_dump().items() if value is not None}}
+
+
 def export(
     config: Config,
     networks: Sequence[Network],
     exporters: Sequence[tuple[Exporter, Path]],
     folder: RunFolder,
-    schedule: Mapping[str, float],
+    sampling: Mapping[str, Any],
 ) -> Path | None:
     """Write every target that was asked for; returns the first one's folder."""
     written = []
@@ -91,8 +103,6 @@ def export(
         "recipe": describe(config),
         "fingerprint": config.fingerprint(),
     }
-    samplings = config.eval_samplings() or (config.calib_sampling(),)
-    said = {key: value for key, value in samplings[0].model_dump().items() if value is not None}
     names = [network.part.name for network in networks]
     parts = [
         FinishedPart(
@@ -102,7 +112,7 @@ def export(
             renames=config.model.adapter().renames,
             source=config.model.path,
             provenance=provenance,
-            sampling={**schedule, **said},
+            sampling=sampling,
             section=network.part.section,
             others=tuple(name for name in names if name != network.part.name),
             folder=network.part.folder,

@@ -191,6 +191,8 @@ def target_problems(config: Config) -> Iterator[Problem]:
     exporters = [exporter for exporter, _ in config.save.targets()]
     for exporter in exporters:
         yield from _name_problems(config, exporter)
+        if config.model.path.exists() and (problem := exporter.source_problem(config.model.path)) is not None:
+            yield Problem(("save", exporter.switch), f"{exporter.name} was asked for in `save`, and {problem}")
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
         specs = _specs(section, quant)

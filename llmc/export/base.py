@@ -98,6 +98,14 @@ class Exporter(Plugin):
         """What lies in `folder` that would spoil the export even if it may be overwritten."""
         return None
 
+    def source_problem(self, folder: Path) -> str | None:
+        """What it needs of the float model's folder and does not find there; None if nothing."""
+        return None
+
+    def schedule_problem(self, sampling: Mapping[str, Any]) -> str | None:
+        """Why it cannot be started as the videos are judged; None if it can."""
+        return None
+
     def computed(self, spec: LayerSpec) -> LayerSpec:
         """The spec as this target computes with it; the fake-quant model computes the same."""
         return spec.with_stored_scales(self.scale_dtype)

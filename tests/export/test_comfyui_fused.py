@@ -12,21 +12,15 @@ from safetensors.torch import load_file
 
 from llmc.__main__ import main
 from llmc.algorithms.rtn import RTN
-from llmc.algorithms.smoothquant import SmoothQuant
-from llmc.calib.samples import read_samples
 from llmc.convert.names import Known, Names
 from llmc.export.base import FinishedPart
 from llmc.export.comfyui import ComfyUI
 from llmc.export.fused import fused_layers
-from llmc.layers.linear import in_mode
-from llmc.models.base import adapters
 from llmc.numerics.spec import LayerSpec
-from llmc.policy.rules import Policy
-from llmc.steps.calibrate import calibrate
-from llmc.steps.network import Network, prepare
+from llmc.steps.network import Network
 from tests.end_to_end.test_families import family_config
 from tests.export.test_comfyui import FP8, INT8, dequantized
-from tests.tiny_pipelines import TINY, save_samples
+from tests.export.tiny import Call, finished_family, judged_output
 
 # a few of them written down, so that no table is both the writer's and the reader's
 FUSED = {
@@ -57,7 +51,7 @@ class Written:
 
     part: FinishedPart
     network: Network
-    call: tuple[tuple[Any, ...], dict[str, Any]]
+    call: Call
     tensors: dict[str, torch.Tensor]
 
 
@@ -65,26 +59,10 @@ class Written:
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
     family, form = request.param
     folder = tmp_path_factory.mktemp(family)
-    save, sampling = TINY[family]
-    save(folder / "model")
-    save_samples(folder / "samples", 1)
-    adapter = adapters()[family]()
-    pipeline = adapter.load(folder / "model", "float32", "cpu")
-    (whole,) = adapter.parts(pipeline)
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    hook = whole.module.register_forward_pre_hook(lambda _, a, k: calls.append((a, k)), with_kwargs=True)
-    recipe = (SmoothQuant(alpha=0.5, gate=False),)
-    network = prepare(whole, Policy(SPECS[form]), [ComfyUI()], recipe, original=adapter.original(whole.module))
-    samples = read_samples(folder / "samples", needs_image=False)
-    calibrate(adapter, pipeline, [network], [(0, samples[0], sampling)], 64)
-    hook.remove()
-    part = FinishedPart(
-        "transformer", whole.module, network.layers, adapter.renames, folder / "model", {"producer": "test"}, {},
-        original=network.original,
-    )  # fmt: skip
+    part, network, call = finished_family(folder, family, ComfyUI(), SPECS[form])
     ComfyUI().write(part, folder / "out")
     (file,) = (folder / "out").iterdir()
-    return Written(part, network, calls[0], load_file(file))
+    return Written(part, network, call, load_file(file))
 
 
 @torch.no_grad()
@@ -127,8 +105,7 @@ def test_the_file_as_a_float_network_computes_what_was_judged(written: Written) 
     specs = {layer: layer.spec for layer in written.network.layers.values()}
     for layer in specs:
         layer.spec = LayerSpec(weight=layer.spec.weight)
-    with in_mode(specs, "quantized"):
-        judged = written.part.module(*args, **kwargs)[0]
+    judged = judged_output(written.network, written.call)
     for layer, spec in specs.items():
         layer.spec = spec
     torch.testing.assert_close(found, judged, rtol=1e-4, atol=1e-4)
