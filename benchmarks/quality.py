@@ -193,11 +193,11 @@ def _grid(name: str) -> LayerSpec:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'variant':<9}{'grid':<10}{'recipe':<52}{'teacher-forced':>24}{'endpoint':>24}"]
+    lines = [f"{'variant':<9}{'grid':<13}{'recipe':<52}{'teacher-forced':>24}{'endpoint':>24}"]
     for row in rows:
         shown = "".join(f"{row[k]['ratio']:>8.4f} [{row[k]['low']:.4f}, {row[k]['high']:.4f}]".rjust(26)
                         for k in ("teacher_forced", "endpoint"))  # fmt: skip
-        lines.append(f"{row['variant']:<9}{row['grid']:<10}{row['recipe']:<50}{shown}")
+        lines.append(f"{row['variant']:<9}{row['grid']:<13}{row['recipe']:<50}{shown}")
     return "\n".join(lines)
 
 
