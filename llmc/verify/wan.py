@@ -116,10 +116,11 @@ class Wan:
 
     def multipliers(self) -> Iterator[Expected]:
         """What smoothing leaves beside the modulated norms: in all blocks, or in none."""
-        for number in range(self.layers):
-            for norm in ("affine_norm1", "affine_norm3"):
-                name = f"blocks.{number}.{norm}"
-                yield from both(name, name, (self.dim,))
+        for blocks, count in (("blocks", self.layers), ("vace_blocks", self.vace_layers)):
+            for number in range(count):
+                for norm in ("affine_norm1", "affine_norm3"):
+                    name = f"{blocks}.{number}.{norm}"
+                    yield from both(name, name, (self.dim,))
 
     def optional(self) -> Iterator[Expected]:
         """What some of these networks have: positions of two images' tokens."""
@@ -155,7 +156,7 @@ def read_wan(config: Mapping[str, Any], runtime: Mapping[str, Any] | None = None
 def _projects_images(naming: Naming, config: Mapping[str, Any], runtime: Mapping[str, Any] | None) -> bool | None:
     if naming == "diffusers":
         return config.get("image_dim") is not None
-    if config.get("model_type") in ("t2v", "ti2v", "vace"):
+    if config["in_dim"] == config["out_dim"]:  # no channels for a first frame
         return False
     return None if runtime is None else bool(runtime.get("use_image_encoder", True))
 

@@ -107,6 +107,14 @@ def test_an_encoder_that_is_cut_off_or_that_nobody_names_is_named(encoders: Expo
     assert "is fp8" in failed[f"fp8/{CLIP}-fp8.pth: runtime JSON"]
 
 
+@pytest.mark.parametrize("family", ["WanT2V", "WanVACE"])
+def test_networks_without_images_pass_in_native_names(tmp_path: Path, family: str) -> None:
+    """Nothing of images is asked for; the blocks that carry VACE's condition are smoothed as the others."""
+    config = small_config(tmp_path, 1, family, eval=None, save={"native_names": True})
+    assert main(["run", "--config", str(config)]) == 0
+    assert not_passed(verify(tmp_path / "export", against=tmp_path / "run")) == {}
+
+
 FAMILIES = {  # family and form -> target, grids
     "Flux comfyui int8": INT8, "SD3 comfyui int8": INT8, "HunyuanVideo comfyui int8": INT8,
     "Flux comfyui fp8": {"weight": FP8, "act": {**FP8, "static": True}},
