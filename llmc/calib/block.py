@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmc.calib.probe import Probe
+from llmc.calib.shelf import put_away
 from llmc.layers.linear import QuantLinear
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
 from llmc.models.base import Fold, Part
@@ -144,6 +145,11 @@ class BlockStep:
     @cached_property
     def linears(self) -> dict[str, QuantLinear]:
         return {name: layer for group in self.groups for name, layer in zip(group.names, group.linears, strict=True)}
+
+    def put_away(self) -> None:
+        """Nobody works on this block any more: its codes wait on disk until the network runs or is written."""
+        for layer in self.linears.values():
+            put_away(layer)
 
     def in_turn(self) -> Iterator[BlockStep]:
         """The groups in the order in which they run, each observed again once those before it are rounded; the whole

@@ -162,7 +162,8 @@ class Rows:
         # the offset moves from call to call, so that all positions are seen and not only the first of each stride
         stride = max(1, x.shape[0] // self.per_call)
         start = (self.seen * 7919) % stride
-        self.kept.append(x[start::stride][: self.per_call].cpu())  # on the host: this is what grows
+        some = x[start::stride][: self.per_call]
+        self.kept.append(some.to("cpu", copy=True))  # on the host, for this is what grows; a view would keep all of x
 
     def reduce(self) -> None:
         self.kept = [part for parts in distributed.gather(self.kept) for part in parts]

@@ -113,14 +113,14 @@ class BlockStream:
                 block.observe_again = partial(self._observe_again, index)
             yield block
             block.observe_again = None
-            if index + 1 == len(self.blocks):  # nobody reads what the last one gives
-                return
-            if self.propagate == "quantized":
-                with quantized(block.linears.values()):
-                    for call, stream in zip(self.store.calls(self.device), self.streams, strict=True):
-                        stream[key] = self._run(index, call, stream)[0]
-            for stream, output in zip(self.float_streams, float_outputs, strict=True):
-                stream[key] = output
+            if index + 1 < len(self.blocks):  # nobody reads what the last one gives
+                if self.propagate == "quantized":
+                    with quantized(block.linears.values()):
+                        for call, stream in zip(self.store.calls(self.device), self.streams, strict=True):
+                            stream[key] = self._run(index, call, stream)[0]
+                for stream, output in zip(self.float_streams, float_outputs, strict=True):
+                    stream[key] = output
+            block.put_away()
 
     def _observe(
         self, index: int, groups: Sequence[Group], needs: frozenset[str], halt: bool, again: bool = False

@@ -90,6 +90,7 @@ def quantize_all(networks: Sequence[Network]) -> None:
     with progress("quantizing blocks", len(blocks)) as advance:
         for block, recipe in blocks:
             quantize_block(block, recipe)
+            block.put_away()
             advance()
 
 

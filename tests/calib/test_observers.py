@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llmc.calib.observers import OBSERVERS, PANEL
+from llmc.calib.observers import OBSERVERS, PANEL, Rows
 
 
 def test_moments_are_sums_over_all_tokens_of_all_calls() -> None:
@@ -20,3 +20,12 @@ def test_moments_are_sums_over_all_tokens_of_all_calls() -> None:
         found = observer.result()
         assert (found.double() - wanted).norm() < limit * wanted.norm(), name
         assert name.startswith("cross") or torch.equal(found, found.T)
+
+
+def test_sampled_rows_do_not_keep_the_tensors_that_they_were_taken_from() -> None:
+    observer = OBSERVERS["rows"](4, 8)
+    for _ in range(4):
+        x = torch.randn(1, 100, 16)
+        observer.update(x, x)
+    assert isinstance(observer, Rows)
+    assert all(part.untyped_storage().nbytes() == part.nbytes == 2 * 16 * 4 for part in observer.kept)
