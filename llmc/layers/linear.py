@@ -180,7 +180,7 @@ class QuantLinear(nn.Module):
 
     def _common_scale(self, spec: TensorSpec) -> Tensor | None:
         """The largest scale that it and its peers need, where a whole weight has one; else each row has its own."""
-        if not self.peers or spec.granularity != "per_tensor":
+        if not self.peers or spec.granularity != "per_tensor" or not spec.symmetric:
             return None
         return torch.stack([scales(sliced(peer.float_weight(), spec), spec)[0] for peer in self.peers]).amax(0)
 
