@@ -26,7 +26,7 @@ from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
 from llmc.steps.layer_checks import check_layers
 from llmc.steps.network import Network, prepare_all
-from llmc.steps.source import load_pipeline, lora_tables, skeleton
+from llmc.steps.source import check_weights, load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
 
@@ -49,6 +49,7 @@ def run(config: Config) -> Results:
         bare = skeleton(config.model, orders.keys())
         check_layers(adapter, bare, orders, outputs)
         check_attentions(bare, attention, outputs)
+        check_weights(config.model, bare)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):
