@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ from llmc.later import import_later
 
 if TYPE_CHECKING:
     from llmc.config.schema import Config
+    from llmc.export.base import Exporter
+    from llmc.models.base import Section
+    from llmc.steps.network import Order
 
 import_later("torch")
 
@@ -38,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         if _speaks():
             print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written: of the machine, not of the program
+        if options.debug:
+            raise
+        print(f"error: {error}; make room or give access, or name another place (--debug shows where)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if options.debug:
@@ -102,15 +110,14 @@ def check_command(options: argparse.Namespace) -> None:
     from llmc.config.plan import plan
 
     targets = [exporter for exporter, _ in config.save.targets()]
-    if options.explain or any(
-        target.looks_at_layers or max(target.multiples(config.policy().default)) > COMMON_TILE for target in targets
-    ):
+    orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
+    if options.explain or _depends_on_layers(orders, targets):
         from llmc.steps.attention import check_attentions
-        from llmc.steps.network import check_layers
+        from llmc.steps.layer_checks import check_layers
         from llmc.steps.source import skeleton
 
-        parts = skeleton(config.model, ())
-        check_layers(config.model.adapter(), parts, (config.policy(), config.recipe()), targets)
+        parts = skeleton(config.model, orders.keys())
+        check_layers(config.model.adapter(), parts, orders, targets)
         check_attentions(parts, config.attention_policy(), targets)
     print(plan(config))
     for note in config.source.notes if config.source else ():
@@ -165,6 +172,20 @@ def schema_command(options: argparse.Namespace) -> None:
     from llmc.config.schema import Config
 
     print(json.dumps(Config.model_json_schema(), indent=1))
+
+
+def _depends_on_layers(orders: Mapping[Section, Order], targets: Sequence[Exporter]) -> bool:
+    """Whether names or sizes of layers, which only a model's library tells, decide if the configuration can work."""
+    policies = [policy for policy, _ in orders.values()]
+    if any(policy.rules or policy.ignored_blocks or policy.ignored_layers for policy in policies):
+        return True
+    specs = [policy.default for policy in policies]
+    grids = [grid for spec in specs for grid in (spec.weight, spec.act) if grid is not None]
+    if any(grid.granularity == "per_group" and COMMON_TILE % (grid.group_size or 1) for grid in grids):
+        return True
+    if any(method.width_problem(COMMON_TILE) for _, recipe in orders.values() for method in recipe):
+        return True
+    return any(target.looks_at_layers or max(target.multiples(specs[0])) > COMMON_TILE for target in targets)
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:

@@ -24,8 +24,9 @@ from llmc.steps.device import choose_device
 from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
-from llmc.steps.network import Network, check_layers, prepare_all
-from llmc.steps.source import load_pipeline, lora_tables, skeleton
+from llmc.steps.layer_checks import check_layers
+from llmc.steps.network import Network, prepare_all
+from llmc.steps.source import check_weights, load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
 
@@ -45,9 +46,10 @@ def run(config: Config) -> Results:
         orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
         outputs = [exporter for exporter, _ in exporters]
         attention = config.attention_policy()
-        bare = skeleton(config.model, ())
-        check_layers(adapter, bare, orders["video_gen"], outputs)
+        bare = skeleton(config.model, orders.keys())
+        check_layers(adapter, bare, orders, outputs)
         check_attentions(bare, attention, outputs)
+        check_weights(config.model, bare)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
         for part, lora in product(parts, config.model.lora):

@@ -49,6 +49,10 @@ class Algorithm(Plugin):
         """Why it cannot work with a schedule of so many steps; None if it can."""
         return None
 
+    def width_problem(self, inputs: int) -> str | None:
+        """Why it cannot work on a linear of so many inputs; None if it can."""
+        return None
+
     @abstractmethod
     def apply(self, block: BlockStep) -> None:
         """Change the basis, split or round the layers of one block."""

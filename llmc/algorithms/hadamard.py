@@ -34,6 +34,15 @@ class Hadamard(Algorithm):
     def needs(self) -> frozenset[str]:
         return frozenset({"rows"})
 
+    def width_problem(self, inputs: int) -> str | None:
+        if self.where == "folded" or self.block_size is None:
+            return None
+        if largest_order(self.block_size) != self.block_size:
+            return f"no Hadamard matrix of block_size {self.block_size} is known here; use a power of two"
+        if inputs % self.block_size:
+            return f"block_size {self.block_size} does not divide its {inputs} inputs; choose a divisor, or none"
+        return None
+
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
             if self.where == "online" or (group.head_width and group.fold):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from llmc.errors import LlmcError, UnsupportedSpec
 from llmc.export.base import ORIGINAL, Exporter, as_computed
 from llmc.models.base import adapters, check_adapter
 from llmc.models.encoders import encoder_classes, known_class, section_of
+from llmc.models.folder import file_header, folder_problems
 from llmc.numerics.spec import LayerSpec
 
 TASKS = {
@@ -32,7 +33,6 @@ SCHEDULE = {
 # field of Sampling -> its key in `eval`: what says which step has which noise
 EVAL_SCHEDULE = {"steps": "steps", "shift": "sample_shift", "denoising_step_list": "denoising_step_list"}
 CHANGES_ACTS = frozenset({"scale", "rotate", "static"})  # what methods leave that changes how acts are rounded
-MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
 
 
 def check_config(config: Config) -> None:
@@ -61,7 +61,10 @@ def model_problems(config: Config) -> Iterator[Problem]:
     if config.model.path.exists():
         try:
             check_adapter(type(adapter), config.model.path)
-            components = adapter.index(config.model.path).components
+            pipeline = adapter.index(config.model.path)
+            components = pipeline.components
+            for problem in folder_problems(pipeline, config.model.networks()):
+                yield Problem(("model", "path"), problem)
         except LlmcError as error:
             yield Problem(("model", "path"), str(error))
     for name, path in config.model.networks().items():
@@ -299,13 +302,14 @@ def arithmetic_problems(config: Config) -> Iterator[Problem]:
 
 
 def output_problems(config: Config) -> Iterator[Problem]:
-    """Whether something else lies where the export is to be written."""
+    """Whether folders can be made where they are asked for, and nothing else lies where the export is to be written."""
+    yield from _unwritable(("base", "run_dir"), config.run_dir)
     keys: KeyPath = ("save", "save_path")
     path = config.save.save_path
     if path is None:
         return
-    if path.exists() and not path.is_dir():
-        yield Problem(keys, f"{path} is a file; name a folder")
+    if unwritable := list(_unwritable(keys, path)):
+        yield from unwritable
         return
     if path.resolve() == config.model.path.resolve():
         yield Problem(keys, f"{path} is the folder of the float model; name another one")
@@ -342,6 +346,14 @@ def _missing(config: Config, keys: KeyPath, path: Path) -> Iterator[Problem]:
         )
 
 
+def _unwritable(keys: KeyPath, path: Path) -> Iterator[Problem]:
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        yield Problem(keys, f"{there} is a file; name a folder")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Problem(keys, f"{there} may not be written to; name a folder elsewhere, or give access")
+
+
 def _found_in(folder: Path, expected: set[str]) -> str:
     """The first few names in a folder."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.name not in expected) if folder.is_dir() else []
@@ -351,12 +363,10 @@ def _found_in(folder: Path, expected: set[str]) -> str:
 def _written_for(folder: Path) -> str | None:
     """The fingerprint in the metadata of a checkpoint; None if there is no checkpoint of ours."""
     for file in sorted(folder.rglob("*.safetensors")):
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            try:
-                header = json.loads(stream.read(size)) if size <= MAX_HEADER_BYTES else {}
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                continue
+        try:
+            header = file_header(file)
+        except LlmcError:  # so nothing of ours
+            continue
         found: str | None = header.get("__metadata__", {}).get("fingerprint")
         if found is not None:  # files that were only linked there say nothing
             return found

@@ -148,7 +148,10 @@ class PipelineIndex:
     def config(self, component: str) -> Mapping[str, Any]:
         """The component's config.json; empty if it has none."""
         path = self.files.get(component, self.folder / component) / "config.json"
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise AdapterError(f"{path} is no JSON: {error}; copy or download it again") from error
         return found
 
     def __str__(self) -> str:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
 
 from llmc.errors import AdapterError
 from llmc.models.base import PipelineIndex, quiet_libraries
+from llmc.models.folder import tensor_shapes
 from llmc.models.wan_config import to_diffusers
 from llmc.models.wan_vae import vae_config
 
@@ -119,14 +121,15 @@ def original_config(folder: Path) -> dict[str, Any]:
 def shapes_of(path: Path) -> Shapes:
     """The shapes of all tensors of a .pth, or of the safetensors files of a folder; no values are read."""
     if path.is_file():
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (UnpicklingError, RuntimeError, EOFError) as error:
+            why = str(error).splitlines()[0] if str(error) else "it is cut off"
+            raise AdapterError(f"{path} cannot be read: {why}; copy or download it again") from error
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    from safetensors import safe_open
-
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, "pt") as weights:
-            shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        shapes |= tensor_shapes(file)
     return shapes
 
 

@@ -24,7 +24,8 @@ from llmc.scripted.session import ActMethod, SessionConfig
 from llmc.steps.attention import calibrate_attentions, check_attentions
 from llmc.steps.calibrate import quantize_all, quantize_on_calls
 from llmc.steps.device import choose_device
-from llmc.steps.network import Network, check_layers, layer_names, prepare
+from llmc.steps.layer_checks import check_layers
+from llmc.steps.network import Network, layer_names, prepare
 from llmc.steps.summary import methods
 
 MAX_ROWS = 2048  # of each input, to search and to check on: what a configuration has where it says nothing
@@ -55,7 +56,7 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     part, calls = adapter.part_of(model), calls_of(session, recipe)
     policy = Policy(recipe.default_spec(), ignored_layers=disabled_layers(part, session.linear.disable_names))
     attention = None if recipe.attention is None else AttentionPolicy(recipe.attention.spec())
-    check_layers(adapter, [part], (policy, recipe.method), exporters)
+    check_layers(adapter, [part], {part.section: (policy, recipe.method)}, exporters)
     check_attentions([part], attention, exporters)
     network = prepare(part, policy, exporters, recipe.method, attention=attention)
     if network.needs:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import product
 
 from torch import nn
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, LayerError, block_steps
 from llmc.calib.layer_errors import layer_errors
-from llmc.errors import UnsupportedSpec
 from llmc.export.base import ORIGINAL, Carrier, Exporter, as_computed
 from llmc.export.folding import carrier
 from llmc.export.fused import fused_layers
 from llmc.layers.attention import QuantAttention
 from llmc.layers.linear import LayerState, QuantLinear, Switched
 from llmc.layers.swap import swap_linears
-from llmc.models.base import ModelAdapter, Part, Section
+from llmc.models.base import Part, Section
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
@@ -90,8 +88,7 @@ def prepare_all(
     original: OriginalOf = lambda network: (),
 ) -> list[Network]:
     """Every part made ready as its section orders; a rule that matches no layer of the section's parts is refused."""
-    for section, (policy, _) in orders.items():
-        policy.check({part.name: layer_names(part) for part in parts if part.section == section})
+    check_names(parts, orders)
     alone = sum(part.section == "video_gen" for part in parts) == 1
     networks = []
     for part in parts:
@@ -100,6 +97,12 @@ def prepare_all(
         table = original(part.module) if part.section == "video_gen" else ()
         networks.append(prepare(part, policy, exporters, recipe, prefix, attention, table))
     return networks
+
+
+def check_names(parts: Sequence[Part], orders: Mapping[Section, Order]) -> None:
+    """Refuse a rule that matches no layer of its section's parts."""
+    for section, (policy, _) in orders.items():
+        policy.check({part.name: layer_names(part) for part in parts if part.section == section})
 
 
 def prepare(
@@ -155,77 +158,9 @@ def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Expo
     return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
 
 
-def check_layers(adapter: ModelAdapter, parts: Sequence[Part], order: Order, exporters: Sequence[Exporter]) -> None:
-    """Refuse, all at once, linears that a target cannot take, be it for their sizes; skeletons will do."""
-    policy, _ = order
-    check_shapes(parts, policy, exporters)
-    check_fused(parts, order, exporters, adapter.original)
-    for exporter, part in product(exporters, parts):
-        if part.section != "video_gen":
-            continue
-        linears = {name: (policy.spec_of(name, part.name), layer) for name, layer in _linears(part)}
-        if problems := exporter.layer_problems(linears, adapter.renames, adapter.original(part.module)):
-            more = f"\n  and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise UnsupportedSpec(
-                f"{exporter.name} was asked for in `save`, and of the layers of {part.name}\n"
-                + "\n".join(f"  {problem}" for problem in problems[:3])
-                + more
-            )
-
-
-def check_shapes(parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
-    """Refuse, all at once, linears whose sizes a target's kernels cannot take."""
-    for exporter in exporters:
-        wrong = []
-        for part in (part for part in parts if part.section == "video_gen"):
-            for name, layer in _linears(part):
-                each_in, each_out = exporter.multiples(policy.spec_of(name, part.name))
-                if layer.in_features % each_in or layer.out_features % each_out:
-                    found = f"{name} has {layer.in_features} inputs and {layer.out_features} outputs"
-                    wrong.append(f"{found}, which must be multiples of {each_in} and {each_out}")
-        if wrong:
-            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise UnsupportedSpec(
-                f"kernels of {exporter.name} work in whole tiles, and {'; '.join(wrong[:3])}{more}.\n"
-                "  What to do: choose another grid for all layers, or a `runtime` with smaller tiles."
-            )
-
-
-def check_fused(parts: Sequence[Part], order: Order, exporters: Sequence[Exporter], original: OriginalOf) -> None:
-    """Refuse layers that are one in a target, and that it could not store as one; skeletons will do."""
-    policy, recipe = order
-    own_scales = [method.name for method in recipe if method.own_scales]
-    for part in (part for part in parts if part.section == "video_gen"):
-        for target, names in fused_by(exporters, original(part.module), layer_names(part)).items():
-            specs = [policy.spec_of(name, part.name) for name in names]
-            if len(set(specs)) > 1:
-                found = ", ".join(f"{name} is {spec}" for name, spec in zip(names, specs, strict=True))
-                raise UnsupportedSpec(
-                    f"{', '.join(names)} are one layer in the original network, {target}, and can only be stored as "
-                    f"one if all have one grid; found: {found}.\n"
-                    "  What to do: write rules that match all of them, or none."
-                )
-            weight = specs[0].weight
-            if own_scales and weight is not None and weight.granularity == "per_tensor":
-                raise UnsupportedSpec(
-                    f"{', '.join(names)} are one layer in the original network, {target}, whose weight has one scale "
-                    f"(per_tensor); {own_scales[0]} chooses one for each of them by itself.\n"
-                    "  What to do: round to nearest, with SmoothQuant alone or RTN with range absmax; or choose a grid "
-                    "with a scale for each output channel, such as int8 per_channel."
-                )
-
-
 def fused_by(exporters: Sequence[Exporter], table: Original, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Layers that targets make one of, by what it is called there."""
     return fused_layers(table, names) if any(exporter.names == ORIGINAL for exporter in exporters) else {}
-
-
-def _linears(part: Part) -> Iterator[tuple[str, nn.Linear]]:
-    for block, module in part.blocks:
-        for name in linears_of(part)[block]:
-            layer = module.get_submodule(name)
-            assert isinstance(layer, nn.Linear), f"{block}.{name} is a {type(layer).__name__}"
-            yield f"{block}.{name}", layer
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from llmc.convert.checkpoint import Checkpoint, open_checkpoint
 from llmc.convert.encoders import encoder_weights, load_encoder
 from llmc.convert.names import Names
 from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
+from llmc.errors import AdapterError
 from llmc.log import log
 from llmc.models.base import ModelAdapter, Part, Section
 from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
-from llmc.models.networks import dtype_of, empty_network, filled_network
+from llmc.models.folder import tensor_shapes
+from llmc.models.networks import dtype_of, empty_network, filled_network, misfits
 from llmc.renames import Original
 
 
@@ -38,6 +40,22 @@ def skeleton(model: ModelConfig, sections: Collection[Section]) -> list[Part]:
     opened = {name: open_network(path) for name, path in model.networks().items()}
     networks = adapter.skeleton(model.path, **_configs(model, opened))
     return [*networks, *encoder_skeletons(adapter.index(model.path), adapter.encoders, sections)]
+
+
+def check_weights(model: ModelConfig, parts: Sequence[Part]) -> None:
+    """Refuse a pipeline folder whose networks lack tensors; libraries would go on without them."""
+    for part in parts:
+        files = sorted((model.path / part.name).glob("*.safetensors"))
+        if part.section != "video_gen" or part.name in model.networks() or not files:
+            continue
+        found = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in part.module.state_dict().items()}
+        # what is there besides is of no harm: libraries leave it out
+        if lines := misfits({name: shape for name, shape in found.items() if name in wanted}, wanted):
+            text = "\n".join(
+                [f"{model.path / part.name} does not fit the network that its config.json describes:", *lines]
+            )
+            raise AdapterError(f"{text}\n  Copy or download that folder again.")
 
 
 def given_networks(model: ModelConfig) -> dict[str, torch.nn.Module]:

@@ -1,6 +1,7 @@
 """What is known to fail before a model is loaded."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,48 @@ def test_a_folder_without_a_pipeline_is_refused(load: Load, tmp_path: Path) -> N
 def test_a_model_of_another_family_is_refused(load: Load, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     assert "FluxPipeline" in message(load(f"model.path={tmp_path}"))
+
+
+def unlinked(path: Path) -> None:
+    """Gone, be it a file or a folder."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("place", "spoil", "words"),
+    [
+        ("tokenizer", unlinked, "has no tokenizer/"),
+        ("transformer", unlinked, "has no transformer/"),
+        ("transformer/config.json", unlinked, "has weights, but no config.json"),
+        ("transformer/config.json", cut, "is no JSON"),
+        ("vae/diffusion_pytorch_model.safetensors", cut, "is broken"),
+    ],
+)
+def test_a_pipeline_folder_that_is_not_whole_is_refused_with_the_file(
+    load: Load, tmp_path: Path, place: str, spoil: Callable[[Path], None], words: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(load().model.path, folder)
+    spoil(folder / place)
+    assert "model.path:" in (said := message(load(f"model.path={folder}"))) and words in said
+
+
+def test_a_shard_that_an_index_names_must_be_there(load: Load, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(load().model.path, folder)
+    index = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "part-2.safetensors"}}')
+    assert "part-2.safetensors" in message(load(f"model.path={folder}"))
+
+
+def test_a_folder_below_a_file_cannot_be_written(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "save.save_path:" in message(load(f"save.save_path={tmp_path}/file/out"))
+    assert "base.run_dir:" in message(load(f"base.run_dir={tmp_path}/file/run"))
 
 
 def test_samples_that_cannot_be_used_are_refused(load: Load, tmp_path: Path) -> None:

@@ -39,6 +39,29 @@ def test_ranks_after_the_first_are_silent(capsys: pytest.CaptureFixture[str], mo
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("quant.video_gen.rules=[{match: nothing.*, weight: {bit: 4}}]", "matches no layer"),
+        ("quant.video_gen.weight={bit: 8, granularity: per_group, group_size: 24}", "does not divide the 128 inputs"),
+        ("quant.video_gen.method=[{name: Hadamard, block_size: 12}]", "does not divide its 128 inputs"),
+        ("ignored_layers={block_ids: 99}", "blocks [99]"),
+    ],
+)
+def test_check_refuses_what_the_layers_of_the_model_cannot_take(
+    override: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", GOOD, "--set", "save={}", "--set", "quant.video_gen.special={}", "--set", override]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--config", GOOD, "--set", "base.run_dir=/proc/self/nothing"]) == 2
+    assert "/proc/self/nothing" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(Exception, match="does not exist"):
         main(["check", "missing.yaml", "--debug"])

@@ -27,7 +27,8 @@ from llmc.models.base import adapters
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy, Rule
-from llmc.steps.network import check_layers, prepare
+from llmc.steps.layer_checks import check_layers
+from llmc.steps.network import prepare
 from tests.end_to_end.small_run import small_config
 from tests.export import mindie_reader
 from tests.export.tiny import SMOOTH, finished_part, output, save_tiny
@@ -188,7 +189,7 @@ def scaled_part(family: str, folder: Path, spec: LayerSpec, exporter: MindIE) ->
     save(folder / "model")
     adapter = adapters()[family]()
     part = adapter.parts(adapter.load(folder / "model", "float32", "cpu"))[0]
-    check_layers(adapter, [part], (Policy(spec), ()), [exporter])
+    check_layers(adapter, [part], {"video_gen": (Policy(spec), ())}, [exporter])
     network = prepare(part, Policy(spec), [exporter])
     for number, group in enumerate(network.groups):
         random = torch.Generator().manual_seed(number)
@@ -294,7 +295,7 @@ def refusal(family: str, folder: Path, policy: Policy, exporter: MindIE) -> str:
     TINY[family][0](folder)
     adapter = adapters()[family]()
     with pytest.raises(UnsupportedSpec) as found:
-        check_layers(adapter, adapter.skeleton(folder), (policy, ()), [exporter])
+        check_layers(adapter, adapter.skeleton(folder), {"video_gen": (policy, ())}, [exporter])
     return str(found.value)
 
 

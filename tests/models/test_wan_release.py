@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from llmc.__main__ import main
 from llmc.convert.encoders import to_release
 from llmc.convert.names import Known, Names
+from llmc.errors import AdapterError
 from llmc.models.base import adapters, pipeline_index
 from llmc.models.wan_config import to_original
-from llmc.models.wan_release import BESIDE, EXPERTS, TOKENIZER
+from llmc.models.wan_release import BESIDE, EXPERTS, TOKENIZER, shapes_of
 from llmc.models.wan_vae import MEAN, STD, vae_config, vae_original
 from tests.end_to_end.small_run import small_config
 
@@ -139,3 +140,11 @@ def test_the_names_of_the_autoencoder_are_those_that_diffusers_reads() -> None:
     assert vae_config({name: tensor.shape for name, tensor in original.items()}).items() <= {
         **vae.config, "_class_name": "AutoencoderKLWan"
     }.items()  # fmt: skip
+
+
+def test_a_release_with_a_file_that_is_cut_off_is_refused_by_its_name(tmp_path: Path) -> None:
+    for file in ("Wan2.1_VAE.pth", WEIGHTS):
+        (tmp_path / file).write_bytes(b"PK")
+    for path in (tmp_path / "Wan2.1_VAE.pth", tmp_path):
+        with pytest.raises(AdapterError, match="copy or download it again"):
+            shapes_of(path)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from llmc.config.schema import ModelConfig
 from llmc.convert.names import Known, Names
-from llmc.errors import ExportError
+from llmc.errors import AdapterError, ExportError
 from llmc.models.base import adapters
-from llmc.steps.source import load_pipeline
+from llmc.steps.source import check_weights, load_pipeline, skeleton
 from tests.tiny_pipelines import TINY
 
 FAMILIES = ("Flux", "HunyuanVideo", "SD3")
@@ -139,3 +139,16 @@ def test_rows_of_a_fused_layer_that_have_other_shares_are_refused(saved: Saved, 
     save_file({**original, name: original[name][:-1].contiguous()}, tmp_path / "short.safetensors")
     with pytest.raises(ExportError, match=r"single_blocks\.0\.linear1\.weight .* instead of"):
         load("HunyuanVideo", folder, tmp_path / "short.safetensors")
+
+
+def test_a_pipeline_folder_without_one_tensor_is_refused_by_its_name(saved: Saved, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(saved("SD3"), folder)
+    model = ModelConfig(type="SD3", path=folder)
+    parts = skeleton(model, ())
+    check_weights(model, parts)
+    tensors = load_file(folder / WEIGHTS)
+    name = next(iter(tensors))
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, folder / WEIGHTS)
+    with pytest.raises(AdapterError, match=name):
+        check_weights(model, parts)
