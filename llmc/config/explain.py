@@ -127,6 +127,7 @@ _NEEDS = {
     "less_than": "it must be less than {lt}",
     "less_than_equal": "it must be at most {le}",
     "too_short": "at least {min_length} item is needed",
+    "too_long": "at most {max_length} item is allowed",
     "string_too_short": "it must not be empty",
     "dict_type": "a section is needed",
 }
