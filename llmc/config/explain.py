@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,5 +167,5 @@ def _name(cls: type[Strict]) -> str:
 
 
 def _quoted(listed: str) -> list[str]:
-    """The words of pydantic's `'a', 'b' or 'c'`."""
-    return listed.split("'")[1::2]
+    """The words of pydantic's `'a', 'b' or 3`."""
+    return [word.strip("'") for word in re.split(", | or ", listed)]
