@@ -134,6 +134,8 @@ def check(asked: argparse.Namespace) -> None:
     for name in ("infer_steps", "num_videos", "ulysses_degree"):
         if getattr(asked, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(asked, name)}; it is at least 1")
+    if asked.seed is not None and not 0 <= asked.seed < 2**32:
+        raise ConfigError(f"--seed is {asked.seed}; it is from 0 to {2**32 - 1}")
     for name in ("quant_weight_save_folder", "quant_dump_calib_folder"):
         if asked.do_quant and getattr(asked, name) is None:
             raise ConfigError(f"--do_quant is given, and --{name} is not; name a folder")

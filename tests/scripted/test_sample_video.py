@@ -147,6 +147,7 @@ def test_time_runs_upwards_without_flow_reverse(hunyuan: Path, prompts: Path, tm
         (["--video-size", "33", "32"], "target_height is 33; it must be a multiple of 16"),
         (["--video-size", "32", "32", "5"], "give height and width"),
         (["--video-length", "6"], "HunyuanVideo makes 4k"),
+        (["--seed", str(10**30)], "it is from 0 to"),
         (["--num-videos", "0"], "--num-videos is 0; it is at least 1"),
         (["--dit-weight", "missing.pt"], "--dit-weight is missing.pt, which is not there"),
         (["--device", "cuda:9"], "--device is cuda:9, but here are only: cpu"),
