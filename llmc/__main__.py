@@ -190,8 +190,12 @@ def _depends_on_layers(orders: Mapping[Section, Order], targets: Sequence[Export
 
 def _overrides(options: argparse.Namespace) -> list[str]:
     """What replaces values of the file: msModelSlim's four options first, so that `--set` has the last word."""
+    import json
+
     given = {key: getattr(options, option) for option, key in SHORT.items()}
-    return [*(f"{key}={value}" for key, value in given.items() if value is not None), *options.set]
+    # quoted: a folder may be called 7, or have a # in its name
+    quoted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
+    return [*quoted, *options.set]
 
 
 def _checked_config(path: Path, overrides: Sequence[str]) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +128,7 @@ _NEEDS = {
     "less_than": "it must be less than {lt}",
     "less_than_equal": "it must be at most {le}",
     "too_short": "at least {min_length} item is needed",
+    "too_long": "at most {max_length} item is allowed",
     "string_too_short": "it must not be empty",
     "dict_type": "a section is needed",
 }
@@ -165,5 +167,5 @@ def _name(cls: type[Strict]) -> str:
 
 
 def _quoted(listed: str) -> list[str]:
-    """The words of pydantic's `'a', 'b' or 'c'`."""
-    return listed.split("'")[1::2]
+    """The words of pydantic's `'a', 'b' or 3`."""
+    return [word.strip("'") for word in re.split(", | or ", listed)]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmc.config.paths import resolve_input
-from llmc.config.words import choice
+from llmc.config.words import choice, shown
 from llmc.errors import ConfigError
 from llmc.models.base import adapters, pipeline_index
 
 
-def adapter_for(name: str | None, folder: Path) -> str:
+def adapter_for(name: object, folder: Path) -> str:
     """The adapter's own name as it is; of a family's, or of none at all, the one that reads the folder."""
-    if name in adapters():
+    if isinstance(name, str) and name in adapters():
         return name
     able = {own: cls for own, cls in adapters().items() if name is None or name in cls.known_as}
     if not able:
-        raise ConfigError(f"no model is called {name}; {choice(name, model_names())}")
+        raise ConfigError(f"no model is called {shown(name)}; {choice(name, model_names())}")
     index = pipeline_index(resolve_input(folder))
     fitting = [own for own, cls in able.items() if cls.fits(index)]
     if len(fitting) != 1:
@@ -31,7 +31,8 @@ def adapter_for(name: str | None, folder: Path) -> str:
 
 def is_family(name: object) -> bool:
     """Whether a name stands for an adapter without being its own."""
-    return name not in adapters() and any(name in cls.known_as for cls in adapters().values())
+    known = adapters()
+    return isinstance(name, str) and name not in known and any(name in cls.known_as for cls in known.values())
 
 
 def model_names() -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+import yaml
+
 
 def suggest(word: object, words: Iterable[str]) -> str:
     """`did you mean calib? ` or nothing; letter case and the dash-underscore confusion do not count."""
@@ -25,10 +27,16 @@ def shown(value: Any) -> str:
     elif isinstance(value, list | tuple):
         text = f"[{', '.join(shown(item) for item in value)}]"
     elif isinstance(value, str):
-        text = value if value and value.isprintable() else repr(value)
+        text = value if value and value.isprintable() and _reads_as_text(value) else repr(value)
     else:
         text = "empty" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _reads_as_text(word: str) -> bool:
+    """Whether YAML takes a word for text without quotes; '121' and 'True' it does not."""
+    tag: str = yaml.SafeLoader("").resolve(yaml.ScalarNode, word, (True, False))  # type: ignore[no-untyped-call]
+    return tag == "tag:yaml.org,2002:str"
 
 
 def _fold(word: str) -> str:

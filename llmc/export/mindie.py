@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from llmc.convert.writer import write_checkpoint, write_json
 from llmc.export.base import (
@@ -65,11 +65,16 @@ def _one_file(size: int) -> int:
     return size
 
 
+def _as_named(version: object) -> object:
+    """YAML takes 2.3 for a number, and "3" for none."""
+    return {"2.3": "2.3", "3": 3}.get(str(version), version)
+
+
 class MindIE(Exporter):
     """MindIE-SD on Ascend NPUs: `quant_model_weight_*.safetensors` and its description, in its repositories' names."""
 
     name: Literal["mindie"] = "mindie"
-    mindie_version: Version = Field(
+    mindie_version: Annotated[Version, BeforeValidator(_as_named)] = Field(
         3,
         description="3: MindIE-SD 3.0; 2026-07: its state of July 2026, which reads fp4 weights two a byte; '2.3': the "
         "last that has int8 attention",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -240,7 +240,8 @@ TYPES: Mapping[TypeName, QuantType] = {
     ),
     "W8A16": QuantType(_int(8, "per_channel"), None, weights_alone, multiplies=False),
     "W4A16": QuantType(
-        _int(4, "per_channel"), None, weights_alone, multiplies=False, multiples={3: (1, 8), "2026-07": (1, 8)}
+        _int(4, "per_channel"), None, weights_alone, multiplies=False,
+        multiples=dict.fromkeys(get_args(Version), (1, 8)),
     ),
     "W4A4_DYNAMIC": QuantType(
         _int(4, "per_channel"), _int(4, "per_token"), integers, chips=INT4_CHIPS, multiplies=False, bias="lost",

@@ -48,6 +48,8 @@ class TimestepManager:
     @staticmethod
     def set_timestep_idx(index: int) -> None:
         """Say that this step starts, counted from 0."""
+        if type(index) is not int or index < 0:
+            raise CalibrationError(f"the denoising step is {index!r}; give its number as an int, the first one is 0")
         _step.set(index)
 
 

@@ -30,8 +30,8 @@ def shortest_window(counts: Tensor, recall: float) -> tuple[Tensor, Tensor]:
     upto = counts.cumsum(-1)
     before = upto - counts
     total = upto[:, -1:]
-    # 0.9999 x 10000 is a little more than 9999 in floating point
-    wanted = torch.tensor([[math.ceil(round(recall * int(n), 4))] for n in total], device=counts.device)
+    # 0.9999 x 10000 is a little more than 9999 in floating point; a window of no values would have no ends
+    wanted = torch.tensor([[max(1, math.ceil(round(recall * int(n), 4)))] for n in total], device=counts.device)
     last = torch.searchsorted(upto, before + wanted)
     possible = (counts > 0) & (before + wanted <= total)
     width = torch.where(possible, values[last.clamp(max=BINS - 1)] - values, torch.inf)

@@ -81,7 +81,7 @@ def read_calls(calib_data: Sequence[Any], with_steps: bool = False) -> CallStore
     store = CallStore()
     for number, item in enumerate(calib_data):
         match item:
-            case {"timestep_idx": int(step), "args": list() | tuple() as args, "kwargs": dict() as kwargs}:
+            case {"timestep_idx": int(step), "args": list() | tuple() as args, "kwargs": dict() as kwargs} if step >= 0:
                 call = Call(number, step, float("nan"), "", tuple(args), kwargs)
             case _ if with_steps:
                 raise CalibrationError(

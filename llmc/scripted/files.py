@@ -20,10 +20,12 @@ def safe_torch_load(path: str | os.PathLike[str], map_location: Any = None) -> A
     trusted = trusted_file(path)
     try:
         return torch.load(trusted, map_location=map_location, weights_only=True)
-    except UnpicklingError as error:
+    except (UnpicklingError, EOFError, RuntimeError) as error:  # the last: damage, or a device
+        says = str(error) or type(error).__name__
         raise CalibrationError(
-            f"{trusted} holds more than tensors, containers and plain values, or is damaged; only those are read: "
-            f"write it again, by DumperManager.save.\n  torch says: {str(error).splitlines()[0]}"
+            f"{trusted} holds more than tensors, containers and plain values, is damaged, or was on a device that is "
+            "not here; only such values of a whole file are read: write it again, by DumperManager.save, or give "
+            f"map_location='cpu'.\n  torch says: {says.splitlines()[0]}"
         ) from error
 
 

@@ -134,9 +134,15 @@ def check(asked: argparse.Namespace) -> None:
     for name in ("infer_steps", "num_videos", "ulysses_degree"):
         if getattr(asked, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(asked, name)}; it is at least 1")
+    if asked.seed is not None and not 0 <= asked.seed < 2**32:
+        raise ConfigError(f"--seed is {asked.seed}; it is from 0 to {2**32 - 1}")
     for name in ("quant_weight_save_folder", "quant_dump_calib_folder"):
         if asked.do_quant and getattr(asked, name) is None:
             raise ConfigError(f"--do_quant is given, and --{name} is not; name a folder")
+    for name in ("save_path", "quant_weight_save_folder", "quant_dump_calib_folder"):
+        path = getattr(asked, name)
+        if path is not None and path.exists() and not path.is_dir():
+            raise ConfigError(f"--{name.replace('save_path', 'save-path')} is {path}, which is a file; name a folder")
     for name in ("model_base", "dit_weight", "vae_path", "text_encoder_path", "text_encoder_2_path"):
         path = getattr(asked, name)
         if path is not None and not path.exists():
@@ -148,9 +154,12 @@ def read_prompts(prompt: str | None) -> list[str]:
     """The prompt, or those of a file, one on each line."""
     if not prompt:
         raise ConfigError("--prompt is missing; give a prompt, or a file with one on each line")
-    if not os.path.lexists(prompt):
+    if not os.path.lexists(prompt) and not prompt.endswith(".txt"):  # no words of a video end so
         return [prompt]
-    lines = trusted_file(prompt).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = trusted_file(prompt).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{prompt} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
     if found := [line.strip() for line in lines if line.strip()]:
         return found
     raise ConfigError(f"{prompt} holds no prompt; write one on each line")

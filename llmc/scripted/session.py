@@ -123,6 +123,8 @@ class SaveProcessorConfig(Settings):
             name = getattr(self, field)
             if name is not None and (Path(name).name != name or not name.endswith(suffix)):
                 raise ValueError(f"{field} is {name!r}; it is the name of a file in output_path that ends in {suffix}")
+        if self.output_path.exists() and not self.output_path.is_dir():
+            raise ValueError(f"output_path is {self.output_path}, which is a file; name a folder")
         return self
 
 

@@ -106,7 +106,7 @@ def files_are_whole(network: Network) -> Finding:
     """Headers can be read, and no file is cut off."""
     if not network.files:
         return Checked(["there is no safetensors file"])
-    total = sum(file.path.stat().st_size for file in network.files)
+    total = sum(file.path.stat().st_size for file in network.files if file.path.is_file())
     return Checked([file.problem for file in network.files if file.problem],
                    f"{len(network.files)} files, {total / 1e9:.3g} GB")  # fmt: skip
 

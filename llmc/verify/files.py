@@ -51,6 +51,8 @@ class TensorFile:
 
 def open_tensor_file(path: Path) -> TensorFile:
     """Read the header, and hold it against the length of the file."""
+    if not path.is_file():
+        return TensorFile(path, problem=f"{path.name} is no file: it is a folder, or a link that leads nowhere")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -60,9 +62,12 @@ def open_tensor_file(path: Path) -> TensorFile:
         return TensorFile(path, problem=f"{path.name} has no whole header: it is cut off, or no safetensors file")
     metadata = header.pop("__metadata__", {})
     entries, problems, end = {}, [], 0
+    if not isinstance(metadata, dict):
+        problems.append(f"{path.name} has a damaged header: its __metadata__ is no object")
+        metadata = {}
     for name, about in header.items():
-        if not isinstance(about, dict) or not {"data_offsets", "dtype", "shape"} <= about.keys():
-            problems.append(f"{path.name} has a damaged header: nothing is said of {name}")
+        if not _says_where(about):
+            problems.append(f"{path.name} has a damaged header: nothing is said of {name}, or no type, shape and place")
             continue
         first, last = about["data_offsets"]
         end = max(end, last)
@@ -77,6 +82,14 @@ def open_tensor_file(path: Path) -> TensorFile:
         problems.insert(0, f"{path.name} has {size} bytes, and its header asks for {8 + length + end}: "
                            f"it is {'truncated' if size < 8 + length + end else 'too long'}")  # fmt: skip
     return TensorFile(path, entries, "; ".join(problems), metadata)
+
+
+def _says_where(about: object) -> bool:
+    """Whether a row of a header has a type, a shape and two offsets."""
+    match about:
+        case {"dtype": str(), "shape": list() as shape, "data_offsets": [int(), int()]}:
+            return all(isinstance(length, int) for length in shape)
+    return False
 
 
 def parse_object(text: bytes | str) -> dict[str, Any] | None:

@@ -36,6 +36,9 @@ def static_grids_agree(network: Described) -> Finding:
 
 def _grid_problems(tensors: Mapping[str, Tensor], of: Sizes) -> Problems:
     offset = tensors["input_offset"].float()
+    if not len(offset):
+        yield "input_scale has no row"
+        return
     if not (offset.frac() == 0).all() or not (offset.abs() <= 128).all() or (offset == 128).any():
         yield f"input_offset is {_extreme(offset)}; it is a whole number from -128 to 127"
         return
@@ -69,8 +72,9 @@ def steps_are_alike(network: Described) -> Finding:
     steps, first = says.get("steps"), says.get("first_static_step")
     odd = [f"{module} has {count}" for module, count in rows.items() if count != steps or not count]
     problems = [f"{some(odd)} rows of grids; the schedule has {steps} steps"] if odd else []
+    calls = says.get("register")
     for version, target in POLICY_TARGETS.items():
-        call = says.get("register", {}).get(version)
+        call = calls.get(version) if isinstance(calls, dict) else None
         wanted = f'policy.register(range({first}, {steps}), "static"{target})'
         if call != wanted:
             problems.append(f"{POLICY} has {call} for version {version}; its steps make it {wanted}")

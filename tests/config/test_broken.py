@@ -33,6 +33,8 @@ SPOILED = {
     "a download": ("download: False", "download: True", ["nothing", "put the samples into `path`"]),
     "an unknown position": ("eval_pos: [fake_quant]", "eval_pos: [fakequant]", ["did you mean fake_quant?"]),
     "an unknown metric": ("eval_pos: [fake_quant]", "metrics: [psnr, vmf]", ["did you mean vmaf?", "ssim"]),
+    "a number in quotes": ("sample_steps: 20", "sample_steps: '20'", ["it is '20'; a whole number is needed"]),
+    "a list as a type": ("type: WanI2V", "type: [WanI2V]", ["it is [WanI2V]", "text is needed"]),
     "a scalar for a section": ("model:\n", "model: WanI2V\nmodel_:\n", ["it is WanI2V", "a section is needed"]),
     "a tab": ("    sample_steps: 20", "\tsample_steps: 20", ["tab", "spaces"]),
     "an unclosed bracket": ("eval_pos: [fake_quant]", "eval_pos: [fake_quant", ["brackets"]),

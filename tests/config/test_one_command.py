@@ -88,6 +88,8 @@ def test_short_options_are_values_of_the_configuration_and_set_has_the_last_word
     path = str(RECIPES / "wan_i2v_tiny" / "mindie_w8a8_dynamic.yaml")
     assert main(["check", path, "--save_path", "/tmp/a", "--device", "cpu"]) == 0
     assert "/tmp/a" in capsys.readouterr().out
+    assert main(["check", path, "--save_path", "/tmp/a #1"]) == 0
+    assert "/tmp/a #1" in capsys.readouterr().out
     assert main(["check", path, "--save_path", "/tmp/a", "--set", "save.save_path=/tmp/b"]) == 0
     assert "/tmp/b" in capsys.readouterr().out
 

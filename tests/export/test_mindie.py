@@ -88,6 +88,13 @@ def replaced(part: FinishedPart, says: dict[str, str], tensors: dict[str, torch.
     return network
 
 
+@pytest.mark.parametrize(
+    ("written", "version"), [(2.3, "2.3"), ("2.3", "2.3"), (3, 3), ("3", 3), ("2026-07", "2026-07")]
+)
+def test_a_version_may_be_written_with_quotes_or_without(written: object, version: object) -> None:
+    assert MindIE.model_validate({"mindie_version": written}).mindie_version == version
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("exporter", "spec", "quant_type"),

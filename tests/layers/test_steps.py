@@ -40,6 +40,12 @@ def test_a_step_that_nobody_set_is_an_error_and_not_the_first() -> None:
     copy_context().run(ask)
 
 
+@pytest.mark.parametrize("step", [-1, 2.0, True, torch.tensor(3)])
+def test_a_step_is_a_number_from_0_on(step: object) -> None:
+    with pytest.raises(CalibrationError, match="; give its number as an int, the first one is 0"):
+        TimestepManager.set_timestep_idx(step)  # type: ignore[arg-type]
+
+
 def test_a_loop_of_ones_own_sets_the_step_that_layers_ask_for() -> None:
     linear, x = layer(act())
     with torch.no_grad(), in_mode([linear], "quantized"), at_step(4):

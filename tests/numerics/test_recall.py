@@ -29,6 +29,11 @@ def test_the_window_is_the_one_that_trying_all_finds(recall: float) -> None:
     assert [(float(a), float(b)) for a, b in zip(low, high, strict=True)] == [by_trying_all(h, recall) for h in x]
 
 
+def test_a_window_holds_one_value_at_least() -> None:
+    low, high = shortest_window(count_values(torch.tensor([[1.0, 2.0, 4.0]])), 1e-9)
+    assert float(low) == float(high) == 1
+
+
 def test_counts_of_several_calls_add_up() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3_000).bfloat16()

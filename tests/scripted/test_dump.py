@@ -107,7 +107,9 @@ def test_a_form_that_cannot_keep_the_arguments_is_refused() -> None:
         DumperManager(Network(), "all")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("item", [3, "text", torch.zeros(2), {"timestep_idx": "1", "args": (), "kwargs": {}}])
+@pytest.mark.parametrize(
+    "item", [3, "text", torch.zeros(2), *({"timestep_idx": step, "args": (), "kwargs": {}} for step in ("1", -1))]
+)
 def test_data_of_another_form_are_refused(item: Any) -> None:
     if isinstance(item, dict):  # told from a call by names only by what is in it
         with pytest.raises(CalibrationError, match="does not tell its denoising step"):

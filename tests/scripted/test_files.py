@@ -38,6 +38,13 @@ def test_links_folders_and_what_is_not_there_are_refused(file: Path, tmp_path: P
             safe_torch_load(tmp_path / name)
 
 
+@pytest.mark.parametrize("kept", [0, 10, -30])
+def test_a_file_that_was_cut_off_is_refused(file: Path, kept: int) -> None:
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(CalibrationError, match="is damaged, or was on a device"):
+        safe_torch_load(file)
+
+
 def test_code_in_a_file_is_not_run(file: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), file)
     with pytest.raises(CalibrationError, match="holds more than tensors"):

@@ -147,9 +147,11 @@ def test_time_runs_upwards_without_flow_reverse(hunyuan: Path, prompts: Path, tm
         (["--video-size", "33", "32"], "target_height is 33; it must be a multiple of 16"),
         (["--video-size", "32", "32", "5"], "give height and width"),
         (["--video-length", "6"], "HunyuanVideo makes 4k"),
+        (["--seed", str(10**30)], "it is from 0 to"),
         (["--num-videos", "0"], "--num-videos is 0; it is at least 1"),
         (["--dit-weight", "missing.pt"], "--dit-weight is missing.pt, which is not there"),
         (["--device", "cuda:9"], "--device is cuda:9, but here are only: cpu"),
+        (["--quant_weight_save_folder", __file__], "--quant_weight_save_folder is .*, which is a file; name a folder"),
         (["--prompt", ""], "--prompt is missing"),
     ],
 )
@@ -159,6 +161,14 @@ def test_what_cannot_work_is_refused(
     with pytest.raises(ConfigError, match=reason):
         sample_video(parser().parse_args(words(hunyuan, prompts, tmp_path, "--device", "cpu", *more)))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_of_prompts_that_is_not_there_is_no_prompt(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"missing\.txt is not there"):
+        run(words(hunyuan, prompts, tmp_path, "--prompt", "prompts/missing.txt"))
+    prompts.write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match="is not UTF-8 at byte 3"):
+        run(words(hunyuan, prompts, tmp_path))
 
 
 def test_prompts_that_others_may_write_are_not_read(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_a_session_is_one_recipe(processors: dict[str, Any], reason: str) -> Non
     [
         (lambda: SaveProcessorConfig(output_path="x", save_type=["numpy"]), r"save_type is \['numpy'\]"),
         (lambda: SaveProcessorConfig(output_path="x", part_file_size=4), "part_file_size is 4, and MindIE-SD"),
+        (lambda: SaveProcessorConfig(output_path=__file__), "which is a file; name a folder"),
         (lambda: SaveProcessorConfig(output_path="x", json_name="a/b.json"), "it is the name of a file in output_path"),
         (lambda: SaveProcessorConfig(output_path="x", safetensors_name="a.pt"), "that ends in .safetensors"),
         (lambda: W8A8DynamicQuantConfig(act_method="mix"), "act_method is mix; the scale of a token is its own"),

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmc.verify.files import open_tensor_file
 from llmc.verify.run import verify
 from tests.verify.conftest import Exported, Make
 
@@ -168,6 +170,20 @@ def test_a_truncated_file_is_named_and_nothing_else_is_guessed(exported: Make, t
     assert "has a damaged header: nothing is said of" in failures(copy, made)["files whole"]
     (copy / NAME).write_bytes(content[:100])
     assert "no whole header" in failures(copy, made)["files whole"]
+    (copy / NAME).unlink()
+    (copy / NAME).symlink_to(tmp_path / "nowhere")
+    assert "is no file" in failures(copy, made)["files whole"]
+
+
+@pytest.mark.parametrize(
+    "row", [{"dtype": ["F32"]}, {"shape": 3}, {"shape": ["a"]}, {"data_offsets": [1]}, {"data_offsets": ["0", "4"]}]
+)
+def test_a_header_of_other_types_is_damaged(tmp_path: Path, row: dict[str, Any]) -> None:
+    header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **row}, "__metadata__": ["a"]}
+    text = json.dumps(header).encode()
+    (tmp_path / NAME).write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    problem = open_tensor_file(tmp_path / NAME).problem
+    assert "its __metadata__ is no object" in problem and "nothing is said of a" in problem
 
 
 def test_one_flipped_byte_is_named_by_the_manifest(exported: Make, tmp_path: Path) -> None:

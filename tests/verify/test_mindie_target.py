@@ -216,6 +216,16 @@ def fewer_steps(it: Spoiled) -> None:
         it.put(f"{Q}.{leaf}", it.tensors[f"{Q}.{leaf}"][:1])
 
 
+def no_steps(it: Spoiled) -> None:
+    for leaf in ("input_scale", "input_offset", "deq_scale", "quant_bias"):
+        it.put(f"{Q}.{leaf}", it.tensors[f"{Q}.{leaf}"][:0])
+
+
+def odd_policy(it: Spoiled) -> None:
+    path = it.folder / "timestep_policy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "register": []}))
+
+
 def other_steps(it: Spoiled) -> None:
     path = it.folder / "timestep_policy.json"
     path.write_text(path.read_text().replace("range(1, 2)", "range(0, 2)"))
@@ -285,6 +295,10 @@ FAULTS: dict[str, tuple[str, Callable[[Spoiled], object], dict[str, str]]] = {
     "another chip": ("mxfp8", for_another_chip, {"kernels": "W8A8_MXFP8, which only an a5 computes"}),
     "a step lost": (
         "steps", fewer_steps, {"steps": f"{Q} has 1 rows of grids; the schedule has 2 steps"}),
+    "every step lost": (
+        "steps", no_steps, {"static grids": f"{Q}.input_scale has no row", "steps": f"{Q} has 0 rows of grids"}),
+    "a policy without calls": (
+        "steps", odd_policy, {"steps": "timestep_policy.json has None for version 3"}),
     "a call for other steps": (
         "steps", other_steps, {"steps": 'has policy.register(range(0, 2), "static") for version 3'}),
     "nobody says which steps": (
@@ -316,6 +330,15 @@ FAULTS: dict[str, tuple[str, Callable[[Spoiled], object], dict[str, str]]] = {
     "a multiplier that nobody reads": (
         "weights alone", smoothed_alone, {"smoothing": "ff.net.2.div.mul_scale is ignored by W4A16"}),
 }  # fmt: skip
+
+
+def test_an_export_without_a_manifest_is_mindies_still(written: Make, tmp_path: Path) -> None:
+    made = written("mixed")
+    copy = tmp_path / "copy"
+    shutil.copytree(made.folder, copy)
+    (copy / "llmc_manifest.json").unlink()
+    report = verify(copy, against=made.run)
+    assert report.target == "mindie" and report.passed
 
 
 def test_scales_of_an_attention_are_one_for_each_head(written: Make, tmp_path: Path) -> None:

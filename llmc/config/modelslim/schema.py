@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
 
+from llmc.config.modelslim.match import expand
 from llmc.config.numbers import Number
 from llmc.plugin import Strict
 
 APIVERSION = "multimodal_sd_modelslim_v1"
-Globs = tuple[StrictStr, ...]
+MOST_CHOICES = 1000  # that the braces of one glob may stand for
+
+
+def _is_bounded(glob: str) -> str:
+    if len(list(islice(expand(glob), MOST_CHOICES + 1))) > MOST_CHOICES:
+        raise ValueError(f"its braces stand for more than {MOST_CHOICES} patterns; write * in place of some of them")
+    return glob
+
+
+Globs = tuple[Annotated[StrictStr, AfterValidator(_is_bounded)], ...]
 Subgraph = Literal["norm-linear", "linear-linear", "ov", "up-down"]
 EVERY_SUBGRAPH: tuple[Subgraph, ...] = ("norm-linear", "linear-linear", "ov", "up-down")
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -43,7 +54,7 @@ class LinearQuant(Strict):
 
     type: Literal["linear_quant"] = "linear_quant"
     qconfig: LinearQConfig = Field(description="the grids, act and weight")
-    include: Globs = Field(("*",), description="globs over the original repository's names")
+    include: Globs = Field(("*",), min_length=1, description="globs over the original repository's names")
     exclude: Globs = Field((), description="globs of layers that are left out, whatever include says")
 
 

@@ -19,7 +19,7 @@ from llmc.config.modelslim.schema import Dialect, Spec
 from llmc.config.override import apply_overrides
 from llmc.config.paths import resolve_input
 from llmc.errors import ConfigError
-from llmc.models.base import adapters
+from llmc.models.base import adapters, check_adapter
 
 NEEDED = {"model": ("path", "--model_path"), "save": ("save_path", "--save_path")}
 
@@ -36,6 +36,7 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
     folder = resolve_input(Path(beside.values["model"]["path"]), document.path.parent)
     name = adapter_for(beside.values["model"].get("type"), folder)
     adapter = adapters()[name]
+    check_adapter(adapter, folder)
 
     processors = list(flat(dialect.spec.process, ("spec", "process")))
     calib = calib_section(dialect.spec, adapter, name)
@@ -83,7 +84,11 @@ def read_dialect(document: Document) -> Dialect:
 
 def require_paths(beside: Document) -> None:
     """Refuse a file that nobody said a model and an output folder to."""
-    missing = [option for section, (key, option) in NEEDED.items() if not (beside.values.get(section) or {}).get(key)]
+    sections = {name: beside.values.get(name) for name in NEEDED}
+    missing = [
+        option for name, (key, option) in NEEDED.items()
+        if not (isinstance(given := sections[name], dict) and isinstance(given.get(key), str) and given[key])
+    ]  # fmt: skip
     if missing:
         raise ConfigError(
             f"{beside.path}: it is in msModelSlim's dialect, which names no model and no folder to write to; add "

@@ -65,6 +65,8 @@ def test_what_is_printed_is_the_same_configuration(wan_t2v: Path, tmp_path: Path
         ([], ["--model_path", "--save_path"]),
         (["model.path=/models/wan"], ["--save_path"]),
         (["save.save_path=/exports/wan"], ["--model_path"]),
+        (["model=3", "save.save_path=/exports/wan"], ["--model_path"]),
+        (["model.path=[3]", "save.save_path=/exports/wan"], ["--model_path"]),
     ],
 )
 def test_a_file_alone_is_told_what_is_to_stand_beside_it(overrides: list[str], options: list[str]) -> None:
@@ -130,6 +132,15 @@ def test_one_layer_of_the_original_is_taken_or_left_as_a_whole(write: Write, hun
 def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_loaded(write: Write, wan_t2v: Path) -> None:
     said = refusal(write([{**LINEAR, "exclude": ["*ffn.net.2*"]}]), wan_t2v)
     assert "spec.process.0.exclude.0: the pattern '*ffn.net.2*' matches no layer" in said and ".ffn.2" in said
+
+
+def test_braces_that_stand_for_too_many_patterns_are_refused_at_once(write: Write, wan_t2v: Path) -> None:
+    said = refusal(write([{**LINEAR, "exclude": ["*" + "{a,b}" * 30]}]), wan_t2v)
+    assert "spec.process.0.exclude.0: its braces stand for more than 1000 patterns" in said
+
+
+def test_an_include_of_nothing_is_refused(write: Write, wan_t2v: Path) -> None:
+    assert "include: it is []; at least 1 item is needed" in refusal(write([{**LINEAR, "include": []}]), wan_t2v)
 
 
 def test_linears_that_only_modulate_stay_float_and_are_said(write: Write, hunyuan: Path) -> None:
@@ -308,6 +319,8 @@ def test_the_folder_tells_the_variant_of_a_family(family: str | None, adapter: s
 def test_a_folder_of_another_family_is_refused_with_its_own(wan_t2v: Path, wan22_t2v: Path) -> None:
     assert "it is Wan2T2V" in refusal(SEED, wan22_t2v, "model.type=Wan2_1")
     assert "no model is called Wan3; did you mean" in refusal(SEED, wan_t2v, "model.type=Wan3")
+    assert "no model is called [Wan2_1]; did you mean" in refusal(SEED, wan_t2v, "model.type=[Wan2_1]")
+    assert "write `model.type: WanT2V`" in refusal(SEED, wan_t2v, "model.type=HunyuanVideo")
 
 
 def test_a_family_can_stand_in_a_file_of_ours_too(wan22_t2v: Path) -> None:
