@@ -107,8 +107,8 @@ def test_mindie_2_3_gets_a_scale_for_each_head_of_hunyuan(tmp_path: Path) -> Non
     save = {"save_lightx2v": False, "save_mindie": True, "mindie_version": "2.3"}
     config = small_config(tmp_path, family="HunyuanVideo", quant=quant, save=save, eval=None)
     assert main(["run", "--config", str(config)]) == 0
-    description = json.loads((tmp_path / "export/mindie/quant_model_description_w8a8_dynamic.json").read_text())
-    tensors = load_file(tmp_path / "export/mindie/quant_model_weight_w8a8_dynamic.safetensors")
+    description = json.loads((tmp_path / "export/quant_model_description_w8a8_dynamic.json").read_text())
+    tensors = load_file(tmp_path / "export/quant_model_weight_w8a8_dynamic.safetensors")
     assert description["fa_quant_type"] == "FAQuant"
     attended = {name.rpartition(".fa_")[0] for name, said in description.items() if said == "FAQuant"} - {""}
     assert attended == {f"{kind}_blocks.{i}" for kind in ("double", "single") for i in range(2)}
@@ -130,8 +130,8 @@ def test_mindie_3_gets_types_and_rotations_of_self_attention(
     assert main(["check", str(config), "--set", "save.soc=a2"]) == 2
     assert "attention in fp8_e4m3 runs on a5 alone; found `soc: a2`" in capsys.readouterr().err
     assert main(["run", "--config", str(config)]) == 0
-    description = json.loads((tmp_path / "export/mindie/quant_model_description_w8a8_dynamic.json").read_text())
-    tensors = load_file(tmp_path / "export/mindie/quant_model_weight_w8a8_dynamic.safetensors")
+    description = json.loads((tmp_path / "export/quant_model_description_w8a8_dynamic.json").read_text())
+    tensors = load_file(tmp_path / "export/quant_model_weight_w8a8_dynamic.safetensors")
     types = {name: said for name, said in description.items() if said == "FP8_DYNAMIC"}
     assert set(types) == {"blocks.0.self_attn.quant_type", "blocks.1.self_attn.quant_type"}
     rotation = tensors["blocks.0.self_attn.q_rot"]

@@ -56,7 +56,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Make:
             quant = {"video_gen": {"method": smooth, **quant}}
             path = small_config(out, family=family, eval=None, quant=quant, save=save)
             assert main(["run", "--config", str(path)]) == 0
-            made[form] = Exported(out / "export" / "mindie", out / "run", out / "model")
+            made[form] = Exported(out / "export", out / "run", out / "model")
         return made[form]
 
     return make
