@@ -20,7 +20,7 @@ from llmc.config.save import SaveConfig
 from llmc.eval.metrics.base import Metric
 from llmc.models.base import ModelAdapter, Sample, Sampling, Section, Task
 from llmc.plugin import Strict, by_name
-from llmc.policy.attention import AttentionPolicy
+from llmc.policy.attention import AttentionPolicy, AttentionRule
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
 if TYPE_CHECKING:
@@ -217,8 +217,9 @@ class Config(Strict):
         if attention is None:
             return None
         ignored = parse_block_ids(self.ignored_layers.block_ids)
+        rules = tuple(AttentionRule(rule.match, attention.rule_spec(rule)) for rule in attention.rules)
         return AttentionPolicy(
-            attention.spec(), attention.include, attention.exclude, ignored, attention.max_error, self.base.seed
+            attention.spec(), attention.include, attention.exclude, rules, ignored, attention.max_error, self.base.seed
         )
 
     def calib_sampling(self) -> Sampling:

@@ -50,7 +50,8 @@ def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: 
 def attention_line(part: FinishedPart) -> tuple[int, int, str]:
     """How many attentions are quantized, of how many that were meant to be, and how."""
     attentions = list(part.attentions.values())
-    return sum(not each.state.stays_float for each in attentions), len(attentions), str(attentions[0].spec)
+    specs = dict.fromkeys(str(each.spec) for each in attentions)
+    return sum(not each.state.stays_float for each in attentions), len(attentions), " and ".join(specs)
 
 
 def front_matter(origin: str | None, target: str, about: Mapping[str, str]) -> dict[str, object]:

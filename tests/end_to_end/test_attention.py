@@ -83,6 +83,23 @@ def test_check_lists_attentions_and_refuses_globs_that_match_none(
     assert "'*.atn2' matches no attention" in capsys.readouterr().err
 
 
+def test_rules_of_attention_are_those_of_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [{"match": "*.attn2", "skip": True}, {"match": "blocks.0.*", "bit": 8, "static": True, "rotate": None}]
+    path = attending(tmp_path, {"bit": "e4m3", "rotate": "online", "rules": rules})
+    assert main(["check", str(path), "--explain"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "blocks.{}.attn1 0 int8 per_head static over 99.99% of q and k" in lines
+    assert "blocks.{}.attn1 1 fp8_e4m3 per_head rotated" in lines and "blocks.{}.attn2 0-1 float" in lines
+    assert "attention blocks.0.*: 2 attentions" in lines and "*.attn2 float" in lines
+    assert main(["run", "--config", str(path)]) == 0
+    specs = {each["name"]: each["spec"] for each in results(tmp_path)["attentions"]}
+    assert specs == {
+        "blocks.0.attn1": "int8 per_head static over 99.99% of q and k",
+        "blocks.1.attn1": "fp8_e4m3 per_head rotated",
+    }
+    assert "fp8_e4m3 per_head rotated and int8 per_head static" in results(tmp_path)["recipe"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -91,6 +108,12 @@ def test_check_lists_attentions_and_refuses_globs_that_match_none(
         ("quant.video_gen.attention.recall=0.99", "recall is for scales that are calibrated"),
         ("quant.video_gen.attention={bit: mxfp8, static: True}", "mxfp8 measures the scale of every 32 values"),
         ("quant.video_gen.attention={bit: mxfp8, rotate: offline}", "allowed: online"),
+        ("quant.video_gen.attention={bit: 8, rules: [{match: '*.attn2'}]}", "says nothing but `match`"),
+        ("quant.video_gen.attention={bit: 8, rules: [{match: '*', skip: True, bit: 8}]}", "`skip: True` and a grid"),
+        (
+            "quant.video_gen.attention={bit: 8, rules: [{match: '*', bit: mxfp8, static: True}]}",
+            "write `static: False`",
+        ),
         ("quant.text_encoder={method: RTN, attention: {bit: 8}}", "text_encoder.attention is given"),
     ],
 )

@@ -208,9 +208,33 @@ def test_attention_is_taken_by_the_runtimes_names(write: Write, wan22_t2v: Path,
         "bit": "e4m3", "include": ["blocks.*.attn1"], "exclude": ["blocks.0.*"], "rotate": "online"
     }  # fmt: skip
     path = write([LINEAR, {"type": "fa3_quant", "include": ["double_blocks*"]}])
+    assert load_document(path, beside(hunyuan)).values["save"]["mindie_version"] == "2.3"
     assert quant(path, hunyuan)["attention"] == {
         "bit": 8, "static": True, "include": ["transformer_blocks.*.attn"]
     }  # fmt: skip
+
+
+def test_several_fa3_quants_are_rules_for_what_each_takes(write: Write, wan22_t2v: Path) -> None:
+    """As in a recipe that msModelSlim ships for Wan2.2, in four bits."""
+    fp8, mxfp4 = {**INT8, "dtype": "fp8_e4m3", "scope": "per_token"}, {"dtype": "mxfp4", **MX}
+    turned = {"type": "online_quarot", "include": ["*.self_attn.*"]}
+    most = {"type": "fa3_quant", "qconfig": mxfp4, "include": ["*self_attn"], "exclude": ["blocks.0*"]}
+    first = {"type": "fa3_quant", "qconfig": fp8, "include": ["blocks.0.self_attn"]}
+    path = write([{"type": "linear_quant", "qconfig": MX4}, turned, most, first])
+    document = load_document(path, beside(wan22_t2v))
+    assert document.values["quant"]["video_gen"]["attention"] == {
+        "bit": "mxfp4", "rotate": "online", "include": ["blocks.*.attn1"],
+        "rules": [{"match": "blocks.0.*", "bit": "e4m3"}],
+    }  # fmt: skip
+    assert document.values["save"] == {
+        "save_mindie": True, "save_path": "/tmp/export", "soc": "a5", "mindie_version": "2026-07"
+    }  # fmt: skip
+    assert "mindie_version is 2026-07, which alone reads attention in mxfp4 and fp8_e4m3" in document.notes
+    assert {problem.keys[0] for problem in config_problems(load_config(path, beside(wan22_t2v)))} <= {"model"}
+    path = write([LINEAR, {**turned, "include": ["blocks.0.*"]}, {**most, "exclude": []}])
+    assert quant(path, wan22_t2v)["attention"]["rules"] == [{"match": "blocks.0.*", "bit": "mxfp4", "rotate": "online"}]
+    path = write([LINEAR, most, {**first, "include": ["blocks.1.self_attn"]}])
+    assert "it gives blocks.1.self_attn another grid than an earlier fa3_quant does" in refusal(path, wan22_t2v)
 
 
 def test_a_size_a_schedule_and_a_task_are_what_the_repositories_call_them(
