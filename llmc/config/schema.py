@@ -53,7 +53,9 @@ class SamplesConfig(Strict):
         description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image"
     )
     download: StrictBool = Field(False, description="False: nothing is ever downloaded")
-    path: InputPath = Field(description="folder with samples.json and the images it names")
+    path: InputPath = Field(
+        description="folder with samples.json, or msModelSlim's index.jsonl, and the images it names; or that file"
+    )
     bs: StrictInt = Field(1, description="videos at a time: 1")
     n_samples: StrictInt | None = Field(
         None, ge=1, description="use only the first samples of the folder; default: all"

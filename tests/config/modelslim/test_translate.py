@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llmc.calib.samples import read_samples
 from llmc.config.checks import config_problems
 from llmc.config.load import load_config, load_document
 from llmc.config.schema import Config
@@ -144,6 +145,8 @@ def test_linears_that_only_modulate_stay_float_and_are_said(write: Write, hunyua
         ({"type": "smooth_quant"}, {"name": "SmoothQuant", "alpha": 0.5}),
         ({"type": "iter_smooth"}, {"name": "IterSmooth", "alpha": 0.9, "scale_min": 1e-5}),
         ({"type": "flex_smooth_quant", "alpha": 0.6}, {"name": "FlexSmooth", "alpha": 0.6}),
+        ({"type": "flex_awq_ssz", "qconfig": W8A8}, {"name": "FlexSmooth", "beta": 0.0}),
+        ({"type": "flex_awq_ssz", "qconfig": W8A8, "alpha": 0.4}, {"name": "FlexSmooth", "alpha": 0.4, "beta": 0.0}),
         ({"type": "awq", "weight_qconfig": W8A8["weight"], "n_grid": 10}, {"name": "Awq", "grid": 10, "clip": False}),
     ],
 )
@@ -165,7 +168,7 @@ def test_what_smooths_is_a_method_before_rounding(
             {"type": "iter_smooth", "include": ["*self_attn*"]},
             "leaves out 72 quantized layers, such as blocks.0.cross_attn.q",
         ),
-        ({"type": "flex_awq_ssz", "qconfig": W8A8}, "write flex_smooth_quant"),
+        ({"type": "flex_awq_ssz", "qconfig": STATIC}, "process.0.qconfig: it is another grid"),
         ({"type": "awq", "weight_qconfig": {**INT8, "dtype": "int4", "scope": "per_channel"}}, "write the same here"),
         ({"type": "online_quarot"}, "no fa3_quant asks for that"),
     ],
@@ -301,6 +304,9 @@ def test_samples_of_ones_own_are_read(write: Write, wan_t2v: Path, tmp_path: Pat
     (tmp_path / "mine").mkdir()
     path = write([LINEAR], dataset=str(tmp_path / "mine"))
     assert load_config(path, beside(wan_t2v)).calib.path == tmp_path / "mine"
+    (tmp_path / "mine" / "index.jsonl").write_text('{"text": "a fox in the snow"}\n')
+    calib = load_config(path, beside(wan_t2v)).calib
+    assert [sample.prompt for sample in read_samples(calib.path, needs_image=False)] == ["a fox in the snow"]
     notes = load_document(write([LINEAR], dataset="wan2_2_t2v"), beside(wan_t2v)).notes
     assert any("ships with msModelSlim alone" in note for note in notes)
 
