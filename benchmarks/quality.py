@@ -22,11 +22,15 @@ import torch
 from benchmarks.page import write_page
 from llmc.algorithms.awq import Awq
 from llmc.algorithms.base import Algorithm
+from llmc.algorithms.flexsmooth import FlexSmooth
 from llmc.algorithms.gptq import GPTQ
 from llmc.algorithms.hadamard import Hadamard
+from llmc.algorithms.itersmooth import IterSmooth
 from llmc.algorithms.lowrank import LowRank
 from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
+from llmc.algorithms.static import Static
+from llmc.algorithms.timestep import Timestep
 from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
@@ -61,6 +65,13 @@ class Recipe:
 RECIPES = (
     Recipe("smoothing", "W8A8", (SMOOTH,)),
     Recipe("AWQ", "W8A8", (Awq(),)),
+    Recipe("IterSmooth", "W8A8", (IterSmooth(),)),
+    Recipe("FlexSmooth", "W8A8", (FlexSmooth(),)),
+    Recipe("static", "W8A8 static", (Static(),)),
+    Recipe("static of least output error", "W8A8 static", (Static(range="output"),), against="static"),
+    Recipe("per step", "W8A8 static", (Timestep(),), against="static"),
+    Recipe("smoothing, static", "W8A8 static", (SMOOTH, Static())),
+    Recipe("smoothing, per step", "W8A8 static", (SMOOTH, Timestep()), against="smoothing, static"),
     Recipe("GPTQ", "W4A8", (SOLVE,)),
     Recipe("smoothing, GPTQ", "W4A8", (SMOOTH, SOLVE)),
     Recipe("smoothing, GPTQ asymmetric", "W4A8", (SMOOTH, AIM)),
@@ -173,19 +184,20 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 def _grid(name: str) -> LayerSpec:
     bits, _, group = name.partition(" g")
-    own = {"granularity": "per_group", "group_size": int(group)} if group else {}
+    own: dict[str, Any] = {"granularity": "per_group", "group_size": int(group)} if group else {}
+    act = {"granularity": "per_tensor", "dynamic": False} if bits.endswith("static") else own
     return LayerSpec(
         weight=TensorSpec.model_validate({"format": f"int{bits[1]}", "granularity": "per_channel"} | own),
-        act=TensorSpec.model_validate({"format": f"int{bits[3]}", "granularity": "per_token"} | own),
+        act=TensorSpec.model_validate({"format": f"int{bits[3]}", "granularity": "per_token"} | act),
     )
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'variant':<9}{'grid':<10}{'recipe':<52}{'teacher-forced':>24}{'endpoint':>24}"]
+    lines = [f"{'variant':<9}{'grid':<13}{'recipe':<52}{'teacher-forced':>24}{'endpoint':>24}"]
     for row in rows:
         shown = "".join(f"{row[k]['ratio']:>8.4f} [{row[k]['low']:.4f}, {row[k]['high']:.4f}]".rjust(26)
                         for k in ("teacher_forced", "endpoint"))  # fmt: skip
-        lines.append(f"{row['variant']:<9}{row['grid']:<10}{row['recipe']:<50}{shown}")
+        lines.append(f"{row['variant']:<9}{row['grid']:<13}{row['recipe']:<50}{shown}")
     return "\n".join(lines)
 
 

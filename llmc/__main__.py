@@ -110,7 +110,7 @@ def check_command(options: argparse.Namespace) -> None:
         from llmc.steps.source import skeleton
 
         parts = skeleton(config.model, ())
-        check_layers(config.model.adapter(), parts, config.policy(), targets)
+        check_layers(config.model.adapter(), parts, (config.policy(), config.recipe()), targets)
         check_attentions(parts, config.attention_policy(), targets)
     print(plan(config))
     for note in config.source.notes if config.source else ():

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from llmc import distributed
 from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
+from llmc.errors import ExportError
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.manifest import MANIFEST
@@ -44,7 +46,7 @@ def run(config: Config) -> Results:
         outputs = [exporter for exporter, _ in exporters]
         attention = config.attention_policy()
         bare = skeleton(config.model, ())
-        check_layers(adapter, bare, config.policy(), outputs)
+        check_layers(adapter, bare, orders["video_gen"], outputs)
         check_attentions(bare, attention, outputs)
         pipeline = load_pipeline(config.model, str(device))
         parts = adapter.parts(pipeline)
@@ -54,7 +56,11 @@ def run(config: Config) -> Results:
             changed = merge_lora(part.module, lora.path, lora.strength, lora_tables(adapter, part))
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
         parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
-        networks = prepare_all(parts, orders, outputs, attention)
+        networks = prepare_all(parts, orders, outputs, attention, adapter.original)
+        judged = judged_sampling(config, schedule_of(pipeline))
+        for exporter in outputs:
+            if (problem := exporter.schedule_problem(judged)) is not None:
+                raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
     with folder.phase("calibrate"):
         samples = config.calib.samples(adapter, config.calib.prompts)
         sampling = config.calib_sampling()
@@ -67,7 +73,7 @@ def run(config: Config) -> Results:
         seen = calibrate(adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed, allowed)
         coverage = coverage_table(seen, networks, samples)
     with folder.phase("export"):
-        checkpoint = export(config, networks, exporters, folder, schedule_of(pipeline))
+        checkpoint = export(config, networks, exporters, folder, judged)
         if folder.writes and exporters:
             folder.write_json("weights.json", weight_digests(networks))
     judgement = None
@@ -80,12 +86,18 @@ def run(config: Config) -> Results:
     return results
 
 
+def judged_sampling(config: Config, schedule: Mapping[str, float]) -> dict[str, Any]:
+    """How the videos are made that a recipe is judged by; without `eval`, those that it is calibrated on."""
+    samplings = config.eval_samplings() or (config.calib_sampling(),)
+    return {**schedule, **{key: value for key, value in samplings[0].model_dump().items() if value is not None}}
+
+
 def export(
     config: Config,
     networks: Sequence[Network],
     exporters: Sequence[tuple[Exporter, Path]],
     folder: RunFolder,
-    schedule: Mapping[str, float],
+    sampling: Mapping[str, Any],
 ) -> Path | None:
     """Write every target that was asked for; returns the first one's folder."""
     written = []
@@ -94,8 +106,6 @@ def export(
         "recipe": describe(config),
         "fingerprint": config.fingerprint(),
     }
-    samplings = config.eval_samplings() or (config.calib_sampling(),)
-    said = {key: value for key, value in samplings[0].model_dump().items() if value is not None}
     names = [network.part.name for network in networks]
     parts = [
         FinishedPart(
@@ -105,7 +115,7 @@ def export(
             renames=config.model.adapter().renames,
             source=config.model.path,
             provenance=provenance,
-            sampling={**schedule, **said},
+            sampling=sampling,
             section=network.part.section,
             others=tuple(name for name in names if name != network.part.name),
             folder=network.part.folder,
@@ -113,7 +123,7 @@ def export(
             errors={name: error.figures() for name, error in network.errors.items()},
             versions=versions(),
             attentions=network.attentions,
-            original=config.model.adapter().original(network.part.module),
+            original=network.original,
         )
         for network in networks
     ]

@@ -26,6 +26,11 @@ class Algorithm(Plugin):
         return frozenset()
 
     @property
+    def own_scales(self) -> bool:
+        """Whether it chooses the scale of a weight for that weight alone, so that it could share it with no other."""
+        return "rounded" in self.leaves
+
+    @property
     def works_on_rounded(self) -> bool:
         """Whether it can come after a method that has rounded the weights."""
         return False

@@ -25,13 +25,19 @@ class RTN(Algorithm):
     def leaves(self) -> frozenset[str]:
         return frozenset({"rounded"})
 
+    @property
+    def own_scales(self) -> bool:
+        return self.range != "absmax"
+
     def apply(self, block: BlockStep) -> None:
         from llmc.numerics.clip import weight_scales
         from llmc.numerics.quantize import quantize, sliced, whole_scale
 
         for layer in block.linears.values():
             spec = layer.spec.weight
-            if spec is not None:
+            if not self.own_scales:
+                layer.round()
+            elif spec is not None:
                 weight = layer.float_weight()
                 slices = sliced(weight, spec)
                 grid = weight_scales(slices, spec, self.range, self.percentile)

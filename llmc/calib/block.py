@@ -158,7 +158,8 @@ class Group:
             if producers:
                 transform = replace(transform, upstream=True)  # type: ignore[type-var]
             elif isinstance(transform, Scale):
-                transform = replace(transform, fold=self.fold[0][0])
+                place, module = self.fold[0]
+                transform = Scale(self._absorbed_exactly(transform.multiplier, place, module), fold=place)
         elif self.multiplier_dtype is not None and isinstance(transform, Scale):
             transform = self._all_in_one(transform, self.multiplier_dtype)
         for layer in self.linears:
@@ -174,6 +175,19 @@ class Group:
         kept = getattr(torch, dtype)
         smallest, largest = torch.finfo(kept).tiny, torch.finfo(kept).max
         return Scale(scale.multiplier.clamp(smallest, largest).to(kept).float())
+
+    def _absorbed_exactly(self, multiplier: Tensor, place: str | ModulatedRows, norm: nn.Module) -> Tensor:
+        """The nearest multiplier that leaves the weight of an affine norm exact in bf16: runtimes keep it in 16 bits,
+        and would round it after all was judged."""
+        weight = getattr(norm, "weight", None)
+        if weight is None or weight.ndim != 1:
+            return multiplier
+        weight = weight.detach().float()
+        for earlier in self.linears[0].state.transforms:
+            if isinstance(earlier, Scale) and earlier.fold == place:
+                weight = weight * earlier.multiplier
+        kept = (weight * multiplier).to(torch.bfloat16).float()
+        return torch.where(kept == 0, multiplier, kept / weight)
 
     def _may_fold(self, transform: Transform) -> bool:
         """Whether what stands before the linears could make the change, although others happen after it."""

@@ -19,6 +19,7 @@ from llmc.numerics.spec import TensorSpec
 
 ROWS = 128  # tokens
 RANGE_ROWS = 1024  # of which few reach far
+WORTH_CLIPPING = 1.25  # rows that were not kept reach farther: the widest range is taken of those nearly as good
 CHANNELS = 128  # of each linear
 
 
@@ -46,7 +47,7 @@ def best_share(rows: Tensor, rounded: Callable[[Tensor, float], Tensor], linears
         return (linear(change, torch.cat(relative)) if relative else change).square().sum()
 
     errors = torch.stack([error(share) for share in ACT_SHRINKS])
-    return ACT_SHRINKS[int(errors.argmin())]
+    return ACT_SHRINKS[int((errors <= WORTH_CLIPPING * errors.min()).int().argmax())]
 
 
 class _Sample:

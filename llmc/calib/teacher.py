@@ -56,9 +56,10 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """A network's or block's main output, whatever it is wrapped in; a last block may give nothing of the text."""
+    """A network's or block's main output, whatever it is wrapped in; SD3's last block gives (None, image)."""
     while not isinstance(output, Tensor):
-        output = next(value for value in (output.values() if isinstance(output, dict) else output) if value is not None)
+        values = output.values() if isinstance(output, dict) else output
+        output = next(value for value in values if value is not None)
     return output
 
 

@@ -13,7 +13,7 @@ from llmc.config.quant import NetworkConfig
 from llmc.config.schema import Config, IgnoredLayersConfig, SamplesConfig
 from llmc.config.words import choice
 from llmc.errors import LlmcError, UnsupportedSpec
-from llmc.export.base import Exporter, as_computed
+from llmc.export.base import ORIGINAL, Exporter, as_computed
 from llmc.models.base import adapters, check_adapter
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.numerics.spec import LayerSpec
@@ -225,6 +225,8 @@ def target_problems(config: Config) -> Iterator[Problem]:
     for exporter in exporters:
         yield from _name_problems(config, exporter)
         yield from _folder_problems(config, exporter)
+        if config.model.path.exists() and (problem := exporter.source_problem(config.model.path)) is not None:
+            yield Problem(("save", exporter.switch), f"{exporter.name} was asked for in `save`, and {problem}")
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
         specs = _specs(section, quant)
@@ -278,10 +280,13 @@ def _folder_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
 
 
 def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
-    tables = config.model.adapter().renames
+    adapter = config.model.adapter()
+    tables = [*adapter.renames, *([ORIGINAL] if adapter.knows_original() else [])]
     if exporter.names is not None and exporter.names not in tables:
         found = ", ".join(tables) or "none"
-        text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
+        text = f"{exporter.name} reads no network of {config.model.type}"
+        if exporter.names == ORIGINAL:
+            text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
         yield Problem(("save", exporter.switch), f"{text} (tables of names: {found}); leave this target out")
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # nobody in the float network
 Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
 Linears: TypeAlias = "Mapping[str, tuple[LayerSpec, torch.nn.Linear]]"  # by name, and how each is to be quantized
+ORIGINAL = "original"  # what `names` says of targets that read names and rows of the network's own repository
 EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
 
 
@@ -78,7 +79,8 @@ class Exporter(Plugin):
 
     @property
     def names(self) -> str | None:
-        """The adapter's table of renames that it writes by; None: it writes diffusers' names."""
+        """The adapter's table of renames that it writes by; None: it writes diffusers' names; `ORIGINAL`: by names and
+        rows of the network's own repository, where several layers can be one."""
         return None
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
@@ -122,6 +124,14 @@ class Exporter(Plugin):
 
     def obstacle(self, folder: Path) -> str | None:
         """What lies in `folder` that would spoil the export even if it may be overwritten."""
+        return None
+
+    def source_problem(self, folder: Path) -> str | None:
+        """What it needs of the float model's folder and does not find there; None if nothing."""
+        return None
+
+    def schedule_problem(self, sampling: Mapping[str, Any]) -> str | None:
+        """Why it cannot be started as the videos are judged; None if it can."""
         return None
 
     def computed(self, spec: LayerSpec) -> LayerSpec:

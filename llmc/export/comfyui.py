@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from llmc.convert.rename import Renamer
 from llmc.convert.writer import write_checkpoint
-from llmc.export.base import Exporter, FinishedPart, LazyTensor, kept
+from llmc.export.base import ORIGINAL, Exporter, FinishedPart, LazyTensor, kept
 from llmc.export.folding import absorbed_tensors, bias_tensor, transformed_tensors
+from llmc.export.fused import original_tensors
 from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ComfyUI(Exporter):
 
     @property
     def names(self) -> str:
-        return "comfyui"
+        return ORIGINAL
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
         problems = super().problems(spec, left)
@@ -73,8 +73,7 @@ class ComfyUI(Exporter):
         tensors = absorbed_tensors(part)
         for name, layer in part.layers.items():
             tensors |= layer_tensors(name, layer, self.comfy_format)
-        new_names = Renamer(part.renames[self.names]).forward_all(tensors)
-        tensors = {new_names[name]: tensor for name, tensor in tensors.items()}
+        tensors = original_tensors(part.original, tensors)
         if self.comfy_format == "scaled_fp8":
             tensors["scaled_fp8"] = kept(marker(part))
         write_checkpoint(folder, tensors, "single", part.provenance, stem=stem_of(part))

@@ -59,7 +59,6 @@ class Diffusers(Exporter):
     name: Literal["diffusers"] = "diffusers"
     switch: ClassVar[str] = "save_diffusers"
     subfolder: ClassVar[str] = "diffusers"
-    around: ClassVar[bool] = True
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
     scale_dtype: ClassVar[ScaleDtype] = "bfloat16"  # with float activations the sums are multiplied in their type
 
@@ -79,6 +78,11 @@ class Diffusers(Exporter):
         if act is not None and not _is_per_token(act, weight.format.name):
             return None
         return SCHEMES.get((weight.format.name, act is not None))
+
+    def source_problem(self, folder: Path) -> str | None:
+        if (folder / "model_index.json").is_file():
+            return None
+        return f"it writes whole pipelines of diffusers, and {folder} is none: it has no model_index.json; leave it out"
 
     def computed(self, spec: LayerSpec) -> LayerSpec:
         stored = super().computed(spec)

@@ -6,9 +6,9 @@ smoothing it multiplies `affine_norm1/3` onto (1 + scale) and shift, if the conf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from llmc.errors import ExportError
 from llmc.export.base import Carrier, Exporter, FinishedPart, LazyTensor, kept, network_config
 from llmc.export.folding import folded_tensors, is_smoothed_at_run_time
 from llmc.export.lightx2v_encoders import ENCODER_SCHEMES, TARGETS, EncoderFile, encoder_keys, write_encoder
-from llmc.export.lightx2v_runtime import CONFIG_KEYS, EXPERTS, runtime_config
+from llmc.export.lightx2v_runtime import CONFIG_KEYS, EXPERTS, runtime_config, schedule_problem
 from llmc.export.lightx2v_schemes import SCHEMES, FileLayout, Runtime, find_scheme, served_by
 from llmc.log import log
 from llmc.numerics.spec import LayerSpec
@@ -45,8 +45,8 @@ class LightX2V(Exporter):
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
 
     @property
-    def names(self) -> str | None:
-        return "lightx2v" if self.native_names else None
+    def names(self) -> str:
+        return "lightx2v"  # known of the families that it reads, in whichever names they are written
 
     def encoder_problem(self, class_name: str, spec: LayerSpec) -> str | None:
         problem = super().encoder_problem(class_name, spec)
@@ -90,6 +90,9 @@ class LightX2V(Exporter):
             f"{folder} holds {', '.join(strange[:3])}: LightX2V merges every safetensors file of a folder; move it away"
         )
 
+    def schedule_problem(self, sampling: Mapping[str, Any]) -> str | None:
+        return schedule_problem(sampling)
+
     def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
         return super().carries(spec) | {"modulated norm"}
 
@@ -113,7 +116,7 @@ class LightX2V(Exporter):
             tensors |= self._bias(name, layer)
         config = network_config(part)
         smoothed = is_smoothed_at_run_time(tensors)
-        if self.names is not None:
+        if self.native_names:
             from llmc.convert.model_types import MODEL_TYPES  # with torch, which `llmc list` need not wait for
 
             names = Renamer(part.renames[self.names]).forward_all(tensors)

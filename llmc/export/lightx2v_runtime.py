@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmc.export.base import FinishedPart
 from llmc.export.folding import multipliers
 from llmc.export.lightx2v_schemes import SCHEMES, Runtime
@@ -76,9 +78,22 @@ def sampling_keys(networks: Sequence[FinishedPart]) -> dict[str, Any]:
 
 
 def steps_above(boundary: float, steps: Sequence[int], shift: float) -> int:
-    """How many steps of a thousand, once they are shifted, belong to the expert of high noise."""
-    noise = [step / 1000 for step in steps]
-    return sum(shift * each / (1 + (shift - 1) * each) >= boundary for each in noise)
+    """How many steps of a thousand, once they are shifted, belong to the expert of high noise; in float32, in which
+    schedulers compute it: a step can lie at the boundary itself."""
+    noise = torch.tensor(steps, dtype=torch.float32) / 1000
+    return int((shift * noise / (1 + (shift - 1) * noise) * 1000 >= boundary * 1000).sum())
+
+
+def schedule_problem(sampling: Mapping[str, Any]) -> str | None:
+    """Why LightX2V cannot run two experts on that schedule; None if it can."""
+    steps, boundary = sampling.get("denoising_step_list"), sampling.get("boundary")
+    if not steps or boundary is None or steps_above(boundary, steps, sampling["shift"]) < len(steps):
+        return None
+    return (
+        f"all of the steps {', '.join(map(str, steps))} are above the boundary {boundary:g} at shift "
+        f"{sampling['shift']:g}: LightX2V reads the noise of the first step of the other expert, and there is none; "
+        "give denoising_step_list a step below the boundary, or a smaller sample_shift"
+    )
 
 
 def network_keys(networks: Sequence[FinishedPart], folders: Mapping[str, Path], scheme: Runtime) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from llmc.layers.integer_sums import bias_in_units, sum_scale
 from llmc.layers.kernels import multiply, real_product
 from llmc.layers.steps import StepGrids, running_step
 from llmc.layers.transforms import Transform
-from llmc.numerics.quantize import Quantized, StaticGrid, fake_quantize, quantize, static_grid
+from llmc.numerics.quantize import Quantized, StaticGrid, fake_quantize, quantize, scales, sliced, static_grid
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
 Mode = Literal["float", "transformed", "quantized", "real"]
@@ -44,6 +44,7 @@ class QuantLinear(nn.Module):
         self.spec = spec
         self.state = LayerState()
         self.mode: Mode = "float"
+        self.peers: tuple[QuantLinear, ...] = ()  # what a target stores as one layer with it, itself among them
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "float":
@@ -167,12 +168,20 @@ class QuantLinear(nn.Module):
     def round(self, rounded: Quantized | None = None) -> None:
         """Fix the codes: those given, or the nearest ones."""
         if self.spec.weight is not None:
-            self.state = replace(self.state, rounded=rounded or quantize(self.float_weight(), self.spec.weight))
+            if rounded is None:
+                rounded = quantize(self.float_weight(), self.spec.weight, self._common_scale(self.spec.weight))
+            self.state = replace(self.state, rounded=rounded)
 
     def fix_act_scale(self, low: Tensor, high: Tensor) -> None:
         """Give a static activation the scale that just fits a range."""
         assert self.spec.act is not None
         self.state = replace(self.state, static=static_grid(low, high, self.spec.act))
+
+    def _common_scale(self, spec: TensorSpec) -> Tensor | None:
+        """The largest scale that it and its peers need, where a whole weight has one; else each row has its own."""
+        if not self.peers or spec.granularity != "per_tensor":
+            return None
+        return torch.stack([scales(sliced(peer.float_weight(), spec), spec)[0] for peer in self.peers]).amax(0)
 
     def _must_not_be_rounded(self) -> None:
         if self.state.rounded is not None:

@@ -61,10 +61,10 @@ class Scale:
         return cls((1 / s).to(torch.bfloat16).float())
 
     def input(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.multiplier.to(x.dtype)
+        return (x * self.multiplier).to(x.dtype)  # in float32: a norm's multiplier need not be exact in 16 bits
 
     def undo(self, x: torch.Tensor) -> torch.Tensor:
-        return x / self.multiplier.to(x.dtype)
+        return (x / self.multiplier).to(x.dtype)
 
     def weight(self, w: torch.Tensor) -> torch.Tensor:
         return w / self.multiplier

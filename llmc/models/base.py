@@ -209,6 +209,11 @@ class ModelAdapter(Plugin):
         return ()
 
     @classmethod
+    def knows_original(cls) -> bool:
+        """Whether `original` says anything."""
+        return cls.original.__func__ is not ModelAdapter.original.__func__  # type: ignore[attr-defined]
+
+    @classmethod
     def tasks(cls) -> tuple[Task, ...]:
         """What a sample can be, and what is made of it; the usual one first."""
         if cls.makes_images:

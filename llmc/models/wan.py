@@ -101,7 +101,7 @@ LAYOUT: Layout = {"WanTransformerBlock": _GROUPS, "WanVACETransformerBlock": _GR
 class Wan(ModelAdapter):
     """What all variants share; each says which folders it reads, what a sample gives, and its sizes."""
 
-    renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V, "comfyui": LIGHTX2V}
+    renames: ClassVar[Mapping[str, Renames]] = {"lightx2v": LIGHTX2V}
     network: ClassVar[str] = "WanTransformer3DModel"
     networks: ClassVar[tuple[str, ...]] = ("transformer", "transformer_2")
     optional: ClassVar[frozenset[str]] = frozenset({"shift", "denoising_step_list"})

@@ -55,7 +55,7 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     part, calls = adapter.part_of(model), calls_of(session, recipe)
     policy = Policy(recipe.default_spec(), ignored_layers=disabled_layers(part, session.linear.disable_names))
     attention = None if recipe.attention is None else AttentionPolicy(recipe.attention.spec())
-    check_layers(adapter, [part], policy, exporters)
+    check_layers(adapter, [part], (policy, recipe.method), exporters)
     check_attentions([part], attention, exporters)
     network = prepare(part, policy, exporters, recipe.method, attention=attention)
     if network.needs:

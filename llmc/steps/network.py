@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,8 +13,9 @@ from llmc.algorithms.base import Algorithm
 from llmc.calib.block import BlockStep, Group, LayerError, block_steps
 from llmc.calib.layer_errors import layer_errors
 from llmc.errors import UnsupportedSpec
-from llmc.export.base import Carrier, Exporter, as_computed
+from llmc.export.base import ORIGINAL, Carrier, Exporter, as_computed
 from llmc.export.folding import carrier
+from llmc.export.fused import fused_layers
 from llmc.layers.attention import QuantAttention
 from llmc.layers.linear import LayerState, QuantLinear, Switched
 from llmc.layers.swap import swap_linears
@@ -22,9 +23,11 @@ from llmc.models.base import ModelAdapter, Part, Section
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
+from llmc.renames import Original
 from llmc.steps.attention import plainly_rounded, quantized_attentions
 
 Order = tuple[Policy, Sequence[Algorithm]]  # of one section of `quant`: each layer's grid, and the methods
+OriginalOf = Callable[[nn.Module], Original]  # an adapter's table of a network
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Network:
     layers: dict[str, QuantLinear]
     blocks: list[BlockStep]
     recipe: Sequence[Algorithm] = ()
+    original: Original = ()  # names and rows in the repository that the network comes from, where they are known
     prefix: str = ""  # before the names of layers and blocks in tables: the part's name, if others have such names
     attentions: dict[str, QuantAttention] = field(default_factory=dict)
     attention_errors: dict[str, float] = field(default_factory=dict)  # of each, once it is calibrated
@@ -77,6 +81,7 @@ def prepare_all(
     orders: Mapping[Section, Order],
     exporters: Sequence[Exporter],
     attention: AttentionPolicy | None = None,
+    original: OriginalOf = lambda network: (),
 ) -> list[Network]:
     """Every part made ready as its section orders; a rule that matches no layer of the section's parts is refused."""
     for section, (policy, _) in orders.items():
@@ -86,7 +91,8 @@ def prepare_all(
     for part in parts:
         policy, recipe = orders[part.section]
         prefix = "" if alone and part.section == "video_gen" else f"{part.name}."
-        networks.append(prepare(part, policy, exporters, recipe, prefix, attention))
+        table = original(part.module) if part.section == "video_gen" else ()
+        networks.append(prepare(part, policy, exporters, recipe, prefix, attention, table))
     return networks
 
 
@@ -97,9 +103,10 @@ def prepare(
     recipe: Sequence[Algorithm] = (),
     prefix: str = "",
     attention: AttentionPolicy | None = None,
+    original: Original = (),
 ) -> Network:
     """Swap the linears of a part, and take hold of its attentions; an input is scaled only where every exporter can
-    carry the scale."""
+    carry the scale, and linears that one of them makes a single layer of know each other."""
     if part.section != "video_gen":
         exporters = [exporter.for_encoders() for exporter in exporters]
 
@@ -108,8 +115,11 @@ def prepare(
 
     layers = swap_linears(part.blocks, linears_of(part), spec_of)
     attentions = quantized_attentions(part, attention, exporters)
-    network = Network(part, layers, block_steps(part), recipe, prefix, attentions)
+    network = Network(part, layers, block_steps(part), recipe, original, prefix, attentions)
     dtypes = [exporter.multiplier_dtype for exporter in exporters if exporter.multiplier_dtype is not None]
+    for together in fused_by(exporters, original, layers).values():
+        for name in together:
+            layers[name].peers = tuple(layers[other] for other in together)
     for group in network.groups:
         if dtypes:
             group.fold, group.multiplier_dtype = (), dtypes[0]
@@ -139,9 +149,11 @@ def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Expo
     return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
 
 
-def check_layers(adapter: ModelAdapter, parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
+def check_layers(adapter: ModelAdapter, parts: Sequence[Part], order: Order, exporters: Sequence[Exporter]) -> None:
     """Refuse, all at once, linears that a target cannot take, be it for their sizes; skeletons will do."""
+    policy, _ = order
     check_shapes(parts, policy, exporters)
+    check_fused(parts, order, exporters, adapter.original)
     for exporter, part in product(exporters, parts):
         if part.section != "video_gen":
             continue
@@ -171,6 +183,35 @@ def check_shapes(parts: Sequence[Part], policy: Policy, exporters: Sequence[Expo
                 f"kernels of {exporter.name} work in whole tiles, and {'; '.join(wrong[:3])}{more}.\n"
                 "  What to do: choose another grid for all layers, or a `runtime` with smaller tiles."
             )
+
+
+def check_fused(parts: Sequence[Part], order: Order, exporters: Sequence[Exporter], original: OriginalOf) -> None:
+    """Refuse layers that are one in a target, and that it could not store as one; skeletons will do."""
+    policy, recipe = order
+    own_scales = [method.name for method in recipe if method.own_scales]
+    for part in (part for part in parts if part.section == "video_gen"):
+        for target, names in fused_by(exporters, original(part.module), layer_names(part)).items():
+            specs = [policy.spec_of(name, part.name) for name in names]
+            if len(set(specs)) > 1:
+                found = ", ".join(f"{name} is {spec}" for name, spec in zip(names, specs, strict=True))
+                raise UnsupportedSpec(
+                    f"{', '.join(names)} are one layer in the original network, {target}, and can only be stored as "
+                    f"one if all have one grid; found: {found}.\n"
+                    "  What to do: write rules that match all of them, or none."
+                )
+            weight = specs[0].weight
+            if own_scales and weight is not None and weight.granularity == "per_tensor":
+                raise UnsupportedSpec(
+                    f"{', '.join(names)} are one layer in the original network, {target}, whose weight has one scale "
+                    f"(per_tensor); {own_scales[0]} chooses one for each of them by itself.\n"
+                    "  What to do: round to nearest, with SmoothQuant alone or RTN with range absmax; or choose a grid "
+                    "with a scale for each output channel, such as int8 per_channel."
+                )
+
+
+def fused_by(exporters: Sequence[Exporter], table: Original, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Layers that targets make one of, by what it is called there."""
+    return fused_layers(table, names) if any(exporter.names == ORIGINAL for exporter in exporters) else {}
 
 
 def _linears(part: Part) -> Iterator[tuple[str, nn.Linear]]:

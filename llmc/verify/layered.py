@@ -8,15 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmc.verify.files import Entry
+from llmc.verify.joint import read_joint
+from llmc.verify.listed import Listed
 from llmc.verify.network import Network, sizes
 from llmc.verify.storage import FLOATS, Leaf, Reading, Storage, whole
-from llmc.verify.wan import Linear
+from llmc.verify.wan import Linear, Wan, read_wan
 
 CODES = (torch.int8, torch.float8_e4m3fn)
 BLOCK = re.compile(r"(vace_)?blocks\.(\d+)\.")
@@ -27,6 +30,11 @@ class Layered(Network):
     """One network of it. `leaves` are what follows a linear's name, by what it is."""
 
     leaves: Mapping[str, str]  # weight, weight_scale, and what may be beside: input_scale, input_multiplier
+
+    @cached_property
+    def described(self) -> Wan | Listed | list[str]:
+        found = read_joint(self.config or {}, self.entries)
+        return read_wan(self.config or {}) if found is None else found
 
     def quantized(self, linear: Linear) -> bool:
         """Whether codes are stored of it."""

@@ -10,9 +10,10 @@ from llmc.verify.name_rules import float_shape_problems
 from llmc.verify.sources import Sources
 from llmc.verify.storage import FLOATS
 from llmc.verify.verdict import Checked, Finding, NotChecked, Verdict, verdict
-from llmc.verify.wan import Wan
 
-ATTENTIONS = ("blocks.0.self_attn.", "blocks.0.attn1.")  # in the two namings of Wan
+# of the first block, in the two namings of each network that is known
+FIRST = ("blocks.0.self_attn.", "blocks.0.attn1.", "double_blocks.0.", "joint_blocks.0.", "transformer_blocks.0.attn.",
+         "blocks.0.attn.", "visual.transformer.0.")  # fmt: skip
 LayeredRules = Mapping[str, Callable[[Layered], Finding]]
 
 
@@ -21,7 +22,7 @@ def layered_verdicts(network: Layered, own: LayeredRules, sources: Sources) -> I
     yield verdict(network.label, "files whole", file_rules.files_are_whole(network))
     why = "a file cannot be read" if any(file.problem for file in network.files) or not network.files else ""
     yield verdict(network.label, "sizes", NotChecked(why) if why else sizes_are_known(network))
-    if not isinstance(network.described, Wan):
+    if isinstance(network.described, list):
         why = why or "the sizes of the network are not known"
     for rule, of_network in {**NETWORK_RULES, **own}.items():
         yield verdict(network.label, rule, NotChecked(why) if why else of_network(network))
@@ -31,18 +32,18 @@ def layered_verdicts(network: Layered, own: LayeredRules, sources: Sources) -> I
 
 def sizes_are_known(network: Layered) -> Finding:
     """What names and shapes follow from can be told, from config.json or from shapes."""
-    if isinstance(network.described, Wan):
-        return Checked(note=f"{network.wan.layers} blocks, {network.wan.dim} wide")
-    if any(name.startswith(ATTENTIONS) for name in network.entries):
+    if not isinstance(network.described, list):
+        return Checked(note=f"{network.known.layers} blocks, {network.known.dim} wide")
+    if any(name.startswith(FIRST) for name in network.entries):
         return Checked([f"{', '.join(network.described)} of the network cannot be told: tensors or keys are missing"])
-    return NotChecked("it is no Wan network, and names of others are not known here")
+    return NotChecked("known are names of Wan, FLUX.1, HunyuanVideo and SD3, and this is none of them")
 
 
 def names_are_complete(network: Layered) -> Finding:
     """Nothing of the network is missing, and nothing is there that nobody reads."""
-    naming = network.wan.naming
+    naming = network.known.naming
     wanted = {each.name(naming) for each in network.float_tensors()}
-    known = {each.name(naming) for each in network.wan.optional()}
+    known = {each.name(naming) for each in network.known.optional()}
     for linear in network.linears():
         name = linear.name(naming)
         if network.quantized(linear):
@@ -72,7 +73,7 @@ def judged_are_quantized(network: Layered, sources: Sources) -> Finding:
     found = value_rules.weights_are_the_judged_ones(network, sources)
     if isinstance(found, NotChecked):
         return found
-    stored = {linear.diffusers for linear in network.linears() if network.quantized(linear)}
+    stored = {name for linear in network.linears() if network.quantized(linear) for name, _ in linear.parts}
     lost = sorted(sources.judged.get(network.part, {}).keys() - stored)
     return Checked(
         [*found.problems, *(f"{name} was judged quantized, and is not stored so" for name in lost)], found.note

@@ -72,7 +72,7 @@ class Described(Network):
         return torch.float16 if self.fp16 else torch.bfloat16
 
     @property
-    def known(self) -> Mapping[str, Expected]:
+    def by_name(self) -> Mapping[str, Expected]:
         """The tensors of the float model, by MindIE's names; empty where they cannot be told."""
         return {} if isinstance(self.expected, str) else self.expected
 
@@ -84,7 +84,7 @@ class Described(Network):
             prefix, _, leaf = name.rpartition(".")
             if leaf == "weight" and isinstance(kind, str) and kind in TYPES:
                 above, _, last = prefix.rpartition(".")
-                module = above if last == "linear" and name not in self.known else prefix
+                module = above if last == "linear" and name not in self.by_name else prefix
                 found.append(Layer(module, prefix, kind))
         return tuple(found)
 
@@ -106,7 +106,7 @@ class Described(Network):
 
     def sizes(self, layer: Layer) -> Sizes | None:
         """As the float model has them, else as the weight itself; None where neither is there."""
-        weight, known = self.leaf(layer, "weight"), self.known.get(f"{layer.module}.weight")
+        weight, known = self.leaf(layer, "weight"), self.by_name.get(f"{layer.module}.weight")
         shape = known.shape if known is not None else weight.shape if weight is not None else ()
         if len(shape) != 2:
             return None

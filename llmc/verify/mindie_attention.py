@@ -46,7 +46,7 @@ def _problems(network: Described, name: str, kind: str) -> Problems:
         yield f"{kind} is read by {' and '.join(sorted(VERSIONS[kind]))}; this was written for {network.generation}"
     if (soc := network.about.get("soc")) is not None and (soc == "a5") == (kind == INT8):
         yield f"{kind} does not run on {soc}"
-    if network.known and not any(each.startswith(f"{name}.") for each in network.known):
+    if network.by_name and not any(each.startswith(f"{name}.") for each in network.by_name):
         yield "it is no module of MindIE's network"
     yield from _scale_problems(network, name) if kind == INT8 else _rotation_problems(network, name, kind)
 

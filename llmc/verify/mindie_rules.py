@@ -182,8 +182,8 @@ def _kernel_problems(network: Described, layer: Layer, of: Sizes) -> Problems:
     if about.since_3 and generation == "2.3":
         yield f"{layer.module} is {layer.kind}, which MindIE 2.3 does not know"
     bias = network.leaf(layer, "bias")
-    known = network.known.get(f"{layer.module}.bias")
-    has_bias = known is not None if network.known else bias is not None
+    known = network.by_name.get(f"{layer.module}.bias")
+    has_bias = known is not None if network.by_name else bias is not None
     if not has_bias and generation in about.needs_bias:
         yield f"{layer.module} has no bias, without which MindIE fails on {layer.kind}"
     if has_bias and bias is None:

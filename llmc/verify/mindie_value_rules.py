@@ -129,7 +129,7 @@ def float_tensors_are_the_models(network: Described) -> Finding:
     problems, count = [], 0
     for name, kind in network.rows.items():
         prefix, _, leaf = name.rpartition(".")
-        wanted = network.known.get(f"{owners[prefix]}.{leaf}" if prefix in owners else name)
+        wanted = network.by_name.get(f"{owners[prefix]}.{leaf}" if prefix in owners else name)
         entry = network.entries.get(name)
         if kind != FLOAT or wanted is None or entry is None or network.is_of_attention(name):
             continue
@@ -147,7 +147,7 @@ def weights_are_the_models(network: Described) -> Finding:
         return NotChecked(network.expected)
     problems, errors = [], []
     for layer, of, entries in network.sound_layers():
-        wanted = network.known.get(f"{layer.module}.weight")
+        wanted = network.by_name.get(f"{layer.module}.weight")
         if wanted is None:
             continue
         weight = wanted.read()
@@ -176,7 +176,7 @@ def weights_are_the_judged_ones(network: Described, sources: Sources) -> Finding
         return Checked([f"the run has no part {network.part}, only {', '.join(sources.judged)}"])
     problems, stored, untold = [], set[str](), 0
     for layer, of, entries in network.sound_layers():
-        wanted = network.known.get(f"{layer.module}.weight")
+        wanted = network.by_name.get(f"{layer.module}.weight")
         read = list(readings(layer.kind, {leaf: entry.read() for leaf, entry in entries.items()}, of))
         lost_bits = layer.kind == "W8A8" and of.fp16 and "weight_scale" not in entries
         start = 0

@@ -17,14 +17,14 @@ WHOSE = {"native": "LightX2V's", "diffusers": "diffusers'"}
 
 def one_naming(network: Network) -> Finding:
     """All names are of the scheme that config.json has."""
-    naming = network.wan.naming
+    naming = network.known.naming
     return Checked([f"{name} is {WHOSE[other]} name; this folder calls it {right}"
                     for name, (other, right) in _foreign(network).items()], f"{WHOSE[naming]} names")  # fmt: skip
 
 
 def _foreign(network: Network) -> dict[str, tuple[Naming, str]]:
     """Tensors under a name of the other scheme, and what they should be called."""
-    own: Naming = network.wan.naming
+    own: Naming = network.known.naming
     other: Naming = "diffusers" if own == "native" else "native"
     names = {each.name(other): each.name(own) for each in _all_tensors(network)}
     return {name: (other, names[name]) for name in network.entries if name in names and names[name] != name
@@ -33,11 +33,11 @@ def _foreign(network: Network) -> dict[str, tuple[Naming, str]]:
 
 def _all_tensors(network: Network) -> Iterator[Expected]:
     """Everything that may be there, under whatever name."""
-    wan = network.wan
-    yield from wan.float_tensors()
-    yield from wan.optional()
-    yield from wan.multipliers()
-    for linear in wan.linears():
+    known = network.known
+    yield from known.float_tensors()
+    yield from known.optional()
+    yield from known.multipliers()
+    for linear in known.linears():
         leaves = network.storage.leaves(*sizes(linear)) if network.storage else ("weight_scale",)
         for leaf in ("weight", *leaves):
             yield Expected(f"{linear.native}.{leaf}", f"{linear.diffusers}.{leaf}", ())
@@ -45,7 +45,7 @@ def _all_tensors(network: Network) -> Iterator[Expected]:
 
 def names_are_complete(network: Network) -> Finding:
     """No weight or bias is missing, and nothing is there that nobody reads."""
-    own = network.wan.naming
+    own = network.known.naming
     foreign = _foreign(network)
     renamed = {right for _, right in foreign.values()}
     wanted = [each.name(own) for each in network.float_tensors()]
@@ -64,10 +64,10 @@ def types_are_right(network: Network) -> Finding:
 
 
 def _type_problems(network: Network) -> Problems:
-    own, storage = network.wan.naming, network.storage
+    own, storage = network.known.naming, network.storage
     lazy = any(file.path.name == "non_block.safetensors" for file in network.files)
     biases = {f"{linear.name(own)}.bias" for linear in network.linears()}
-    for each in (*network.float_tensors(), *network.wan.optional(), *network.wan.multipliers()):
+    for each in (*network.float_tensors(), *network.known.optional(), *network.known.multipliers()):
         entry = network.find(each)
         if entry is None:
             continue
@@ -95,7 +95,7 @@ def shapes_are_right(network: Network) -> Finding:
 def float_shape_problems(network: Network) -> Problems:
     """Of every tensor that stays float."""
     bound: dict[str, int] = {}  # sizes that config.json does not say: what the first tensor has holds for all
-    for each in (*network.float_tensors(), *network.wan.optional(), *network.wan.multipliers()):
+    for each in (*network.float_tensors(), *network.known.optional(), *network.known.multipliers()):
         entry = network.find(each)
         if entry is None:
             continue
@@ -127,7 +127,7 @@ def scales_are_there(network: Network) -> Finding:
 
 
 def _scale_problems(network: Network, storage: Storage) -> Problems:
-    own = network.wan.naming
+    own = network.known.naming
     foreign = {right for _, right in _foreign(network).values()}
     for linear in network.linears():
         for leaf, allowed in storage.leaves(*sizes(linear)).items():
@@ -141,8 +141,8 @@ def _scale_problems(network: Network, storage: Storage) -> Problems:
 
 def smoothing_is_declared(network: Network) -> Finding:
     """`quant_method: advanced_ptq` is there where, and only where, norms are smoothed at run time."""
-    own = network.wan.naming
-    wanted = [each.name(own) for each in network.wan.multipliers()]
+    own = network.known.naming
+    wanted = [each.name(own) for each in network.known.multipliers()]
     found = [name for name in wanted if name in network.entries]
     problems = []
     if found and len(found) < len(wanted):
@@ -167,7 +167,7 @@ def sizes_fit_kernels(network: Network) -> Finding:
         return NotChecked("the scheme is not known")
     kernel = (network.runtime or {}).get("dit_quant_scheme", network.scheme)
     each_n, each_k = KERNEL_MULTIPLES.get(kernel, storage.multiples)
-    wrong = {f"{linear.name(network.wan.naming)} has {n} outputs and {k} inputs"
+    wrong = {f"{linear.name(network.known.naming)} has {n} outputs and {k} inputs"
              for linear in network.linears() for n, k in [sizes(linear)] if n % each_n or k % each_k}  # fmt: skip
     problems = [f"{some(sorted(wrong))}; the kernels take multiples of {each_n} and {each_k}"] if wrong else []
     loose = [entry.name for entry in network.entries.values() if entry.start % entry.dtype.itemsize]

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from llmc.verify.files import Entry, TensorFile, open_tensor_file, read_object
+from llmc.verify.listed import Listed
 from llmc.verify.storage import STORAGES, Leaf, Storage, recognized, storage_of
 from llmc.verify.wan import Expected, Linear, Wan, read_wan
 
@@ -52,34 +53,40 @@ class Network:
         return found
 
     @cached_property
-    def described(self) -> Wan | list[str]:
+    def described(self) -> Wan | Listed | list[str]:
         """The network that config.json describes, or the keys that it lacks."""
         return read_wan(self.config or {}, self.runtime)
 
     @property
+    def known(self) -> Wan | Listed:
+        """The network, where it is described."""
+        assert not isinstance(self.described, list)
+        return self.described
+
+    @property
     def wan(self) -> Wan:
-        """The network, where config.json describes it."""
+        """The same, where it is known to be Wan's."""
         assert isinstance(self.described, Wan)
         return self.described
 
     @cached_property
     def images(self) -> bool:
         """Whether it projects an image encoder's output; where the config does not say so, whether a tensor does."""
-        if self.wan.images is not None:
-            return self.wan.images
-        return any(self.find(each) is not None for each in self.wan.float_tensors() if each.of_images)
+        if self.known.images is not None:
+            return self.known.images
+        return any(self.find(each) is not None for each in self.known.float_tensors() if each.of_images)
 
     def linears(self) -> list[Linear]:
         """The linears that are quantized."""
-        return [linear for linear in self.wan.linears() if self.images or not linear.of_images]
+        return [linear for linear in self.known.linears() if self.images or not linear.of_images]
 
     def float_tensors(self) -> list[Expected]:
         """The float tensors that must be there."""
-        return [tensor for tensor in self.wan.float_tensors() if self.images or not tensor.of_images]
+        return [tensor for tensor in self.known.float_tensors() if self.images or not tensor.of_images]
 
     def find(self, expected: Expected, leaf: str = "") -> Entry | None:
         """A tensor as this folder names it."""
-        name = expected.name(self.wan.naming)
+        name = expected.name(self.known.naming)
         return self.entries.get(f"{name}.{leaf}" if leaf else name)
 
     @cached_property

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from llmc.errors import ExportError
 from llmc.verify.files import Entry, open_tensor_file, read_object
-from llmc.verify.wan import Expected
+from llmc.verify.wan import Expected, Linear
 
 JUDGED = "weights.json"
+# keys of a run's `model` that name other weights of a part
+OTHERS = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Sources:
     why_no_float: str = "no float model is at hand: give --float PATH"
     judged: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # part -> linear -> sha256
     against: Path | None = None
+    replaced: frozenset[str] = frozenset()  # parts that the run read from elsewhere than the float model's folder
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,17 @@ class FloatNetwork:
 
     def read(self, expected: Expected, leaf: str = "") -> Tensor | None:
         """A tensor in float32, if it is there."""
-        for name in (expected.diffusers, expected.native):
+        for name in (expected.diffusers, f"vision_model.{expected.diffusers}", expected.native):
             entry = self.entries.get(f"{name}.{leaf}" if leaf else name)
             if entry is not None:
                 return entry.read().float()
         return None
+
+    def read_weight(self, linear: Linear) -> Tensor | None:
+        """The weight of a linear in float32: of one that is made of several, those below each other."""
+        parts = [self.read(Expected(name, name, ()), "weight") for name, _ in linear.parts]
+        there = [part for part in parts if part is not None]
+        return torch.cat(there) if len(there) == len(parts) else self.read(linear, "weight")
 
 
 def find_sources(float_model: Path | None, against: Path | None) -> Sources:
@@ -57,7 +67,8 @@ def find_sources(float_model: Path | None, against: Path | None) -> Sources:
         return Sources(None, "the run merged a LoRA, so that the float model on disk is another", judged, against)
     path = Path(model.get("path", ""))
     found = float_model or (path if model.get("path") and path.is_dir() else None)
-    return Sources(found, f"the run's float model {path} is not there: give --float PATH", judged, against)
+    replaced = frozenset() if float_model else frozenset(name for name in OTHERS if model.get(name))
+    return Sources(found, f"the run's float model {path} is not there: give --float PATH", judged, against, replaced)
 
 
 def open_float(folder: Path, part: str) -> FloatNetwork | None:

@@ -12,7 +12,7 @@ from llmc.verify.network import Network, sizes
 from llmc.verify.sources import FloatNetwork, Sources, open_float
 from llmc.verify.storage import Reading, Storage
 from llmc.verify.verdict import Checked, Finding, NotChecked
-from llmc.verify.wan import Expected, Linear
+from llmc.verify.wan import Expected, Linear, Wan
 
 FAR = 0.5  # of a weight's norm: more than any rounding costs, less than any wrong order of elements does (1.4)
 
@@ -46,13 +46,15 @@ def weights_are_the_models(network: Network, sources: Sources) -> Finding:
     """Each weight, dequantized, is the float model's but for rounding and smoothing, and no other order fits better."""
     if sources.float_model is None:
         return NotChecked(sources.why_no_float)
+    if network.part in sources.replaced:
+        return NotChecked(f"the run read {network.part} from another checkpoint: give --float PATH")
     model = open_float(sources.float_model, network.part)
     if model is None:
         return NotChecked(f"{sources.float_model} holds no safetensors file of {network.part}")
     problems, errors = [], []
     rows: dict[str, Tensor] = {}
     for linear, entries in network.sound():
-        weight = model.read(linear, "weight")
+        weight = model.read_weight(linear)
         if weight is None or tuple(weight.shape) != linear.shape:
             problems.append(f"{linear.diffusers}.weight of {linear.shape} is not in the float model")
             continue
@@ -78,6 +80,8 @@ def _distance(
     network: Network, model: FloatNetwork, linear: Linear, weight: Tensor, wanted: Tensor, rows: dict[str, Tensor]
 ) -> float:
     """How far a weight is from the float one smoothed as it is; `rows` keeps what v's carry for o, by attention."""
+    if not isinstance(network.known, Wan):
+        return _free_distance(weight, wanted, linear.carries)
     columns, attention = _multiplier(network, model, linear), linear.native.rpartition(".")[0]
     if columns is not None:
         wanted = wanted / columns
@@ -88,6 +92,14 @@ def _distance(
     elif linear.native.endswith("_attn.o"):
         known = rows.get(attention)  # of a v that is quantized itself; else the multipliers that fit
         wanted = wanted * _fitting(weight.t(), wanted.t()) if known is None else wanted / known
+    return float((weight - wanted).norm() / wanted.norm().clamp(min=1e-30))
+
+
+def _free_distance(weight: Tensor, wanted: Tensor, rows: bool) -> float:
+    """The same with whatever multiplier of each column fits best, and of each row where rows may carry one."""
+    for _ in range(3 if rows else 1):
+        wanted = wanted * _fitting(weight.t(), wanted.t())
+        wanted = wanted * _fitting(weight, wanted)[:, None] if rows else wanted
     return float((weight - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
 
@@ -119,16 +131,19 @@ def weights_are_the_judged_ones(network: Network, sources: Sources) -> Finding:
         return Checked([f"the run has no part {network.part}, only {', '.join(sources.judged)}"])
     problems, count = [], 0
     for linear, entries in network.sound():
-        wanted, name = judged.get(linear.diffusers), entries["weight"].name
-        if wanted is None:
-            problems.append(f"{name}: the run judged no {linear.diffusers}")
+        name, lost = entries["weight"].name, [part for part, _ in linear.parts if part not in judged]
+        if lost:
+            problems.append(f"{name}: the run judged no {', '.join(lost)}")
             continue
+        wanted = [judged[part] for part, _ in linear.parts]
+        rows = [rows for _, rows in linear.parts]
         readings = _readings(network, linear, entries)
-        fault = next((each.fault for each in readings if tensor_digest(each.weight) == wanted), None)
+        digests = ((each.fault, [tensor_digest(part) for part in torch.split(each.weight, rows)]) for each in readings)
+        fault = next((fault for fault, found in digests if found == wanted), None)
         if fault is None:
             problems.append(f"{name} is not the weight that was judged")
         elif fault:
             problems.append(f"{name}: {fault}")
         else:
-            count += 1
+            count += len(wanted)
     return Checked(problems, f"{count} weights are the judged ones, bit for bit" if count else "")

@@ -32,6 +32,16 @@ class Expected:
 class Linear(Expected):
     """A linear that is quantized, by its names without `.weight`; its shape is (outputs, inputs)."""
 
+    sources: tuple[tuple[str, int], ...] = ()  # diffusers' layers that it is made of, and their rows; empty: one
+    carries: bool = False  # whether its rows may carry a smoothing of what reads them
+
+    @property
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """diffusers' layers that it is made of, and their rows."""
+        rows = self.shape[0]
+        assert isinstance(rows, int)
+        return self.sources or ((self.diffusers, rows),)
+
 
 @dataclass(frozen=True)
 class Wan:
@@ -71,14 +81,14 @@ class Wan:
     def float_tensors(self) -> Iterator[Expected]:
         """Everything else but multipliers of modulated norms, and the linears' biases with it."""
         d = self.dim
-        yield from _both("patch_embedding", "patch_embedding", (d, self.in_dim, *self.patch))
+        yield from both("patch_embedding", "patch_embedding", (d, self.in_dim, *self.patch))
         embedder = "condition_embedder"
-        yield from _both("text_embedding.0", f"{embedder}.text_embedder.linear_1", (d, self.text_dim))
-        yield from _both("text_embedding.2", f"{embedder}.text_embedder.linear_2", (d, d))
-        yield from _both("time_embedding.0", f"{embedder}.time_embedder.linear_1", (d, self.freq_dim))
-        yield from _both("time_embedding.2", f"{embedder}.time_embedder.linear_2", (d, d))
-        yield from _both("time_projection.1", f"{embedder}.time_proj", (6 * d, d))
-        yield from _both("head.head", "proj_out", (self.out_dim * prod(self.patch), d))
+        yield from both("text_embedding.0", f"{embedder}.text_embedder.linear_1", (d, self.text_dim))
+        yield from both("text_embedding.2", f"{embedder}.text_embedder.linear_2", (d, d))
+        yield from both("time_embedding.0", f"{embedder}.time_embedder.linear_1", (d, self.freq_dim))
+        yield from both("time_embedding.2", f"{embedder}.time_embedder.linear_2", (d, d))
+        yield from both("time_projection.1", f"{embedder}.time_proj", (6 * d, d))
+        yield from both("head.head", "proj_out", (self.out_dim * prod(self.patch), d))
         yield Expected("head.modulation", "scale_shift_table", (1, 2, d))
         if self.images is not False:
             yield from _image_embedder(d)
@@ -86,17 +96,17 @@ class Wan:
             for number in range(count):
                 yield from self._block_tensors(f"{blocks}.{number}")
         if self.vace_layers:
-            yield from _both("vace_patch_embedding", "vace_patch_embedding", (d, self.vace_in_dim, *self.patch))
-            yield from _both("vace_blocks.0.before_proj", "vace_blocks.0.proj_in", (d, d))
+            yield from both("vace_patch_embedding", "vace_patch_embedding", (d, self.vace_in_dim, *self.patch))
+            yield from both("vace_blocks.0.before_proj", "vace_blocks.0.proj_in", (d, d))
             for number in range(self.vace_layers):
-                yield from _both(f"vace_blocks.{number}.after_proj", f"vace_blocks.{number}.proj_out", (d, d))
+                yield from both(f"vace_blocks.{number}.after_proj", f"vace_blocks.{number}.proj_out", (d, d))
         for linear in self.linears():
             yield Expected(f"{linear.native}.bias", f"{linear.diffusers}.bias", linear.shape[:1], linear.of_images)
 
     def _block_tensors(self, block: str) -> Iterator[Expected]:
         d = self.dim
         yield Expected(f"{block}.modulation", f"{block}.scale_shift_table", (1, 6, d))
-        yield from _both(f"{block}.norm3", f"{block}.norm2", (d,))
+        yield from both(f"{block}.norm3", f"{block}.norm2", (d,))
         for native, diffusers in (("self_attn", "attn1"), ("cross_attn", "attn2")):
             for leaf in ("norm_q", "norm_k"):
                 yield Expected(f"{block}.{native}.{leaf}.weight", f"{block}.{diffusers}.{leaf}.weight", (d,))
@@ -106,10 +116,11 @@ class Wan:
 
     def multipliers(self) -> Iterator[Expected]:
         """What smoothing leaves beside the modulated norms: in all blocks, or in none."""
-        for number in range(self.layers):
-            for norm in ("affine_norm1", "affine_norm3"):
-                name = f"blocks.{number}.{norm}"
-                yield from _both(name, name, (self.dim,))
+        for blocks, count in (("blocks", self.layers), ("vace_blocks", self.vace_layers)):
+            for number in range(count):
+                for norm in ("affine_norm1", "affine_norm3"):
+                    name = f"{blocks}.{number}.{norm}"
+                    yield from both(name, name, (self.dim,))
 
     def optional(self) -> Iterator[Expected]:
         """What some of these networks have: positions of two images' tokens."""
@@ -145,7 +156,7 @@ def read_wan(config: Mapping[str, Any], runtime: Mapping[str, Any] | None = None
 def _projects_images(naming: Naming, config: Mapping[str, Any], runtime: Mapping[str, Any] | None) -> bool | None:
     if naming == "diffusers":
         return config.get("image_dim") is not None
-    if config.get("model_type") in ("t2v", "ti2v", "vace"):
+    if config["in_dim"] == config["out_dim"]:  # no channels for a first frame
         return False
     return None if runtime is None else bool(runtime.get("use_image_encoder", True))
 
@@ -158,10 +169,10 @@ def _image_embedder(dim: int) -> Iterator[Expected]:
         ("3", "ff.net.2", (dim, "image_dim")),
         ("4", "norm2", (dim,)),
     ):
-        yield from _both(f"img_emb.proj.{native}", f"{theirs}.{diffusers}", shape, of_images=True)
+        yield from both(f"img_emb.proj.{native}", f"{theirs}.{diffusers}", shape, of_images=True)
 
 
-def _both(native: str, diffusers: str, shape: tuple[Size, ...], of_images: bool = False) -> Iterator[Expected]:
+def both(native: str, diffusers: str, shape: tuple[Size, ...], of_images: bool = False) -> Iterator[Expected]:
     """Weight and bias."""
     yield Expected(f"{native}.weight", f"{diffusers}.weight", shape, of_images)
     yield Expected(f"{native}.bias", f"{diffusers}.bias", shape[:1], of_images)

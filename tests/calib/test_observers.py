@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 from llmc.calib.observers import OBSERVERS, PANEL
@@ -20,3 +25,35 @@ def test_moments_are_sums_over_all_tokens_of_all_calls() -> None:
         found = observer.result()
         assert (found.double() - wanted).norm() < limit * wanted.norm(), name
         assert name.startswith("cross") or torch.equal(found, found.T)
+
+
+RANKS = """
+import math, torch
+from torch import distributed
+from llmc.calib.observers import OBSERVERS
+from llmc.layers.steps import at_step
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+ranges, steps = (OBSERVERS[name](4, 64) for name in ("step_range", "row_steps"))
+for step, reach in (((0, 1.0), (1, 5.0)), ((1, 7.0), (3, 2.0)))[rank]:
+    with at_step(step):
+        x = torch.tensor([[-reach, 0.0], [0.0, reach + rank]])
+        ranges.update(x, x)
+        steps.update(x, x)
+for observer in (ranges, steps):
+    observer.reduce()
+inf = math.inf
+wanted = [[[-1, 0], [0, 1]], [[-7, 0], [0, 8]], [[inf, inf], [-inf, -inf]], [[-2, 0], [0, 3]]]
+assert ranges.result().tolist() == wanted, ranges.result()
+assert steps.result().flatten().tolist() == [0, 0, 1, 1, 1, 1, 3, 3], steps.result()
+"""
+
+
+def test_ranks_agree_on_the_range_of_each_step_whoever_saw_it(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(launch, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]

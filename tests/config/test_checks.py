@@ -166,8 +166,11 @@ def test_a_target_that_needs_names_the_family_does_not_give_is_refused(
 ) -> None:
     config = load("save={save_comfyui: True, save_path: out}")
     assert config_problems(config) == []
-    monkeypatch.delitem(WanI2V.renames, "comfyui")  # type: ignore[arg-type]
+    monkeypatch.setattr(WanI2V, "knows_original", classmethod(lambda cls: False))
     assert "comfyui needs the names of WanI2V in its own repository" in message(config)
+    config = load("save={save_lightx2v: True, save_path: out}")  # whichever names it writes
+    monkeypatch.setattr(WanI2V, "renames", {})
+    assert "lightx2v reads no network of WanI2V (tables of names: none)" in message(config)
 
 
 def test_targets_that_compute_differently_are_refused_together(load: Load) -> None:

@@ -149,3 +149,11 @@ def test_explain_shows_who_can_absorb_a_scale(tmp_path: Path, capsys: pytest.Cap
     spec = "weight int8 per_channel, act int8 per_token"
     assert f"transformer_blocks.{{}}.attn1.to_out.0 0-1 {spec} folds into attn1.to_v" in lines
     assert f"transformer_blocks.{{}}.attn2.to_q 0-1 {spec} at run time" in lines
+
+
+def test_targets_that_cannot_hold_it_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = opensora_config(tmp_path, save={"save_fake": False})
+    for target, says in {"diffusers": "has no model_index.json", "comfyui": "which are not known",
+                         "lightx2v": "reads no network of OpenSoraPlan"}.items():  # fmt: skip
+        assert main(["check", str(config), "--set", f"save.save_{target}=True"]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())

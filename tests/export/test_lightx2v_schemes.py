@@ -4,6 +4,7 @@ dequantized by a reader that is written down here once more."""
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +21,18 @@ from llmc.convert.rename import Renamer
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import FinishedPart
 from llmc.export.lightx2v import LightX2V
-from llmc.export.lightx2v_runtime import sampling_keys
+from llmc.export.lightx2v_runtime import sampling_keys, steps_above
 from llmc.export.lightx2v_schemes import SCHEMES, Runtime, find_scheme, served_by
 from llmc.export.transformed import Transformed
 from llmc.layers.linear import in_mode
+from llmc.models.base import Sampling
 from llmc.models.wan import LIGHTX2V, WanI2V
+from llmc.models.wan2 import Wan2T2V
 from llmc.numerics.quantize import fake_quantize, quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.steps.network import Network, as_computed
-from tests.tiny_pipelines import save_samples, save_wan_i2v
+from tests.end_to_end.small_run import small_config
+from tests.tiny_pipelines import TINY, save_samples, save_wan_i2v
 
 CONFIGS = Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v"
 SHIPPED = {
@@ -482,3 +486,37 @@ def test_a_distilled_model_is_started_with_its_steps_and_where_the_experts_take_
     assert (keys["infer_steps"], keys["enable_cfg"]) == (4, False)
     alone = sampling_keys(parts[:1])
     assert alone["denoising_step_list"] == [1000, 750, 500, 250] and "boundary_step_index" not in alone
+
+
+def test_the_experts_take_turns_where_they_do_in_the_judged_videos(tmp_path: Path) -> None:
+    """Also where a step lies at the boundary itself, as 750 of 1000 does at shift 3: it is 900 then."""
+    TINY["Wan2T2V"][0](tmp_path)
+    adapter = Wan2T2V()
+    pipeline = adapter.load(tmp_path, "float32", "cpu")
+    judged = Sampling(height=32, width=32, num_frames=5, steps=4, guidance_scale=1.0, seed=1)
+    for boundary, shift, step in itertools.product((0.9, 0.875, 0.5), (1.0, 3.0, 5.0, 7.5, 8.0), (900, 875, 750, 500)):
+        pipeline.register_to_config(boundary_ratio=boundary)
+        steps = (1000, step, 250, 100)
+        how = judged.model_copy(update={"shift": shift, "denoising_step_list": steps})
+        assert steps_above(boundary, steps, shift) == adapter.call_counts(pipeline, how)["transformer"]
+    assert steps_above(0.9, (1000, 750), 3.0) == 2
+
+
+def test_a_distilled_schedule_that_leaves_no_step_to_the_second_expert_is_refused() -> None:
+    """LightX2V looks up the noise of the step that the first index of the second expert would be."""
+    sampling = {"denoising_step_list": (1000, 750), "boundary": 0.9, "shift": 5.0}
+    assert "all of the steps 1000, 750 are above the boundary 0.9" in str(LightX2V().schedule_problem(sampling))
+    for other in ({"denoising_step_list": (1000, 250)}, {"boundary": None}, {"denoising_step_list": None}):
+        assert LightX2V().schedule_problem({**sampling, **other}) is None
+    assert steps_above(0.9, (500, 250), 1.0) == 0  # the other end is no problem there
+
+
+def test_such_a_schedule_is_refused_before_anything_is_calibrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quant = {"video_gen": {"method": "RTN", "weight": {"bit": 8}, "act": {"bit": 8}}}
+    config = small_config(tmp_path, 1, "Wan2T2V", quant=quant, eval=None)
+    options = ["--set", "calib.denoising_step_list=[1000, 990]", "--set", "calib.sample_shift=5.0"]
+    assert main(["run", "--config", str(config), *options]) == 2
+    assert "there is none; give denoising_step_list a step below" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "export").exists()

@@ -188,7 +188,7 @@ def scaled_part(family: str, folder: Path, spec: LayerSpec, exporter: MindIE) ->
     save(folder / "model")
     adapter = adapters()[family]()
     part = adapter.parts(adapter.load(folder / "model", "float32", "cpu"))[0]
-    check_layers(adapter, [part], Policy(spec), [exporter])
+    check_layers(adapter, [part], (Policy(spec), ()), [exporter])
     network = prepare(part, Policy(spec), [exporter])
     for number, group in enumerate(network.groups):
         random = torch.Generator().manual_seed(number)
@@ -294,7 +294,7 @@ def refusal(family: str, folder: Path, policy: Policy, exporter: MindIE) -> str:
     TINY[family][0](folder)
     adapter = adapters()[family]()
     with pytest.raises(UnsupportedSpec) as found:
-        check_layers(adapter, adapter.skeleton(folder), policy, [exporter])
+        check_layers(adapter, adapter.skeleton(folder), (policy, ()), [exporter])
     return str(found.value)
 
 

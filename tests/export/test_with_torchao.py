@@ -15,7 +15,7 @@ from llmc.layers.linear import in_mode
 from llmc.numerics.quantize import quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from tests.export.tiny import finished_part, output, save_tiny, with_float
+from tests.export.tiny import finished_family, finished_part, judged_output, output, save_tiny, with_float
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -94,3 +94,23 @@ def test_it_makes_a_video(folder: Path, tmp_path: Path) -> None:
             generator=torch.Generator().manual_seed(0), output_type="pt",
         ).frames[0]  # fmt: skip
     assert frames.shape == (5, 3, 32, 32) and frames.float().isfinite().all() and frames.float().std() > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["int8", "fp8_e4m3"])
+@pytest.mark.parametrize("family", ["Flux", "SD3", "HunyuanVideo"])
+def test_stock_diffusers_loads_other_families_and_computes_what_was_judged(
+    tmp_path: Path, family: str, name: str
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    part, network, call = finished_family(tmp_path, family, Diffusers(), spec(name, act=False))
+    Diffusers().write(part, tmp_path / "out")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32).transformer
+    for layer_name, layer in network.layers.items():
+        weight = loaded.get_submodule(layer_name).weight
+        assert type(weight).__name__ == {"int8": "Int8Tensor", "fp8_e4m3": "Float8Tensor"}[name]
+        assert layer.state.rounded is not None
+        assert torch.equal(weight.dequantize(), layer.state.rounded.dequantize())
+    args, kwargs = call
+    torch.testing.assert_close(loaded(*args, **kwargs)[0], judged_output(network, call), rtol=1e-4, atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,13 +14,13 @@ from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
 from llmc.export.base import Exporter, FinishedPart
 from llmc.layers.linear import in_mode
-from llmc.models.base import Sampling
+from llmc.models.base import Sampling, adapters
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
 from llmc.steps.calibrate import calibrate
 from llmc.steps.network import Network, prepare
-from tests.tiny_pipelines import save_samples, save_wan_i2v
+from tests.tiny_pipelines import TINY, save_samples, save_wan_i2v
 
 SAMPLING = Sampling(height=32, width=32, num_frames=5, steps=2, guidance_scale=1.0, seed=3)
 SMOOTH = (SmoothQuant(alpha=0.5, gate=False),)
@@ -39,13 +40,13 @@ def finished_part(
     """The transformer after calibration."""
     adapter = WanI2V()
     pipeline = adapter.load(folder / "model", dtype, "cpu")
-    network = prepare(adapter.parts(pipeline)[0], policy, [exporter], recipe)
+    (whole,) = adapter.parts(pipeline)
+    network = prepare(whole, policy, [exporter], recipe, original=adapter.original(whole.module))
     samples = read_samples(folder / "samples", needs_image=True)
     calibrate(adapter, pipeline, [network], [(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
     part = FinishedPart(
         "transformer", network.part.module, network.layers, adapter.renames, folder / "model",
-        {"producer": "test"}, {**SAMPLING.model_dump(), "shift": 3.0},
-        original=adapter.original(network.part.module),
+        {"producer": "test"}, {**SAMPLING.model_dump(), "shift": 3.0}, original=network.original,
     )  # fmt: skip
     return part, network
 
@@ -77,6 +78,44 @@ def output(transformer: torch.nn.Module) -> torch.Tensor:
         encoder_hidden_states_image=torch.randn(1, 17, 32, generator=random),
         return_dict=False,
     )[0]
+    return found
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # of a network
+
+
+@torch.no_grad()
+def finished_family(
+    folder: Path, family: str, exporter: Exporter, spec: LayerSpec
+) -> tuple[FinishedPart, Network, Call]:
+    """The transformer of any family with one network after calibration, and the first call of it."""
+    save, sampling = TINY[family]
+    save(folder / "model")
+    save_samples(folder / "samples", 1)
+    adapter = adapters()[family]()
+    pipeline = adapter.load(folder / "model", "float32", "cpu")
+    (whole,) = adapter.parts(pipeline)
+    calls: list[Call] = []
+    hook = whole.module.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    network = prepare(whole, Policy(spec), [exporter], SMOOTH, original=adapter.original(whole.module))
+    (sample,) = read_samples(folder / "samples", needs_image=False)
+    calibrate(adapter, pipeline, [network], [(0, sample, sampling)], 64)
+    hook.remove()
+    part = FinishedPart(
+        "transformer", whole.module, network.layers, adapter.renames, folder / "model", {"producer": "test"}, {},
+        original=network.original,
+    )  # fmt: skip
+    return part, network, calls[0]
+
+
+@torch.no_grad()
+def judged_output(network: Network, call: Call) -> torch.Tensor:
+    """What the network gives in quantized mode."""
+    args, kwargs = call
+    with in_mode(network.layers.values(), "quantized"):
+        found: torch.Tensor = network.part.module(*args, **kwargs)[0]
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmc.verify import file_rules, name_rules, value_rules
+from llmc.verify.encoders import encoder_verdicts
 from llmc.verify.files import open_tensor_file
 from llmc.verify.forward_rule import forward_is_close
 from llmc.verify.network import Export, Network, network_folders, open_export
@@ -63,6 +64,7 @@ class LightX2VExport(Target):
             yield verdict("", rule, of_export(export))
         for network in export.networks:
             yield from _network_verdicts(network, sources)
+        yield from encoder_verdicts(export, sources)
 
 
 def _network_verdicts(network: Network, sources: Sources) -> Iterator[Verdict]:
