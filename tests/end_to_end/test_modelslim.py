@@ -71,3 +71,11 @@ def test_a_folder_of_the_original_release_is_quantized_as_the_guide_does(
     for folder in folders:
         ours, theirs = (load_file(tmp_path / f"{layout} int8" / folder / WEIGHTS) for layout in ("release", "model"))
         assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+    if len(folders) == 2:
+        export = tmp_path / "model int8"
+        for name, other in ((folders[0], "aside"), (folders[1], folders[0]), ("aside", folders[1])):
+            (export / name).rename(export / other)
+        report = verify(export, against=tmp_path / "model run")
+        failed = {(v.folder, v.rule) for v in report.verdicts if v.status == "fail"}
+        rules = ("against the float model", "against the judged weights")
+        assert failed >= {(folder, rule) for folder in folders for rule in rules} | {("", "files as written")}
