@@ -74,16 +74,18 @@ class GPTQ(Algorithm):
     def _round(self, layers: list[QuantLinear], group: Group, block: BlockStep) -> None:
         from llmc.numerics.gptq import Factor, gptq_on_best_grid, least_squares
 
-        gram = group.second_moment(self._moment("gram"))
+        has_branch = any(layer.state.lowrank is not None for layer in layers)
+        gram = group.second_moment(self._moment("gram"), keep=self._moment("gram") in block.needed_later)
+        factor = Factor.of(gram.clone() if has_branch else gram, self.damping, self.act_order)
         weights = [layer.float_weight() for layer in layers]
         if self.target == "asymmetric":
-            cross = group.second_moment(self._moment("cross"))
+            cross = group.second_moment(self._moment("cross"), keep=self._moment("cross") in block.needed_later)
             branches = [layer.lowrank_product() for layer in layers]
             weights = [
-                least_squares(weight + branch, gram, cross, self.damping) - branch
+                least_squares(weight + branch, cross, factor) - branch
                 for weight, branch in zip(weights, branches, strict=True)
             ]
-        factor = Factor.of(gram, self.damping, self.act_order)
+            del cross
         if factor.damping > self.damping:
             block.rejected[f"{self.name} damping"] += 1
         for spec in dict.fromkeys(layer.spec.weight for layer in layers):  # linears of one grid are solved at once
@@ -93,7 +95,8 @@ class GPTQ(Algorithm):
             rounded = gptq_on_best_grid(own, factor, spec, [self._grids(weight, spec) for weight in own])
             for index, codes in zip(alike, rounded, strict=True):
                 layers[index].round(codes)
-                fit_branch(layers[index], weights[index] - codes.dequantize(), gram)
+                if layers[index].state.lowrank is not None:
+                    fit_branch(layers[index], weights[index] - codes.dequantize(), gram)
 
     def _grids(self, weight: torch.Tensor, spec: TensorSpec) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         from llmc.numerics.clip import shrunk_scales, weight_scales
@@ -114,6 +117,6 @@ def fit_branch(layer: QuantLinear, error: torch.Tensor, gram: torch.Tensor) -> N
     """Turn a low-rank branch to what rounding left undone of the layer's outputs, in the directions that it has."""
     from llmc.numerics.lowrank import best_up
 
-    if layer.state.lowrank is not None:
-        up, down = layer.state.lowrank
-        layer.state = replace(layer.state, lowrank=(up + best_up(error, down, gram), down))
+    assert layer.state.lowrank is not None
+    up, down = layer.state.lowrank
+    layer.state = replace(layer.state, lowrank=(up + best_up(error, down, gram), down))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmc.calib.probe import RANGE_ROWS, Probe, best_share, spread
+from llmc.calib.shelf import put_away
 from llmc.layers.linear import QuantLinear
 from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
@@ -63,12 +64,15 @@ class Group:
             return self._in_basis(self.stats["mean"].to(self.device)).abs()
         return self.rows().abs().mean(0)
 
-    def second_moment(self, name: str) -> Tensor:
-        """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides."""
+    def second_moment(self, name: str, keep: bool = True) -> Tensor:
+        """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides. It is for the
+        caller to change; who is the last to need it does not `keep` it, since nothing else is as large."""
+        moment = (self.stats[name] if keep else self.stats.pop(name)).to(self.device)
         if not self.linears[0].state.transforms:
-            return self.stats[name].to(self.device)
-        half = self._in_basis(self.stats[name].to(self.device))
-        return self._in_basis(half.T.contiguous()).T.contiguous()
+            return moment.clone() if keep else moment
+        for _ in range(2):
+            moment = self._in_basis(moment).T
+        return moment.contiguous()
 
     def fix_act_scales(self, by: ActRule = "absmax", percentile: float = 100.0) -> None:
         """Static activation scales in the present basis where there are none yet: from the range of every call of the
@@ -239,10 +243,16 @@ class BlockStep:
     observe_again: Callable[[Sequence[Group]], None] | None = None  # on what the rounded linears before them give
     errors: dict[str, LayerError] = field(default_factory=dict)  # of each linear, once the recipe is done
     stages: Sequence[Sequence[Group]] = ()  # groups in running order; those of one stage need nothing of one another
+    needed_later: frozenset[str] = frozenset()  # statistics that methods after the one at work read
 
     @cached_property
     def linears(self) -> dict[str, QuantLinear]:
         return {name: layer for group in self.groups for name, layer in zip(group.names, group.linears, strict=True)}
+
+    def put_away(self) -> None:
+        """Nobody works on this block any more: its codes wait on disk until the network runs or is written."""
+        for layer in self.linears.values():
+            put_away(layer)
 
     def in_turn(self) -> Iterator[BlockStep]:
         """The groups in the order in which they run, each observed again once those before it are rounded; the whole

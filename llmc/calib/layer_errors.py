@@ -35,7 +35,7 @@ def _layer_error(layer: QuantLinear, rows: torch.Tensor, steps: torch.Tensor | N
     wanted, x = linear(rows, weight), rows
     for transform in state.transforms:
         x = transform.input(x)
-    rounded = layer.float_weight(some) if state.rounded is None else state.rounded.dequantize()[some]
+    rounded = layer.float_weight(some) if state.rounded is None else state.rounded.of_rows(some).dequantize()
     output = linear(_rounded_act(layer, x, steps), rounded)
     if state.lowrank is not None:
         output = output + linear(linear(x, state.lowrank[1]), state.lowrank[0][some])

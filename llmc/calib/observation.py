@@ -41,9 +41,10 @@ class Observation:
     def attach(self) -> None:
         """Combine over the ranks, and give each group what was measured of its input."""
         for group in self.groups:
-            for observer in self.observers[group.name].values():
+            observers = self.observers.pop(group.name)  # so that who is done with a statistic can let go of it
+            for observer in observers.values():
                 observer.reduce()
-            found = {need: observer.result() for need, observer in self.observers[group.name].items()}
+            found = {need: observer.result() for need, observer in observers.items()}
             group.stats = group.stats | found
 
 

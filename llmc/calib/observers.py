@@ -13,7 +13,8 @@ from torch import Tensor
 from llmc import distributed
 from llmc.layers.steps import running_step
 
-PANEL = 512  # columns of a Gram matrix that are added up at once
+PANEL = 256  # columns of a Gram matrix that are added up at once
+TOKENS = 4096  # that are added up at once: what is made float32 for it stays small
 
 
 class Observer(Protocol):
@@ -98,13 +99,17 @@ class Gram:
         self.value: Tensor | None = None
 
     def update(self, x: Tensor, reference: Tensor) -> None:
-        x = x.reshape(-1, x.shape[-1])
-        if x.dtype != torch.bfloat16 or self.dtype == torch.float64:
-            x = x.to(self.dtype)  # in bf16 a product of one call is rounded, 1/512 of each element; sums never are
+        width = x.shape[-1]
         if self.value is None:
-            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device, dtype=self.dtype)
+            self.value = torch.zeros(width, width, device=x.device, dtype=self.dtype)
+        x, reference = x.reshape(-1, width), reference.reshape(-1, width)
+        for start in range(0, len(x), TOKENS):
+            some = slice(start, start + TOKENS)
+            self._add(self.value, x[some].to(self.dtype), reference[some])
+
+    def _add(self, value: Tensor, x: Tensor, reference: Tensor) -> None:
         for start in range(0, x.shape[-1], PANEL):  # it is symmetric: the half on and above the diagonal is enough
-            self.value[start : start + PANEL, start:].add_(x[:, start : start + PANEL].T @ x[:, start:])
+            value[start : start + PANEL, start:].addmm_(x[:, start : start + PANEL].T, x[:, start:])
 
     def reduce(self) -> None:
         assert self.value is not None
@@ -121,11 +126,8 @@ class Gram:
 class Cross(Gram):
     """x^T q over all tokens, x the float input and q the one that quantized linears give."""
 
-    def update(self, x: Tensor, reference: Tensor) -> None:
-        x, reference = (tensor.reshape(-1, tensor.shape[-1]).to(self.dtype) for tensor in (x, reference))
-        if self.value is None:
-            self.value = torch.zeros(x.shape[-1], x.shape[-1], device=x.device, dtype=self.dtype)
-        self.value.addmm_(reference.T, x)
+    def _add(self, value: Tensor, x: Tensor, reference: Tensor) -> None:
+        value.addmm_(reference.to(self.dtype).T, x)
 
     def result(self) -> Tensor:
         assert self.value is not None
@@ -185,7 +187,8 @@ class Rows:
         # the offset moves from call to call, so that all positions are seen and not only the first of each stride
         stride = max(1, x.shape[0] // self.per_call)
         start = (self.seen * 7919) % stride
-        self.kept.append(x[start::stride][: self.per_call].cpu())  # on the host: this is what grows
+        some = x[start::stride][: self.per_call]
+        self.kept.append(some.to("cpu", copy=True))  # on the host, for this is what grows; a view would keep all of x
 
     def reduce(self) -> None:
         self.kept = [part for parts in distributed.gather(self.kept) for part in parts]

@@ -81,7 +81,8 @@ class BlockStream:
     inputs; for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones.
 
     `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
-    comes with its stages, and observes each again on what its own linears give once they are rounded.
+    comes with its stages, and observes each again on what its own linears give once they are rounded. What the first
+    block reads is float in any case: who observed it during the recording says that it is known.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class BlockStream:
         device: torch.device,
         propagate: Literal["float", "quantized"] = "float",
         within: bool = False,
+        first_is_known: bool = False,
     ) -> None:
         self.part, self.blocks, self.store, self.device = part, blocks, store, device
         self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
+        self.first_is_known = first_is_known
         self.streams: list[Outputs] = [{} for _ in range(len(store))]
         self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if {"cross", "cross64"} & needs else []
 
@@ -104,33 +107,34 @@ class BlockStream:
     def __iter__(self) -> Iterator[BlockStep]:
         for index, block in enumerate(self.blocks):
             # what the float block makes of quantized inputs is nobody's input
-            outputs, float_outputs = self._observe(index, block.groups, self.needs, self.propagate == "quantized")
+            key, halt = _key(self.part, index), self.propagate == "quantized"
+            known = index == 0 and self.first_is_known
+            float_outputs = [] if known else self._observe(index, block.groups, self.needs, halt)
             if self.within:
                 block.stages = self._stages(index)
                 block.observe_again = partial(self._observe_again, index)
             yield block
             block.observe_again = None
-            if index + 1 == len(self.blocks):  # nobody reads what the last one gives
-                return
-            if self.propagate == "quantized":
-                with quantized(block.linears.values()):
-                    outputs = [
-                        self._run(index, call, stream)[0]
-                        for call, stream in zip(self.store.calls(self.device), self.streams, strict=True)
-                    ]
-            key = _key(self.part, index)
-            _advance(self.streams, outputs, key)
-            _advance(self.float_streams, float_outputs, key)
+            if index + 1 < len(self.blocks):  # nobody reads what the last one gives
+                if self.propagate == "quantized":
+                    with quantized(block.linears.values()):
+                        for call, stream in zip(self.store.calls(self.device), self.streams, strict=True):
+                            stream[key] = self._run(index, call, stream)[0]
+                for stream, output in zip(self.float_streams, float_outputs, strict=True):
+                    stream[key] = output
+            block.put_away()
 
     def _observe(
         self, index: int, groups: Sequence[Group], needs: frozenset[str], halt: bool, again: bool = False
-    ) -> tuple[Any, Any]:
-        """What these groups read over all calls, and (unless halted) what the block makes of each stream."""
+    ) -> list[Any]:
+        """What these groups read over all calls. The streams move on to what the block makes of them, unless it halts;
+        what it makes of the float streams, which later looks at it still read, is returned."""
         observation = Observation(groups, needs, len(self.store), self.max_rows)
-        outputs, float_outputs = [], []
-        for number, call in enumerate(self.store.calls(self.device)):
-            output, inputs = self._run(index, call, self.streams[number], groups, halt)
-            outputs.append(output)
+        float_outputs = []
+        for number, (call, stream) in enumerate(zip(self.store.calls(self.device), self.streams, strict=True)):
+            output, inputs = self._run(index, call, stream, groups, halt)
+            if not halt:
+                stream[_key(self.part, index)] = output
             reference = inputs
             if self.float_streams:
                 with in_mode(self.blocks[index].linears.values(), "float"):
@@ -139,7 +143,7 @@ class BlockStream:
             with at_step(call.step):
                 observation.update(inputs, reference)
         observation.attach()
-        return outputs, float_outputs
+        return float_outputs
 
     @torch.no_grad()
     def _observe_again(self, index: int, groups: Sequence[Group]) -> None:
@@ -183,11 +187,6 @@ def quantized(layers: Iterable[QuantLinear]) -> Iterator[None]:
     quick = [layer for layer in layers if layer.weight.is_cpu and layer.multiplies_int8]
     with in_mode(layers, "quantized"), in_mode(quick, "real"):
         yield
-
-
-def _advance(streams: list[Outputs], outputs: list[Any], key: type | int) -> None:
-    for stream, output in zip(streams, outputs, strict=bool(streams)):
-        stream[key] = output
 
 
 def _key(part: Part, index: int) -> type | int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from llmc.convert.names import Names
 from llmc.export.base import LazyTensor
 from llmc.renames import Fused, Original
 
@@ -30,5 +29,7 @@ def fused_layers(table: Original, names: Iterable[str]) -> dict[str, tuple[str, 
 
 def original_tensors(table: Original, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The tensors in the names and rows of the original; a fused one is made whole, since its parts are."""
+    from llmc.convert.names import Names
+
     named = Names(table).to_original(tensors)
     return {name: LazyTensor(tensor.dtype, tuple(tensor.shape), tensor.make) for name, tensor in named.items()}

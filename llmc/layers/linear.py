@@ -114,7 +114,8 @@ class QuantLinear(nn.Module):
         """The rounded weight in the original basis: what a stock float linear needs to compute the same. Some output
         channels can be had alone where nothing is folded into this layer's rows."""
         state = self.state
-        weight = state.rounded.dequantize()[channels] if state.rounded is not None else self.float_weight(channels)
+        rounded = state.rounded
+        weight = self.float_weight(channels) if rounded is None else rounded.of_rows(channels).dequantize()
         if state.lowrank is not None:
             weight = weight + self.lowrank_product(channels)
         for transform in reversed(state.transforms):
@@ -179,7 +180,7 @@ class QuantLinear(nn.Module):
 
     def _common_scale(self, spec: TensorSpec) -> Tensor | None:
         """The largest scale that it and its peers need, where a whole weight has one; else each row has its own."""
-        if not self.peers or spec.granularity != "per_tensor":
+        if not self.peers or spec.granularity != "per_tensor" or not spec.symmetric:
             return None
         return torch.stack([scales(sliced(peer.float_weight(), spec), spec)[0] for peer in self.peers]).amax(0)
 

@@ -25,25 +25,72 @@ MAX_DAMPING = 10.0
 class Factor:
     """A Gram matrix ready to solve with: shared by all linears that read the same tensor."""
 
-    unit: Tensor  # (in, in): the Cholesky factor, each column divided by its diagonal element
+    unit: Tensor  # (in, in): below the diagonal the Cholesky factor, each column divided by its diagonal element
     pivots: Tensor  # (in,): the squares of those diagonal elements
     order: Tensor  # (in,): channels from the last to be rounded to the first
+    ridge: Tensor  # (in,): what was added to the energy of each channel, in their own order
     damping: float  # the share of each channel's energy that it took to be positive definite
 
     @classmethod
     def of(cls, gram: Tensor, damping: float, act_order: bool) -> Factor:
-        """Channels with the largest inputs are rounded first, so that all others can make up for them."""
-        energy = gram.diagonal()
+        """Channels with the largest inputs are rounded first, so that all others can make up for them. The factor takes
+        the place of `gram`: at large widths a second matrix of that size is most of the memory."""
+        energy = gram.diagonal().clone()
         order = energy.argsort() if act_order else torch.arange(len(gram), device=gram.device).flip(0)
-        damped, used = gram[order][:, order], 0.0
+        _reorder(gram, order)
+        _reorder(gram.T, order)
+        used = 0.0
         while used < MAX_DAMPING:
-            used, before = max(damping, used * 10, 1e-4 if used else 0.0), used
-            damped.diagonal().add_(_ridge(energy[order], used - before))
-            unit, failed = torch.linalg.cholesky_ex(damped)
-            if not failed:
-                diagonal = unit.diagonal().clone()
-                return cls(unit.div_(diagonal), diagonal.square(), order, used)
+            used = max(damping, used * 10, 1e-4 if used else 0.0)
+            ridge = _ridge(energy, used)
+            gram.diagonal().copy_((energy + ridge)[order])
+            pivots = _factorize(gram)
+            if pivots is not None:
+                return cls(gram, pivots, order, ridge, used)
+            _mirror(gram)
         raise ValueError("the Gram matrix holds NaN or infinity")
+
+    def solve(self, matrix: Tensor) -> Tensor:
+        """matrix (rows, in) times the inverse of the damped Gram matrix."""
+        known = matrix[:, self.order]
+        known = torch.linalg.solve_triangular(self.unit.T, known, upper=True, left=False, unitriangular=True)
+        known /= self.pivots
+        known = torch.linalg.solve_triangular(self.unit, known, upper=False, left=False, unitriangular=True)
+        return torch.empty_like(known).index_copy_(1, self.order, known)
+
+
+def _reorder(matrix: Tensor, order: Tensor) -> None:
+    """Put rows in another order, in place."""
+    for columns in matrix.split(PANEL, 1):  # type: ignore[no-untyped-call]
+        columns.copy_(columns[order])
+
+
+def _factorize(gram: Tensor) -> Tensor | None:
+    """Find U diag(pivots) U^T = gram, U with ones on its diagonal; U takes the place of what is below the diagonal, and
+    the rest stays. Returns the pivots, or None if the matrix is not positive definite."""
+    pivots = gram.diagonal().clone()
+    for start in range(0, len(gram), PANEL):
+        end = min(start + PANEL, len(gram))
+        corner, below = gram[start:end, start:end], gram[end:, start:end]
+        reach = (gram[start:end, :start] * pivots[:start]).T
+        root, failed = torch.linalg.cholesky_ex(corner - gram[start:end, :start] @ reach)
+        if failed:
+            return None
+        diagonal = root.diagonal()
+        below.addmm_(gram[end:, :start], reach, alpha=-1)
+        below.copy_(torch.linalg.solve_triangular(root.T, below, upper=True, left=False)).div_(diagonal)
+        corner.copy_(corner.triu() + (root / diagonal).tril(-1))
+        pivots[start:end] = diagonal.square()
+    return pivots
+
+
+def _mirror(matrix: Tensor) -> None:
+    """Make what is below the diagonal equal to what is above it."""
+    for start in range(0, len(matrix), PANEL):
+        end = start + PANEL
+        corner = matrix[start:end, start:end]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        matrix[end:, start:end] = matrix[start:end, end:].T
 
 
 Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
@@ -65,16 +112,20 @@ def gptq(
     shapes = [(weight.shape[0], weight.shape[1]) for weight in weights]
     step = torch.cat([_by_column(scale, spec, shape) for (scale, _), shape in zip(grids, shapes, strict=True)], 1)
     zeros = [_by_column(zero, spec, shape) for (_, zero), shape in zip(grids, shapes, strict=True) if zero is not None]
+    rows = [rows for rows, _ in shapes]
     # one input column of the weights is one contiguous row here: layout decides the speed
-    columns = torch.cat([weight.float().T for weight in weights], 1)[factor.order]
+    columns = torch.empty(len(factor.order), sum(rows), device=step.device)
+    parts = columns.split(rows, 1)  # type: ignore[no-untyped-call]
+    for weight, part in zip(weights, parts, strict=True):
+        part.copy_(weight.T)
+    _reorder(columns, factor.order)
     solver = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec, compare)
     solver.solve()
-    rows = [rows for rows, _ in shapes]
-    codes = torch.split(torch.empty_like(solver.codes).index_copy_(0, factor.order, solver.codes), rows, 1)
+    _reorder(columns, factor.order.argsort())
     errors = [None] * len(rows) if solver.errors is None else torch.split(solver.errors, rows)
     return [
         Solution(_quantized(weight, grid, part.T, spec), error)
-        for weight, grid, part, error in zip(weights, grids, codes, errors, strict=True)
+        for weight, grid, part, error in zip(weights, grids, parts, errors, strict=True)
     ]
 
 
@@ -103,10 +154,12 @@ def _better(one: Solution, other: Solution) -> Solution:
     return Solution(mixed, torch.minimum(one.errors, other.errors))
 
 
-def _quantized(weight: Tensor, grid: Grid, codes: Tensor, spec: TensorSpec) -> Quantized:
+def _quantized(weight: Tensor, grid: Grid, error: Tensor, spec: TensorSpec) -> Quantized:
+    """The codes of a weight without its errors: it lies on the grid, and whatever the rounding it must stay there."""
+    nearest = spec.model_copy(update={"rounding": "nearest_even", "quotient": "exact"})
+    codes = spec.format.pack(round_to_grid(sliced(weight - error, spec), *grid, nearest))
     whole = whole_scale(sliced(weight.float(), spec), spec)
-    packed = spec.format.pack(sliced(codes.contiguous().float(), spec))
-    return Quantized(packed, *grid, spec, (weight.shape[0], weight.shape[1]), whole)
+    return Quantized(codes, *grid, spec, (weight.shape[0], weight.shape[1]), whole)
 
 
 class _Columns:
@@ -121,49 +174,46 @@ class _Columns:
         width = spec.group_size if spec.granularity in ("per_group", "per_block") else len(columns)
         self.grid_row = (factor.order // (width or 1)).tolist()
         self.pivots = factor.pivots.tolist()
-        self.codes = torch.empty_like(columns, dtype=torch.bfloat16)  # every format's codes are exact in it
         self.errors = torch.zeros_like(columns[0]) if compare else None  # of each output, squared
 
     def solve(self) -> None:
-        """Fill `codes`, (in, out) in the factor's order, and `errors`."""
+        """Leave the errors of rounding in place of the weights, and fill `errors`."""
         for end in range(len(self.left), 0, -PANEL):
             start = max(0, end - PANEL)
-            self._halve(start, end, self.unit[end:, start:end].T @ self.left[end:])
+            self._halve(start, end, torch.addmm(self.left[start:end], self.unit[end:, start:end].T, self.left[end:]))
 
-    def _halve(self, start: int, end: int, moved: Tensor) -> None:
-        """`moved` is how far each column aims from its own weights, to make up for the errors of the columns after it;
-        within a panel the later half goes first, and reaches the other one as a product of matrices."""
+    def _halve(self, start: int, end: int, aims: Tensor) -> None:
+        """Each column aims at its own weights, moved to make up for the errors of the columns after it; within a panel
+        the later half goes first, and reaches the other one as a product of matrices."""
         if end - start <= STRIP:
-            return self._one_by_one(start, end, moved)
+            return self._one_by_one(start, end, aims)
         middle = (start + end) // 2
-        self._halve(middle, end, moved[middle - start :])
-        moved = moved[: middle - start].addmm_(self.unit[middle:end, start:middle].T, self.left[middle:end])
-        return self._halve(start, middle, moved)
+        self._halve(middle, end, aims[middle - start :])
+        aims = aims[: middle - start].addmm_(self.unit[middle:end, start:middle].T, self.left[middle:end])
+        return self._halve(start, middle, aims)
 
     def _one_by_one(self, start: int, end: int, moved: Tensor) -> None:
         # rows of each matrix taken apart once: on narrow layers, indexing would cost as much as the arithmetic
-        unit = self.unit[start:end, start:end]
-        left, codes, aims = (rows.unbind() for rows in (self.left[start:end], self.codes[start:end], moved))
+        reach = self.unit[start:end, start:end].tril(-1).unbind()
+        left, aims = self.left[start:end].unbind(), moved.unbind()
         for i in range(end - start - 1, -1, -1):
             row = self.grid_row[start + i]
             step, zero = self.steps[row], None if self.zeros is None else self.zeros[row]
-            code = round_to_grid(left[i] + aims[i], step, zero, self.spec)
-            codes[i].copy_(code)
-            left[i].sub_((code if zero is None else code.sub_(zero)).mul_(step))
+            code = round_to_grid(aims[i], step, zero, self.spec)
+            value = (code if zero is None else code.sub_(zero)).mul_(step)
+            left[i].sub_(value)
             if self.errors is not None:
-                missed = aims[i].add_(left[i])  # what of this column's aim nothing will make up for
+                missed = aims[i].sub_(value)  # what of this column's aim nothing will make up for
                 self.errors.addcmul_(missed, missed, value=self.pivots[start + i])
-            moved[:i].addr_(unit[i, :i], left[i])
+            moved.addr_(reach[i], left[i])
 
 
-def least_squares(weight: Tensor, gram: Tensor, cross: Tensor, damping: float) -> Tensor:
+def least_squares(weight: Tensor, cross: Tensor, factor: Factor) -> Tensor:
     """The weight that, on quantized inputs q, comes closest to what `weight` gives on float inputs x: with
     gram = q^T q and cross = x^T q it is W cross gram^-1, and the rest of the error does not depend on it (GPTAQ,
     arXiv:2504.02692; Qronos, arXiv:2505.11695). Damping draws directions that were never seen towards `weight`."""
-    ridge = torch.diag(_ridge(gram.diagonal(), damping))
-    factor = torch.linalg.cholesky(gram + ridge)
-    moved = weight.to(gram.dtype) @ (cross + ridge)
-    return torch.cholesky_solve(moved.T, factor).T.to(weight.dtype)
+    weight = weight.to(cross.dtype)
+    return factor.solve((weight @ cross).addcmul_(weight, factor.ridge)).float()
 
 
 def _ridge(energy: Tensor, damping: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,18 @@ class Quantized:
     def dequantize(self) -> Tensor:
         """The tensor that a runtime computes with, in float32."""
         return unsliced(self.values() * self.scale, self.spec, self.shape)
+
+    def of_rows(self, rows: slice) -> Quantized:
+        """Some rows of a matrix; all, unless each slice lies within one row."""
+        if self.spec.granularity not in ("per_channel", "per_token", "per_group"):
+            return self
+
+        def some(values: Tensor) -> Tensor:
+            return values.reshape(self.shape[0], -1)[rows].reshape(-1, values.shape[1])
+
+        zero = None if self.zero is None else some(self.zero)
+        shape = (len(range(self.shape[0])[rows]), *self.shape[1:])
+        return replace(self, codes=some(self.codes), scale=some(self.scale), zero=zero, shape=shape)
 
     def stored(self) -> Tensor:
         """The packed codes in the shape of the tensor."""

@@ -59,7 +59,9 @@ def calibrate(
         recorded = [network for network in networks if goes_by_block(network) or network.attentions]
         stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in recorded}
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
-        observations = [Observation(n.groups, n.needs, calls[n.part.name], max_rows) for n in at_once if n.needs]
+        groups = [(n, n.groups) for n in at_once if n.needs]
+        groups += [(n, n.blocks[0].groups) for n in by_block if n.first_is_like_float]
+        observations = [Observation(known, n.needs, calls[n.part.name], max_rows) for n, known in groups]
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
             with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
@@ -70,7 +72,7 @@ def calibrate(
             observation.attach()
         quantize_all(at_once)
         for network in by_block:
-            quantize_on_calls(network, stores[network.part.name], max_rows)
+            quantize_on_calls(network, stores[network.part.name], max_rows, network.first_is_like_float)
         for network in attending:
             with in_mode(network.layers.values(), "transformed"):
                 network.attention_errors = calibrate_attentions(
@@ -103,17 +105,19 @@ def quantize_all(networks: Sequence[Network]) -> None:
     with progress("quantizing blocks", len(blocks)) as advance:
         for block, recipe in blocks:
             quantize_block(block, recipe)
+            block.put_away()
             advance()
 
 
 @torch.no_grad()
-def quantize_on_calls(network: Network, store: CallStore, max_rows: int) -> None:
-    """Quantize a network block by block over recorded calls."""
+def quantize_on_calls(network: Network, store: CallStore, max_rows: int, first_is_known: bool = False) -> None:
+    """Quantize a network block by block over recorded calls; the first block may have been observed already."""
     device = next(network.part.module.parameters()).device
     propagate: Literal["quantized", "float"] = "quantized" if network.sequential else "float"
     blocks = BlockStream(
-        network.part, network.blocks, store, network.needs, max_rows, device, propagate, network.within_block
-    )
+        network.part, network.blocks, store, network.needs, max_rows, device, propagate, network.within_block,
+        first_is_known,
+    )  # fmt: skip
     with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
         for block in blocks:
             quantize_block(block, network.recipe)

@@ -53,6 +53,12 @@ class Network:
         return [group for block in self.blocks for group in block.groups]
 
     @property
+    def first_is_like_float(self) -> bool:
+        """Whether all that is asked of the first block can be had from a run of the float model: only later ones read
+        what quantized blocks give, and only the outputs of quantized blocks are passed on."""
+        return self.sequential and not self.within_block and self.part.section == "video_gen"
+
+    @property
     def errors(self) -> dict[str, LayerError]:
         """How far each layer is from float, where rows were kept to tell."""
         return {name: error for block in self.blocks for name, error in block.errors.items()}
@@ -229,7 +235,8 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
     for method in recipe[:first]:
         method.apply(block)
     for stage in block.in_turn():
-        for method in recipe[first:]:
+        for position, method in enumerate(recipe[first:], first + 1):
+            stage.needed_later = frozenset[str]().union(*(later.needs for later in recipe[position:]))
             method.apply(stage)
         for group in stage.groups:
             group.fix_act_scales()

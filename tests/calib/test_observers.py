@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from llmc.calib.observers import OBSERVERS, PANEL
+from llmc.calib.observers import OBSERVERS, PANEL, Rows
 
 
 def test_moments_are_sums_over_all_tokens_of_all_calls() -> None:
@@ -57,3 +57,12 @@ def test_ranks_agree_on_the_range_of_each_step_whoever_saw_it(tmp_path: Path) ->
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(launch, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_sampled_rows_do_not_keep_the_tensors_that_they_were_taken_from() -> None:
+    observer = OBSERVERS["rows"](4, 8)
+    for _ in range(4):
+        x = torch.randn(1, 100, 16)
+        observer.update(x, x)
+    assert isinstance(observer, Rows)
+    assert all(part.untyped_storage().nbytes() == part.nbytes == 2 * 16 * 4 for part in observer.kept)

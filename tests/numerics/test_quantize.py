@@ -156,3 +156,13 @@ def test_groups_that_do_not_divide_a_row_are_refused() -> None:
         quantize(outliers(), spec("int4", "per_group", 5))
     with pytest.raises(UnsupportedSpec, match="mxfp4 per_group 32 does not divide the 48 inputs of a layer; leave"):
         quantize(outliers(columns=48), spec("mxfp4"))
+
+
+@pytest.mark.parametrize(
+    "own", [{"granularity": "per_channel"}, {"granularity": "per_group", "group_size": 8}], ids=str
+)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_some_rows_of_a_quantized_matrix_are_those_of_the_whole(own: dict[str, object], symmetric: bool) -> None:
+    spec = TensorSpec.model_validate({"format": "int4", "symmetric": symmetric} | own)
+    whole, rows = quantize(torch.randn(12, 16), spec), slice(1, None, 5)
+    assert torch.equal(whole.of_rows(rows).dequantize(), whole.dequantize()[rows])

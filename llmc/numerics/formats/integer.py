@@ -34,7 +34,7 @@ class Integer(Format):
                 rounded = torch.trunc(x)
             case _:
                 rounded = torch.sign(x) * torch.floor(x.abs() + 0.5)
-        return rounded.clamp(self.lowest, self.max)
+        return rounded.clamp_(self.lowest, self.max)
 
 
 class Int8(Integer):
