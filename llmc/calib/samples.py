@@ -30,7 +30,7 @@ def read_samples(
     there = [folder / name for name in NAMES if (folder / name).is_file()]
     path = there[0] if there else folder
     if not path.is_file():
-        raise CalibrationError(f"{folder} has no samples.json.\n  It is a list: {FORM}")
+        raise CalibrationError(f"{folder} has no samples.json, and no index.jsonl.\n  It is a list: {FORM}")
     try:
         text = path.read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if line.strip()]
