@@ -219,15 +219,16 @@ class Group:
 
 @dataclass(frozen=True)
 class LayerError:
-    """Relative error of a layer's output after the recipe and with plain rounding, and of its weight."""
+    """Relative error of a layer's weight, and of its output after the recipe and with plain rounding."""
 
-    recipe: float
-    baseline: float
     weight: float
+    recipe: float | None = None  # None where no input was observed
+    baseline: float | None = None
 
     def figures(self) -> dict[str, float]:
-        """By the names of the layer table."""
-        return {"error": self.recipe, "baseline_error": self.baseline, "weight_error": self.weight}
+        """Those that there are, by the names of the layer table."""
+        figures = {"error": self.recipe, "baseline_error": self.baseline, "weight_error": self.weight}
+        return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 @dataclass

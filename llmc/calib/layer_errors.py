@@ -1,4 +1,4 @@
-"""How far each layer's output is from float, on rows and output channels that stand for all."""
+"""How far each layer's weight and output are from float, on rows and output channels that stand for all."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from llmc.numerics.quantize import fake_quantize
 
 @torch.no_grad()
 def layer_errors(block: BlockStep) -> dict[str, LayerError]:
-    """The error of every linear of a finished block; empty where no rows were kept."""
+    """The error of every linear of a finished block; where no rows were kept of its rounded weight alone."""
     return {
-        name: _layer_error(layer, *_rows(group))
-        for group in block.groups if "rows" in group.stats
+        name: _layer_error(layer, *_rows(group)) if "rows" in group.stats else LayerError(_weight_error(layer))
+        for group in block.groups
         for name, layer in zip(group.names, group.linears, strict=True)
-    }  # fmt: skip
+        if "rows" in group.stats or layer.state.rounded is not None
+    }
 
 
 def _rows(group: Group) -> list[torch.Tensor]:
@@ -29,9 +30,7 @@ def _rows(group: Group) -> list[torch.Tensor]:
 
 
 def _layer_error(layer: QuantLinear, rows: torch.Tensor, steps: torch.Tensor | None = None) -> LayerError:
-    state = layer.state
-    # a change of what the layer gives is undone over all of its channels
-    some = slice(None) if state.out_transforms else channels_of(layer.spec.weight, layer.out_features)
+    state, some = layer.state, _channels(layer)
     weight = layer.weight[some].float()
     wanted, x = linear(rows, weight), rows
     for transform in state.transforms:
@@ -42,10 +41,18 @@ def _layer_error(layer: QuantLinear, rows: torch.Tensor, steps: torch.Tensor | N
         output = output + linear(linear(x, state.lowrank[1]), state.lowrank[0][some])
     plain = linear(fake_quantize(rows, layer.spec.act), fake_quantize(weight, layer.spec.weight))
     return LayerError(
-        relative_error(layer.restored_output(output), wanted),
-        relative_error(plain, wanted),
-        relative_error(layer.restored_weight(some), weight),
+        _weight_error(layer), relative_error(layer.restored_output(output), wanted), relative_error(plain, wanted)
     )
+
+
+def _weight_error(layer: QuantLinear) -> float:
+    some = _channels(layer)
+    return relative_error(layer.restored_weight(some), layer.weight[some].float())
+
+
+def _channels(layer: QuantLinear) -> slice:
+    # a change of what the layer gives is undone over all of its channels
+    return slice(None) if layer.state.out_transforms else channels_of(layer.spec.weight, layer.out_features)
 
 
 def _rounded_act(layer: QuantLinear, x: torch.Tensor, steps: torch.Tensor | None) -> torch.Tensor:

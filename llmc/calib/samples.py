@@ -1,16 +1,21 @@
-"""The calibration and evaluation samples: a folder with `samples.json` and the images it names."""
+"""The calibration and evaluation samples: a folder with `samples.json` and the images it names.
+
+Those of msModelSlim are read too: `index.json`, or `index.jsonl` with one sample a line, whose prompt is its `text`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from llmc.errors import CalibrationError
 from llmc.models.base import Sample
 
+NAMES = ("samples.json", "index.jsonl", "index.json")  # the first that is there
 FORM = '[{"image": "first_frame.png", "prompt": "…", "negative_prompt": "…"}, …]'
 
 
@@ -22,12 +27,15 @@ def read_samples(
     needs_last_image: bool = False,
 ) -> list[Sample]:
     """The samples of a folder, or of a json file itself; `prompts` replace those of the file, in order and in turn."""
-    path = folder / "samples.json" if folder.is_dir() else folder
+    there = [folder / name for name in NAMES if (folder / name).is_file()]
+    path = there[0] if there else folder
     if not path.is_file():
-        raise CalibrationError(f"{folder} has no samples.json.\n  It is a list: {FORM}")
+        raise CalibrationError(f"{folder} has no samples.json, and no index.jsonl.\n  It is a list: {FORM}")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        samples = [Sample.model_validate(entry) for entry in entries]
+        text = path.read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if line.strip()]
+        entries = [json.loads(line) for line in lines] if path.suffix == ".jsonl" else json.loads(text)
+        samples = [Sample.model_validate(_in_our_words(entry)) for entry in entries]
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, TypeError) as error:
         raise CalibrationError(
             f"{path} is not a list of samples: {str(error).splitlines()[0]}\n  The form is {FORM}"
@@ -37,20 +45,27 @@ def read_samples(
     if prompts:
         samples = [samples[i % len(samples)].model_copy(update={"prompt": text}) for i, text in enumerate(prompts)]
     needed = {"image": needs_image, "last_image": needs_last_image}
-    return [_with_images(sample, path.parent, needed) for sample in samples][:limit]
+    return [_with_images(sample, path, needed) for sample in samples][:limit]
 
 
-def _with_images(sample: Sample, folder: Path, needed: Mapping[str, bool]) -> Sample:
-    found = {}
+def _in_our_words(entry: Any) -> Any:
+    """A sample of msModelSlim calls its prompt text."""
+    if not isinstance(entry, dict) or "prompt" in entry:
+        return entry
+    return {"prompt" if key == "text" else key: value for key, value in entry.items()}
+
+
+def _with_images(sample: Sample, path: Path, needed: Mapping[str, bool]) -> Sample:
+    folder, found = path.parent, {}
     for key, is_needed in needed.items():
         name: Path | None = getattr(sample, key)
         if name is None:
             if is_needed:
                 raise CalibrationError(
-                    f"a sample in {folder} has no {key} ({sample.prompt!r}): this model needs one in each"
+                    f"a sample in {path} has no {key} ({sample.prompt!r}): this model needs one in each"
                 )
         elif not (folder / name).is_file():
-            raise CalibrationError(f"{folder}/samples.json names {name}, which is not there: put the image beside it")
+            raise CalibrationError(f"{path} names {name}, which is not there: put the image beside it")
         else:
             found[key] = folder / name
     return sample.model_copy(update=found)

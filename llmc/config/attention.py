@@ -14,6 +14,36 @@ from llmc.plugin import Strict
 FORMATS = {"8": "int8", "e4m3": "fp8_e4m3", "mxfp8": "mxfp8", "mxfp4": "mxfp4"}
 
 
+class AttentionRuleConfig(Strict):
+    """What the attentions of a name are given; the first rule that matches one wins."""
+
+    match: str = Field(min_length=1, description="glob over full names of attentions, such as `blocks.0.*`")
+    bit: StrictInt | str | None = Field(None, description="of queries, keys and values; left out: as above")
+    v_bit: StrictInt | str | None = Field(None, description="of values alone; left out: bit, or as above without one")
+    granularity: Literal["per_head", "per_block"] | None = Field(None, description="left out: as above")
+    static: StrictBool | None = Field(None, description="left out: as above")
+    rotate: Literal["online", "inherit"] | None = Field("inherit", description="inherit: as above; null: not rotated")
+    skip: StrictBool = Field(False, description="True: these attentions stay float")
+
+    @field_validator("bit", "v_bit")
+    @classmethod
+    def _names_a_format(cls, bit: int | str | None) -> int | str | None:
+        return named_format(bit)
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> AttentionRuleConfig:
+        if self.skip == bool(self.changes()):
+            found = "has `skip: True` and a grid" if self.skip else "says nothing but `match`"
+            raise ValueError(f"the rule for {self.match} {found}; give it either `skip: True`, or what is different")
+        return self
+
+    def changes(self) -> dict[str, object]:
+        """What is different; values follow the bit of the rule."""
+        given = self.model_dump(include={"bit", "v_bit", "granularity", "static"}, exclude_none=True)
+        values = {"v_bit": None, **given} if "bit" in given else given
+        return values if self.rotate == "inherit" else values | {"rotate": self.rotate}
+
+
 class AttentionConfig(Strict):
     """How the queries, keys and values of attentions are quantized, beside the linears or alone."""
 
@@ -37,6 +67,9 @@ class AttentionConfig(Strict):
         ("*",), min_length=1, description="globs over full names of attentions, such as `blocks.*.attn1`"
     )
     exclude: tuple[str, ...] = Field((), description="globs over those that stay float; they win over `include`")
+    rules: tuple[AttentionRuleConfig, ...] = Field(
+        (), description="exceptions among the included, in order; the first that matches wins"
+    )
     max_error: Number | None = Field(
         None, gt=0, description="an attention stays float if the error of its output on calibration calls is above this"
     )
@@ -44,16 +77,16 @@ class AttentionConfig(Strict):
     @field_validator("bit", "v_bit")
     @classmethod
     def _names_a_format(cls, bit: int | str | None) -> int | str | None:
-        if bit is not None and str(bit) not in FORMATS:
-            raise ValueError(f"it is {bit}; {choice(bit, FORMATS)}")
-        return bit
+        return named_format(bit)
 
     @model_validator(mode="after")
     def _fits_together(self) -> AttentionConfig:
-        if "recall" in self.model_fields_set and not self.static:
+        if "recall" in self.model_fields_set and not (self.static or any(rule.static for rule in self.rules)):
             raise ValueError("recall is for scales that are calibrated; write `static: True`, or leave recall out")
         try:
             self.spec()
+            for rule in self.rules:
+                self.rule_spec(rule)
         except ValidationError as error:
             raise ValueError("; ".join(str(e.get("ctx", {}).get("error", e["msg"])) for e in error.errors())) from error
         return self
@@ -70,3 +103,14 @@ class AttentionConfig(Strict):
                 "recall": self.recall,
             }
         )
+
+    def rule_spec(self, rule: AttentionRuleConfig) -> AttentionSpec | None:
+        """What the attentions of a rule get; None: they stay float."""
+        return None if rule.skip else self.model_copy(update=rule.changes()).spec()
+
+
+def named_format(bit: int | str | None) -> int | str | None:
+    """The bit, if it is that of a format; None means another one."""
+    if bit is not None and str(bit) not in FORMATS:
+        raise ValueError(f"it is {bit}; {choice(bit, FORMATS)}")
+    return bit

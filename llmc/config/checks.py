@@ -248,12 +248,14 @@ def target_problems(config: Config) -> Iterator[Problem]:
 def attention_problems(config: Config) -> Iterator[Problem]:
     """Whether each target can store how attention is quantized."""
     policy = config.attention_policy()
+    if policy is None:
+        return
     keys: KeyPath = ("quant", "video_gen", "attention")
-    for exporter, _ in config.save.targets() if policy is not None else []:
-        assert policy is not None
-        if (problem := exporter.attention_problem(policy.spec)) is not None:
-            text = f"{exporter.name} was asked for in `save`, and {problem}"
-            yield Problem(keys, text)
+    specs = {keys: policy.default} | {(*keys, "rules", index): rule.spec for index, rule in enumerate(policy.rules)}
+    for exporter, _ in config.save.targets():
+        for place, spec in specs.items():
+            if spec is not None and (problem := exporter.attention_problem(spec)) is not None:
+                yield Problem(place, f"{exporter.name} was asked for in `save`, and {problem}")
 
 
 def _grid_problems(

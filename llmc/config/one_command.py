@@ -15,7 +15,7 @@ from llmc.errors import ConfigError
 from llmc.models.base import adapters
 
 REQUIRED = ("model_path", "save_path", "model_type")
-AFTERWARDS = """layers.csv in the run folder has the error of every layer, if the recipe needed data to tell it on
+AFTERWARDS = """layers.csv in the run folder has the error of each weight and, if the recipe saw data, of each output
 to judge the model by its videos: the same again with `--eval`, or with a YAML that has an `eval` section"""
 
 

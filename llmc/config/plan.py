@@ -23,7 +23,8 @@ def plan(config: Config) -> str:
             ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
             steps.append(("  float", ", ".join(ignored)))
         if section == "video_gen" and attention is not None:
-            steps.append(("attention", str(attention.spec)))
+            steps.append(("attention", str(attention.default)))
+            steps += [(f"  {rule.match}", str(rule.spec or "float")) for rule in attention.rules]
     steps += [("export", f"{exporter.name} to {folder}") for exporter, folder in config.save.targets()]
     if config.eval is not None:
         against = f" and {config.eval.baseline}" if config.eval.baseline else ""

@@ -20,7 +20,7 @@ from llmc.config.save import SaveConfig
 from llmc.eval.metrics.base import Metric
 from llmc.models.base import ModelAdapter, Sample, Sampling, Section, Task
 from llmc.plugin import Strict, by_name
-from llmc.policy.attention import AttentionPolicy
+from llmc.policy.attention import AttentionPolicy, AttentionRule
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ class SamplesConfig(Strict):
         description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image"
     )
     download: StrictBool = Field(False, description="False: nothing is ever downloaded")
-    path: InputPath = Field(description="folder with samples.json and the images it names")
+    path: InputPath = Field(
+        description="folder with samples.json, or msModelSlim's index.jsonl, and the images it names; or that file"
+    )
     bs: StrictInt = Field(1, description="videos at a time: 1")
     n_samples: StrictInt | None = Field(
         None, ge=1, description="use only the first samples of the folder; default: all"
@@ -217,8 +219,9 @@ class Config(Strict):
         if attention is None:
             return None
         ignored = parse_block_ids(self.ignored_layers.block_ids)
+        rules = tuple(AttentionRule(rule.match, attention.rule_spec(rule)) for rule in attention.rules)
         return AttentionPolicy(
-            attention.spec(), attention.include, attention.exclude, ignored, attention.max_error, self.base.seed
+            attention.spec(), attention.include, attention.exclude, rules, ignored, attention.max_error, self.base.seed
         )
 
     def calib_sampling(self) -> Sampling:

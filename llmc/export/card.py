@@ -39,7 +39,8 @@ def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: 
         specs=[(part.name, len(part.layers), sorted({str(layer.spec) for layer in part.layers.values()}))
                for part in parts],
         attentions=[(part.name, *attention_line(part)) for part in parts if part.attentions],
-        errors=[(part.name, *mean_errors(part)) for part in parts if part.errors],
+        errors=[(part.name, *mean_errors(part)) for part in parts if figures(part, "error")],
+        weights=[(part.name, *weight_errors(part)) for part in parts if part.errors and not figures(part, "error")],
         usage=usage,
     )  # fmt: skip
     with atomic_file(folder / "README.md") as file:
@@ -49,7 +50,8 @@ def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: 
 def attention_line(part: FinishedPart) -> tuple[int, int, str]:
     """How many attentions are quantized, of how many that were meant to be, and how."""
     attentions = list(part.attentions.values())
-    return sum(not each.state.stays_float for each in attentions), len(attentions), str(attentions[0].spec)
+    specs = dict.fromkeys(str(each.spec) for each in attentions)
+    return sum(not each.state.stays_float for each in attentions), len(attentions), " and ".join(specs)
 
 
 def front_matter(origin: str | None, target: str, about: Mapping[str, str]) -> dict[str, object]:
@@ -69,7 +71,20 @@ def base_model(source: Path) -> str | None:
 
 def mean_errors(part: FinishedPart) -> tuple[float, float, str, float]:
     """Output error of the recipe and of plain rounding, each the mean over layers; the worst layer and its error."""
-    worst = max(part.errors, key=lambda name: part.errors[name]["error"])
-    recipe = fmean(error["error"] for error in part.errors.values())
-    plain = fmean(error["baseline_error"] for error in part.errors.values())
-    return recipe, plain, worst, part.errors[worst]["error"]
+    recipe, plain = figures(part, "error"), figures(part, "baseline_error")
+    return fmean(recipe.values()), fmean(plain.values()), *_worst(recipe)
+
+
+def weight_errors(part: FinishedPart) -> tuple[float, str, float]:
+    """Error of the weights, the mean over layers; the worst layer and its error."""
+    found = figures(part, "weight_error")
+    return fmean(found.values()), *_worst(found)
+
+
+def figures(part: FinishedPart, kind: str) -> dict[str, float]:
+    """One figure of each layer, where it was measured."""
+    return {name: error[kind] for name, error in part.errors.items() if kind in error}
+
+
+def _worst(errors: Mapping[str, float]) -> tuple[str, float]:
+    return max(errors.items(), key=lambda item: item[1])

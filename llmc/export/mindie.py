@@ -85,7 +85,6 @@ class MindIE(Exporter):
         0, description="0, one file: msModelSlim's key; MindIE-SD cannot read several"
     )
     switch: ClassVar[str] = "save_mindie"
-    subfolder: ClassVar[str] = "mindie"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static", "steps", "attention"})
     looks_at_layers: ClassVar[bool] = True
 

@@ -11,6 +11,8 @@ from torch import nn
 
 from llmc.atomic import staged_folder
 from llmc.export.base import FinishedPart
+from llmc.export.card import write_card
+from llmc.export.manifest import write_manifest
 from llmc.export.mindie import MindIE
 from llmc.export.mindie_types import RunDtype
 from llmc.log import log
@@ -23,21 +25,28 @@ from llmc.steps.network import Network
 WEIGHT, DESCRIPTION = "quant_model_weight_", "quant_model_description_"
 
 
-def exporter_of(model: nn.Module, quantizes_attention: bool) -> MindIE:
+def exporter_of(model: nn.Module, save: SaveProcessorConfig, quantizes_attention: bool) -> MindIE:
     """What writes for a runtime that computes in the model's type; int8 attention is of 2.3 alone."""
     dtype: RunDtype = "fp16" if next(model.parameters()).dtype == torch.float16 else "bf16"
-    return MindIE(mindie_version="2.3" if quantizes_attention else 3, dtype=dtype)
+    version = save.mindie_version or ("2.3" if quantizes_attention else 3)
+    return MindIE(mindie_version=version, soc=save.soc, dtype=dtype)
 
 
 def write(network: Network, exporter: MindIE, save: SaveProcessorConfig, recipe: str) -> None:
-    """Both files, or none of them."""
+    """All files, or none of them."""
+    part = finished(network, recipe)
     with staged_folder(save.output_path) as stage:
-        exporter.write(finished(network, recipe), stage)
+        exporter.write(part, stage)
         (description,) = stage.glob(f"{DESCRIPTION}*.json")
         (weight,) = stage.glob(f"{WEIGHT}*.safetensors")
         tell_names(json.loads(description.read_text(encoding="utf-8"))["model_quant_type"], save)
         description.rename(stage / (save.json_name or description.name))
         weight.rename(stage / (save.safetensors_name or weight.name))
+        if get_rank() < 0:  # of several ranks none can speak for the files of all
+            about, usage = exporter.about([part]), exporter.usage([part])
+            usage = usage.replace(description.name, save.json_name or description.name)
+            write_card(stage, [part], exporter.name, about, usage)
+            write_manifest(stage, [part], exporter.name, about, apart=frozenset())
     log.info("wrote the export to %s", save.output_path)
 
 
@@ -60,9 +69,11 @@ def finished(network: Network, recipe: str) -> FinishedPart:
         layers=network.layers,
         attentions=network.attentions,
         renames=adapter.renames,
-        source=Path(_name(config)),
+        source=Path(_name(config) or type(part.module).__name__),
         provenance=provenance,
         sampling={},
+        errors={name: error.figures() for name, error in network.errors.items()},
+        versions=versions(),
         original=adapter.original(part.module),
     )
 

@@ -35,7 +35,7 @@ RANGES: dict[ActMethod, str] = {"minmax": "absmax", "histogram": "mse", "mix": "
 def quant_model(model: nn.Module, session_cfg: SessionConfig) -> None:
     """Quantize the linears of a model, and write them if there is `save`; the model then computes as quantized."""
     save = session_cfg.processor_cfg_map.get("save")
-    exporters = [] if save is None else [exporter_of(model, "fa3" in session_cfg.processor_cfg_map)]
+    exporters = [] if save is None else [exporter_of(model, save, "fa3" in session_cfg.processor_cfg_map)]
     device = choose_device(session_cfg.device, "SessionConfig.device")
     with torch.autocast(device.type, enabled=False):  # a script may ask for it: statistics and solvers are float32
         network = quantize(model.to(device), session_cfg, exporters)
@@ -58,6 +58,9 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     attention = None if recipe.attention is None else AttentionPolicy(recipe.attention.spec())
     check_layers(adapter, [part], {part.section: (policy, recipe.method)}, exporters)
     check_attentions([part], attention, exporters)
+    if attention is not None:
+        for problem in filter(None, (exporter.attention_problem(attention.default) for exporter in exporters)):
+            raise ConfigError(f"processor_cfg_map has fa3, and {problem}")
     network = prepare(part, policy, exporters, recipe.method, attention=attention)
     if network.needs:
         for block in network.blocks:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 from typing_extensions import TypedDict
 
+from llmc.export.mindie_types import Soc, Version
+
 ActMethod = Literal["minmax", "histogram", "mix"]
 ANTI_OUTLIER = ("m3", "m4", "m6")
 LINEAR = ("w8a8", "w8a8_dynamic", "w8a8_timestep")
@@ -107,6 +109,8 @@ class SaveProcessorConfig(Settings):
     json_name: str | None = None
     save_type: list[str] = ["safe_tensor"]
     part_file_size: StrictInt | None = None
+    mindie_version: Version | None = None  # None: 2.3 beside fa3, else 3
+    soc: Soc = "a2"
 
     @model_validator(mode="after")
     def _is_what_mindie_reads(self) -> SaveProcessorConfig:

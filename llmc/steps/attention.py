@@ -34,17 +34,20 @@ def quantized_attentions(
     found: dict[str, QuantAttention] = {}
     if policy is None or part.section != "video_gen":
         return found
-    spec, generator = as_computed_attention(policy.spec, exporters), torch.Generator().manual_seed(policy.seed)
+    generator = torch.Generator().manual_seed(policy.seed)
     rotations: dict[int, torch.Tensor] = {}  # one for each width: nothing is gained by more
     for name, module, asks_itself in _attentions(part):
-        if policy.takes(name, part.name):
-            found[name] = QuantAttention(name, module, spec, heads_of(module), asks_itself)
-            if spec.rotate:
-                width, weight = head_width(module), next(module.parameters())
-                if width not in rotations:
-                    stored: torch.dtype = getattr(torch, spec.scale_dtype)
-                    rotations[width] = random_hadamard(width, generator).to(stored)
-                found[name].state = AttentionState(rotation=rotations[width].to(weight))
+        asked = policy.spec_of(name, part.name)
+        if asked is None:
+            continue
+        spec = as_computed_attention(asked, exporters)
+        found[name] = QuantAttention(name, module, spec, heads_of(module), asks_itself)
+        if spec.rotate:
+            width, weight = head_width(module), next(module.parameters())
+            if width not in rotations:
+                stored: torch.dtype = getattr(torch, spec.scale_dtype)
+                rotations[width] = random_hadamard(width, generator).to(stored)
+            found[name].state = AttentionState(rotation=rotations[width].to(weight))
     return found
 
 
@@ -66,13 +69,13 @@ def check_attentions(parts: Sequence[Part], policy: AttentionPolicy | None, expo
         return
     parts = [part for part in parts if part.section == "video_gen"]
     policy.check({part.name: attention_names(part) for part in parts})
-    taken = [(name, module, asks_itself) for part in parts for name, module, asks_itself in _attentions(part)
-             if policy.takes(name, part.name)]  # fmt: skip
-    for name, module, asks_itself in taken:
-        group, width = policy.spec.qk.group_size, head_width(module)
+    taken = [(name, module, asks_itself, spec) for part in parts for name, module, asks_itself in _attentions(part)
+             if (spec := policy.spec_of(name, part.name)) is not None]  # fmt: skip
+    for name, module, asks_itself, spec in taken:
+        group, width = spec.qk.group_size, head_width(module)
         if group is not None and width % group:
             raise UnsupportedSpec(
-                f"{policy.spec.qk.name} has one scale for every {group} neighbours, which do not divide the {width} "
+                f"{spec.qk.name} has one scale for every {group} neighbours, which do not divide the {width} "
                 f"values of a head of {name}; choose e4m3 or 8"
             )
         for exporter in exporters if not asks_itself else ():

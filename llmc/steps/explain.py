@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmc.config.schema import Config
-from llmc.export.base import Carrier, as_computed
+from llmc.export.base import Carrier, Exporter, as_computed
 from llmc.export.folding import carrier
 from llmc.models.base import Fold, LinearGroup, Part
 from llmc.policy.attention import AttentionPolicy
@@ -56,7 +56,7 @@ def explain(config: Config) -> str:
             lines += [f"{exporter.name}: sizes are multiples of {ins} inputs and {outs} outputs, as its kernels need"
                       for ins, outs in sorted(tiles)]  # fmt: skip
         if attention is not None and part.section == "video_gen":
-            lines += attention_lines(part, attention, str(as_computed_attention(attention.spec, targets)))
+            lines += attention_lines(part, attention, targets)
     for section in config.quant.sections():
         matched = config.policy(section).check(
             {part.name: layer_names(part) for part in parts if part.section == section}
@@ -68,11 +68,13 @@ def explain(config: Config) -> str:
     return "\n".join(lines)
 
 
-def attention_lines(part: Part, policy: AttentionPolicy, spec: str) -> list[str]:
+def attention_lines(part: Part, policy: AttentionPolicy, targets: Sequence[Exporter]) -> list[str]:
     """Which attentions are quantized, alike ones in one line."""
     found: dict[tuple[str, str], list[int]] = {}
     for name in attention_names(part):
-        key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), spec if policy.takes(name, part.name) else "float")
+        spec = policy.spec_of(name, part.name)
+        said = "float" if spec is None else str(as_computed_attention(spec, targets))
+        key = (re.sub(r"\.\d+\.", ".{}.", name, count=1), said)
         found.setdefault(key, []).append(block_number(name) or 0)
     cells = [("attention", "blocks", "spec")]
     cells += [(pattern, ranges(numbers), said) for (pattern, said), numbers in found.items()]

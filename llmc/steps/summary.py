@@ -70,7 +70,7 @@ def describe(config: Config) -> str:
     said = {section: f"{methods(quant.method)}: {quant.default_spec()}"
             for section, quant in config.quant.sections().items()}  # fmt: skip
     if (attention := config.attention_policy()) is not None:
-        said["video_gen"] += f", attention {attention.spec}"
+        said["video_gen"] += f", attention {' and '.join(map(str, attention.specs))}"
     return "; ".join(text if section == "video_gen" else f"{section} {text}" for section, text in said.items())
 
 

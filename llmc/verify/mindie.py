@@ -13,8 +13,8 @@ import torch
 from llmc.verify.files import Entry, open_tensor_file, read_object
 from llmc.verify.mindie_names import Expected, expected_tensors
 from llmc.verify.mindie_types import BYTE, TYPES, Sizes, beside, leaves_of
-from llmc.verify.network import MANIFEST, Network
-from llmc.verify.sources import Sources, open_float
+from llmc.verify.network import EXPERTS, MANIFEST, Network
+from llmc.verify.sources import Sources, open_float, places_of
 from llmc.verify.storage import Leaf
 
 DESCRIPTION, WEIGHTS = "quant_model_description", "quant_model_weight"
@@ -23,8 +23,7 @@ MODEL_TYPE = "model_quant_type"
 # keys of a description that are no tensors
 SETTINGS = frozenset({MODEL_TYPE, "fa_quant_type", "timestep_policy", "mxfp4_scale_alg", "mxfp4_dst_type_max"})
 ATTENTION, HEAD_SCALE = ".quant_type", ".fa_q.scale"  # after an attention's name
-HEADS = "num_attention_heads"  # in the float model's config.json
-EXPERTS = {"high_noise_model": "transformer", "low_noise_model": "transformer_2"}
+HEADS = ("num_attention_heads", "num_heads")  # in the float model's config.json
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,8 @@ def _config(part: str, sources: Sources) -> dict[str, Any]:
     """The config.json of the float network."""
     if sources.float_model is None:
         return {}
-    places = (sources.float_model / part / "config.json", sources.float_model / "config.json")
-    return next((found for place in places if (found := read_object(place)) is not None), {})
+    places = places_of(sources.float_model, part)
+    return next((found for place in places if (found := read_object(place / "config.json")) is not None), {})
 
 
 def _expected(part: str, sources: Sources, config: Mapping[str, Any]) -> dict[str, Expected] | str:

@@ -56,7 +56,8 @@ def _scale_problems(network: Described, name: str) -> Problems:
     if missing := [each for each in wanted if each not in network.entries]:
         yield f"{', '.join(missing)} missing"
         return
-    heads = network.config.get(HEADS) if network.config else None
+    config = network.config or {}
+    heads = next((config[key] for key in HEADS if key in config), None)
     for each in wanted:
         entry = network.entries[each]
         rows = heads if isinstance(heads, int) else (entry.shape or (0,))[0]

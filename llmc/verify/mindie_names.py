@@ -79,11 +79,12 @@ class Piece:
     entry: Entry
     start: int
     stop: int
+    name: str = ""  # in diffusers, where the float model has another one
 
     @property
     def module(self) -> str:
-        """The module that it belongs to."""
-        return self.entry.name.rpartition(".")[0]
+        """The module that it belongs to, as a run calls it."""
+        return (self.name or self.entry.name).rpartition(".")[0]
 
     def read(self) -> Tensor:
         """In float32."""
@@ -113,14 +114,14 @@ def expected_tensors(entries: Mapping[str, Entry], config: Mapping[str, Any]) ->
     """Every tensor by its name in MindIE's network, or why that cannot be told."""
     if any(name.startswith("context_embedder.token_refiner.") for name in entries):
         return dict(_hyvideo(entries))
-    if any(name.startswith("blocks.0.attn1.") for name in entries):
+    if any(name.startswith(("blocks.0.attn1.", "blocks.0.self_attn.")) for name in entries):
         return _wan(entries, config)
     # FLUX.1 and SD3 run in diffusers, Open-Sora-Plan in the names that diffusers took over
     return {name: _whole(entry) for name, entry in entries.items()}
 
 
-def _whole(*entries: Entry) -> Expected:
-    return Expected(tuple(Piece(entry, 0, entry.shape[0] if entry.shape else 1) for entry in entries))
+def _whole(*entries: Entry, name: str = "") -> Expected:
+    return Expected(tuple(Piece(entry, 0, entry.shape[0] if entry.shape else 1, name) for entry in entries))
 
 
 def _wan(entries: Mapping[str, Entry], config: Mapping[str, Any]) -> dict[str, Expected] | str:
@@ -129,6 +130,9 @@ def _wan(entries: Mapping[str, Entry], config: Mapping[str, Any]) -> dict[str, E
         return f"the float model's config.json lacks {', '.join(wan)}"
     natives = {each.diffusers: each.native for each in (*wan.float_tensors(), *wan.optional())}
     natives |= {f"{each.diffusers}.weight": f"{each.native}.weight" for each in wan.linears()}
+    if wan.naming == "native":  # a release: its names are MindIE's already
+        ours = {native: diffusers for diffusers, native in natives.items()}
+        return {name: _whole(entry, name=ours.get(name, name)) for name, entry in entries.items()}
     return {natives.get(name, name): _whole(entry) for name, entry in entries.items()}
 
 

@@ -17,6 +17,7 @@ from llmc.verify.mindie_types import TYPES, Sizes
 from llmc.verify.storage import FLOATS
 from llmc.verify.verdict import Checked, Finding, NotChecked, some
 
+NO_QUANT = "NO_QUANT"  # the type of a model whose linears are all float
 MOST = 0o640  # what the loader bears of a file's mode
 LARGEST = 100 * 1024**3  # bytes of weights that it reads
 Problems = Iterator[str]
@@ -68,7 +69,8 @@ def _row_problems(network: Described) -> Problems:
         yield "there is no description that is a JSON object"
         return
     kind = str(rows.get(MODEL_TYPE))
-    if kind not in TYPES:
+    only_attention = bool(network.attentions) and not network.layers
+    if kind not in TYPES and not (only_attention and kind == NO_QUANT):
         yield f"{MODEL_TYPE} is {kind}; MindIE knows {', '.join(TYPES)}"
     tensors = {name: str(kind) for name, kind in rows.items() if name not in SETTINGS and not name.endswith(ATTENTION)}
     yield from (f"{name} has no row" for name in network.entries if name not in tensors)
@@ -78,7 +80,7 @@ def _row_problems(network: Described) -> Problems:
             yield f"{name} is called {kind}, which MindIE passes over: the linear would stay float"
     for layer in network.layers:
         yield from _layer_row_problems(network, layer)
-    if not network.layers:
+    if not network.layers and not only_attention:
         yield "no weight is called quantized: the network would stay float"
     owners = {layer.prefix for layer in network.layers}
     for name, kind in tensors.items():

@@ -18,6 +18,10 @@ JUDGED = "weights.json"
 OTHERS = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 
 
+# where a release of Wan2.2 has its two networks
+RELEASED: Mapping[str, str] = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"}
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where the float model is, and the digests of the judged weights; each may be missing."""
@@ -72,10 +76,15 @@ def find_sources(float_model: Path | None, against: Path | None) -> Sources:
 
 
 def open_float(folder: Path, part: str) -> FloatNetwork | None:
-    """The network of that part of a pipeline folder, or the one that lies in the folder itself."""
-    for place in (folder / part, folder):
+    """The network of that part of a pipeline folder or of a release, or the one that lies in the folder itself."""
+    for place in places_of(folder, part):
         files = [open_tensor_file(file) for file in sorted(place.glob("*.safetensors"))]
         entries = {name: entry for file in files for name, entry in file.entries.items()}
         if entries:
             return FloatNetwork(entries)
     return None
+
+
+def places_of(folder: Path, part: str) -> tuple[Path, ...]:
+    """Where the network of that part may lie in the folder of a float model."""
+    return (folder / part, folder / RELEASED.get(part, part), folder)

@@ -26,6 +26,10 @@ def test_settings_reach_their_exporter() -> None:
     [
         ({"save_lightx2v": True}, "there is no save_path"),
         ({"save_path": "out", "layout": "blocks"}, "add `save_lightx2v: True`, or leave layout out"),
+        (
+            {"save_path": "out", "save_lightx2v": True, "save_mindie": True},
+            "save_lightx2v and save_mindie both write to save_path itself",
+        ),
     ],
 )
 def test_a_section_that_says_too_little_is_refused(section: dict[str, object], said: str) -> None:

@@ -83,6 +83,23 @@ def test_check_lists_attentions_and_refuses_globs_that_match_none(
     assert "'*.atn2' matches no attention" in capsys.readouterr().err
 
 
+def test_rules_of_attention_are_those_of_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [{"match": "*.attn2", "skip": True}, {"match": "blocks.0.*", "bit": 8, "static": True, "rotate": None}]
+    path = attending(tmp_path, {"bit": "e4m3", "rotate": "online", "rules": rules})
+    assert main(["check", str(path), "--explain"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "blocks.{}.attn1 0 int8 per_head static over 99.99% of q and k" in lines
+    assert "blocks.{}.attn1 1 fp8_e4m3 per_head rotated" in lines and "blocks.{}.attn2 0-1 float" in lines
+    assert "attention blocks.0.*: 2 attentions" in lines and "*.attn2 float" in lines
+    assert main(["run", "--config", str(path)]) == 0
+    specs = {each["name"]: each["spec"] for each in results(tmp_path)["attentions"]}
+    assert specs == {
+        "blocks.0.attn1": "int8 per_head static over 99.99% of q and k",
+        "blocks.1.attn1": "fp8_e4m3 per_head rotated",
+    }
+    assert "fp8_e4m3 per_head rotated and int8 per_head static" in results(tmp_path)["recipe"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -91,6 +108,12 @@ def test_check_lists_attentions_and_refuses_globs_that_match_none(
         ("quant.video_gen.attention.recall=0.99", "recall is for scales that are calibrated"),
         ("quant.video_gen.attention={bit: mxfp8, static: True}", "mxfp8 measures the scale of every 32 values"),
         ("quant.video_gen.attention={bit: mxfp8, rotate: offline}", "allowed: online"),
+        ("quant.video_gen.attention={bit: 8, rules: [{match: '*.attn2'}]}", "says nothing but `match`"),
+        ("quant.video_gen.attention={bit: 8, rules: [{match: '*', skip: True, bit: 8}]}", "`skip: True` and a grid"),
+        (
+            "quant.video_gen.attention={bit: 8, rules: [{match: '*', bit: mxfp8, static: True}]}",
+            "write `static: False`",
+        ),
         ("quant.text_encoder={method: RTN, attention: {bit: 8}}", "text_encoder.attention is given"),
     ],
 )
@@ -107,8 +130,8 @@ def test_mindie_2_3_gets_a_scale_for_each_head_of_hunyuan(tmp_path: Path) -> Non
     save = {"save_lightx2v": False, "save_mindie": True, "mindie_version": "2.3"}
     config = small_config(tmp_path, family="HunyuanVideo", quant=quant, save=save, eval=None)
     assert main(["run", "--config", str(config)]) == 0
-    description = json.loads((tmp_path / "export/mindie/quant_model_description_w8a8_dynamic.json").read_text())
-    tensors = load_file(tmp_path / "export/mindie/quant_model_weight_w8a8_dynamic.safetensors")
+    description = json.loads((tmp_path / "export/quant_model_description_w8a8_dynamic.json").read_text())
+    tensors = load_file(tmp_path / "export/quant_model_weight_w8a8_dynamic.safetensors")
     assert description["fa_quant_type"] == "FAQuant"
     attended = {name.rpartition(".fa_")[0] for name, said in description.items() if said == "FAQuant"} - {""}
     assert attended == {f"{kind}_blocks.{i}" for kind in ("double", "single") for i in range(2)}
@@ -130,8 +153,8 @@ def test_mindie_3_gets_types_and_rotations_of_self_attention(
     assert main(["check", str(config), "--set", "save.soc=a2"]) == 2
     assert "attention in fp8_e4m3 runs on a5 alone; found `soc: a2`" in capsys.readouterr().err
     assert main(["run", "--config", str(config)]) == 0
-    description = json.loads((tmp_path / "export/mindie/quant_model_description_w8a8_dynamic.json").read_text())
-    tensors = load_file(tmp_path / "export/mindie/quant_model_weight_w8a8_dynamic.safetensors")
+    description = json.loads((tmp_path / "export/quant_model_description_w8a8_dynamic.json").read_text())
+    tensors = load_file(tmp_path / "export/quant_model_weight_w8a8_dynamic.safetensors")
     types = {name: said for name, said in description.items() if said == "FP8_DYNAMIC"}
     assert set(types) == {"blocks.0.self_attn.quant_type", "blocks.1.self_attn.quant_type"}
     rotation = tensors["blocks.0.self_attn.q_rot"]

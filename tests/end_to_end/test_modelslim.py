@@ -8,6 +8,9 @@ import pytest
 from safetensors.torch import load_file
 
 from llmc.__main__ import main
+from llmc.verify.run import verify
+from tests.models.test_wan_release import save_release, with_released_sizes
+from tests.tiny_pipelines import TINY
 
 ROOT = Path(__file__).parents[2]
 SEED = str(ROOT / "tests" / "golden" / "wan2_1_w8a8_dynamic.yaml")
@@ -49,3 +52,30 @@ def test_every_way_to_run_the_published_example_writes_the_same_bytes(
         key: tensor.tolist() for key, tensor in wanted.items()
     }
     assert "blocks.0.self_attn.q.weight_scale" in wanted and "blocks.0.ffn.2.weight_scale" not in wanted
+
+
+@pytest.mark.parametrize(("family", "model_type"), [("WanT2V", "Wan2_1"), ("Wan2T2V", "Wan2_2")])
+def test_a_folder_of_the_original_release_is_quantized_as_the_guide_does(
+    family: str, model_type: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TINY[family][0](tmp_path / "model")
+    save_release(with_released_sizes(family, tmp_path / "model"), tmp_path / "model", tmp_path / "release")
+    for layout in ("release", "model"):
+        command = ["quant", "--model_path", str(tmp_path / layout), "--save_path", str(tmp_path / f"{layout} int8"),
+                   "--device", "cpu", "--model_type", model_type, "--quant_type", "w8a8", "--trust_remote_code", "True",
+                   "--set", f"base.run_dir={tmp_path / f'{layout} run'}"]  # fmt: skip
+        assert main(command) == 0, capsys.readouterr().err
+        report = verify(tmp_path / f"{layout} int8", against=tmp_path / f"{layout} run")
+        assert [v for v in report.verdicts if v.status != "pass"] == []
+    folders = ["high_noise_model", "low_noise_model"] if family == "Wan2T2V" else ["."]
+    for folder in folders:
+        ours, theirs = (load_file(tmp_path / f"{layout} int8" / folder / WEIGHTS) for layout in ("release", "model"))
+        assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+    if len(folders) == 2:
+        export = tmp_path / "model int8"
+        for name, other in ((folders[0], "aside"), (folders[1], folders[0]), ("aside", folders[1])):
+            (export / name).rename(export / other)
+        report = verify(export, against=tmp_path / "model run")
+        failed = {(v.folder, v.rule) for v in report.verdicts if v.status == "fail"}
+        rules = ("against the float model", "against the judged weights")
+        assert failed >= {(folder, rule) for folder in folders for rule in rules} | {("", "files as written")}

@@ -48,6 +48,18 @@ def test_a_run_leaves_a_checkpoint_videos_figures_and_a_report(
     assert (Path(summary["checkpoint"]) / EXPORTED).is_file()
 
 
+def test_a_run_without_data_still_tells_the_error_of_every_weight(tmp_path: Path) -> None:
+    config = small_config(tmp_path, eval=None, save={"save_lightx2v": False, "save_mindie": True})
+    skip = '[{"match": "blocks.1.ffn.net.2", "skip": true}]'
+    assert run(config, "--set", "quant.video_gen.method=RTN", "--set", f"quant.video_gen.rules={skip}") == 0
+    layers = {layer["name"]: layer for layer in json.loads((tmp_path / "run" / "results.json").read_text())["layers"]}
+    assert layers.pop("blocks.1.ffn.net.2")["weight_error"] is None
+    assert all(1e-6 < layer["weight_error"] < 1e-3 and layer["error"] is None for layer in layers.values())
+    card = (tmp_path / "export" / "README.md").read_text()
+    worst = max(layers, key=lambda name: layers[name]["weight_error"])
+    assert f"{worst}: {layers[worst]['weight_error']:.2e} |" in card and "Outputs were not measured" in card
+
+
 def test_the_same_configuration_runs_again_and_another_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

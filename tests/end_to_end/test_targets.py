@@ -41,10 +41,10 @@ def test_one_run_writes_the_same_codes_for_targets_that_compute_alike(tmp_path: 
     }
 
 
-@pytest.mark.parametrize("target", ["comfyui", "diffusers", "mindie"])
-def test_manifest_card_and_digests_come_with_every_target(tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize(("target", "subfolder"), [("comfyui", "comfyui"), ("diffusers", "diffusers"), ("mindie", "")])
+def test_manifest_card_and_digests_come_with_every_target(tmp_path: Path, target: str, subfolder: str) -> None:
     assert run(small_config(tmp_path, eval=None, save={"save_lightx2v": False, f"save_{target}": True})) == 0
-    out = tmp_path / "export" / target
+    out = tmp_path / "export" / subfolder
     manifest = json.loads((out / "llmc_manifest.json").read_text())
     assert manifest["target"] == target and len(manifest["layers"]["transformer"]) == 24
     files = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}

@@ -85,6 +85,19 @@ def test_mxfp4_needs_no_rotation_and_what_stayed_float_is_not_spoken_of() -> Non
     assert attention_tensors(both, LIGHTX2V) == ({}, {"blocks.3.self_attn.quant_type": "MXFP4_DYNAMIC"})
 
 
+def test_each_attention_says_its_own_type() -> None:
+    fp8 = computed_attention(AttentionSpec(qk="fp8_e4m3", v="fp8_e4m3", rotate=True), "bfloat16")
+    both = {
+        "blocks.0.attn1": attention(fp8, rotation=torch.eye(WIDTH)),
+        "blocks.1.attn1": attention(AttentionSpec(qk="mxfp4", v="mxfp4")),
+    }
+    tensors, says = attention_tensors(both, LIGHTX2V)
+    assert {name: said for name, said in says.items() if said != "FLOAT"} == {
+        "blocks.0.self_attn.quant_type": "FP8_DYNAMIC", "blocks.1.self_attn.quant_type": "MXFP4_DYNAMIC"
+    }  # fmt: skip
+    assert set(tensors) == {"blocks.0.self_attn.q_rot", "blocks.0.self_attn.k_rot"}
+
+
 def test_what_is_judged_is_what_its_kernels_compute() -> None:
     fp8 = computed_attention(AttentionSpec(qk="fp8_e4m3", v="fp8_e4m3", rotate=True), "bfloat16")
     assert fp8.granularity == "per_block"

@@ -34,6 +34,7 @@ from llmc.scripted import (
     quant_model,
 )
 from llmc.scripted.quantize import disabled_layers
+from llmc.verify.run import verify
 from tests.scripted.conftest import SAMPLING, Load
 from tests.tiny_pipelines import save_samples
 
@@ -131,7 +132,7 @@ def test_a_script_and_a_run_write_the_same_bits(
         quant_model(model, session)
 
     (ours,) = (tmp_path / "scripted").glob("*.safetensors")
-    (theirs,) = (tmp_path / "export" / "mindie").glob("*.safetensors")
+    (theirs,) = (tmp_path / "export").glob("*.safetensors")
     assert ours.name == theirs.name
     one, other = load_file(ours), load_file(theirs)
     assert one.keys() == other.keys()
@@ -153,6 +154,34 @@ def test_the_model_then_computes_as_quantized(load: Load, dumped: Callable[..., 
     assert len(layers) == 2 * 12 + 2 * 5 and {layer.mode for layer in layers} == {"quantized"}
     with pytest.raises(ConfigError, match="quantized already; load its float weights again"):
         quant_model(model, SessionConfig(processor_cfg_map={"w8a8_dynamic": W8A8DynamicProcessorConfig()}))
+
+
+def test_what_a_script_wrote_is_verified_and_says_for_whom_it_is(
+    hunyuan: Path, load: Load, dumped: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    save = SaveProcessorConfig(
+        output_path=tmp_path, json_name="quant_model_description.json", mindie_version="2026-07", soc="a3"
+    )
+    quant_model(load().transformer, SessionConfig(
+        processor_cfg_map={"m4": M4ProcessorConfig(), "w8a8_dynamic": W8A8DynamicProcessorConfig(), "save": save},
+        calib_data=dumped("kwargs"),
+    ))  # fmt: skip
+    report = verify(tmp_path, float_model=hunyuan)
+    found = {v.rule: v.note for v in report.verdicts if v.status != "pass"}
+    assert found == {"against the judged weights": "no run is given: --against RUN"}
+    manifest = json.loads((tmp_path / "llmc_manifest.json").read_text())
+    assert (manifest["mindie_version"], manifest["soc"]) == ("2026-07", "a3")
+    assert all(layer["error"] < 1e-2 for layer in manifest["layers"]["transformer"].values())
+    assert 'quantize(model, "quant_model_description.json"' in (tmp_path / "README.md").read_text()
+
+
+def test_attention_that_no_such_mindie_reads_is_refused(
+    load: Load, dumped: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    save = SaveProcessorConfig(output_path=tmp_path, mindie_version=3)
+    processors = {"fa3": FA3ProcessorConfig(), "w8a8_dynamic": W8A8DynamicProcessorConfig(), "save": save}
+    with pytest.raises(ConfigError, match=r"has fa3, and FAQuant is read by .* alone, found 3"):
+        quant_model(load().transformer, SessionConfig(processor_cfg_map=processors, calib_data=dumped("args")))
 
 
 def test_what_reads_calls_asks_for_them(load: Load) -> None:

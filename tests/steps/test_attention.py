@@ -22,7 +22,7 @@ from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.layers.linear import in_mode
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec
-from llmc.policy.attention import AttentionPolicy
+from llmc.policy.attention import AttentionPolicy, AttentionRule
 from llmc.policy.rules import Policy
 from llmc.steps.attention import calibrate_attentions, check_attentions, plainly_rounded
 from llmc.steps.calibrate import calibrate as calibrate_all
@@ -222,6 +222,20 @@ def test_globs_choose_and_one_that_matches_nothing_is_refused(attending: Attendi
     assert list(network.attentions) == ["blocks.1.attn1", "blocks.1.attn2"]
     with pytest.raises(ConfigError, match=r"'\*attn3' matches no attention[^$]*named like blocks"):
         check_attentions([network.part], AttentionPolicy(INT8, include=("*attn3",)), ())
+
+
+def test_rules_give_an_attention_another_grid_or_none(attending: Attending) -> None:
+    fp8 = AttentionSpec(qk="fp8_e4m3", v="fp8_e4m3", rotate=True)
+    rules = AttentionRule("blocks.1.attn2", None), AttentionRule("*.attn2", fp8), AttentionRule("*.0.attn2", None)
+    network, store = attending("WanI2V", rules=rules)
+    assert {name: attention.spec for name, attention in network.attentions.items()} == {
+        "blocks.0.attn1": INT8, "blocks.0.attn2": fp8, "blocks.1.attn1": INT8
+    }  # fmt: skip
+    rotated = [name for name, attention in network.attentions.items() if attention.state.rotation is not None]
+    assert rotated == ["blocks.0.attn2"]
+    assert all(0 < error < 1e-2 for error in calibrate(network, store).values())
+    with pytest.raises(ConfigError, match=r"'\*attn3' matches no attention"):
+        check_attentions([network.part], AttentionPolicy(INT8, rules=(AttentionRule("*attn3", None),)), ())
 
 
 def test_heads_that_groups_do_not_divide_are_refused(attending: Attending) -> None:

@@ -39,6 +39,10 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {  # form -> family, grids and se
     "mxfp4": ("HunyuanVideo", {**MX4, "mindie_version": "2026-07"}),
     "mxfp4 version 3": ("WanT2V", MX4),
     "weights alone": ("OpenSoraPlan", {"weight": {"bit": 4}, "act": None}),
+    "attention alone": (
+        "HunyuanVideo",
+        {"weight": None, "act": None, "attention": {"bit": "e4m3", "rotate": "online"}, "soc": "a5"},
+    ),
 }
 Make = Callable[[str], Exported]
 
@@ -50,13 +54,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(form: str) -> Exported:
         if form not in made:
             out, (family, given) = tmp_path_factory.mktemp("mindie"), FORMS[form]
-            quant = {key: given[key] for key in ("weight", "act", "rules", "method") if key in given}
+            quant = {key: given[key] for key in ("weight", "act", "rules", "method", "attention") if key in given}
             save = {"save_lightx2v": False, "save_mindie": True, **{k: v for k, v in given.items() if k not in quant}}
             smooth = {"name": "SmoothQuant", "alpha": 0.5, "gate": False} if given["act"] else {"name": "RTN"}
             quant = {"video_gen": {"method": smooth, **quant}}
             path = small_config(out, family=family, eval=None, quant=quant, save=save)
             assert main(["run", "--config", str(path)]) == 0
-            made[form] = Exported(out / "export" / "mindie", out / "run", out / "model")
+            made[form] = Exported(out / "export", out / "run", out / "model")
         return made[form]
 
     return make

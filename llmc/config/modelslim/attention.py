@@ -1,15 +1,19 @@
-"""The processors of attention as our `attention` section: one grid of queries, keys and values, and where it holds."""
+"""The processors of attention as our `attention` section: grids of queries, keys and values, and where each holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
 
+from llmc.config.attention import FORMATS
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
-from llmc.config.modelslim.match import Attention, Choice, fits, rules_for, unmatched
+from llmc.config.modelslim.match import Attention, fits, rules_for, unmatched
 from llmc.config.modelslim.schema import Fa3Quant, FaDetails, OnlineQuarot, Processor, QConfig
 from llmc.config.modelslim.section import Section
+from llmc.export.mindie_attention import TYPES
+from llmc.export.mindie_types import Version
 
 INT8 = QConfig(dtype="int8", scope="per_head", symmetric=True, method="minmax")  # what fa3_quant alone means
 GRIDS: dict[tuple[str, str], dict[str, Any]] = {
@@ -30,38 +34,61 @@ def attention_section(processors: Sequence[tuple[KeyPath, Processor]], attention
             text = "it rotates queries and keys for quantized attention, and no fa3_quant asks for that: leave it out"
             section.problems.append(Problem(keys, text))
         return section
-    grids = [_grid(section, keys, found) for keys, found in quants]
-    for (keys, _), grid in zip(quants[1:], grids[1:], strict=True):
-        if grid != grids[0]:
-            text = "its grid is another than that of the first fa3_quant; one holds for all attention: write it in all"
-            section.problems.append(Problem(keys, text))
-    taken = [_taken(section, attentions, keys, found.include, found.exclude) for keys, found in quants]
-    chosen = frozenset[str]().union(*taken)
-    rotated = [
-        _taken(section, attentions, keys, found.include or ("*",), found.exclude or ()) for keys, found in rotations
-    ]
-    for (keys, processor), names in zip(rotations, rotated, strict=True):
-        if missing := sorted(chosen - names):
-            text = f"it leaves out {missing[0]}, which fa3_quant takes; one of both ways holds for all attention here"
-            section.problems.append(Problem((*keys, "include"), text))
+    rotated = frozenset[str]()
+    for keys, processor in rotations:
+        rotated |= _taken(section, attentions, keys, processor.include or ("*",), processor.exclude or ())
         if processor.block_size != -1:
             text = f"it is {processor.block_size}; heads are rotated as a whole: write -1"
             section.problems.append(Problem((*keys, "block_size"), text))
-    if not chosen:
-        section.problems.append(Problem((*quants[0][0], "include"), "no attention is left for it; leave it out"))
+    grids: dict[str, dict[str, Any]] = {}  # of each attention that is quantized, by its original name
+    for keys, quant in quants:
+        grid = _grid(section, keys, quant)
+        taken = _taken(section, attentions, keys, quant.include, quant.exclude)
+        if not taken:
+            section.problems.append(Problem((*keys, "include"), "no attention is left for it; leave it out"))
+        if twice := sorted(name for name in taken if grids.setdefault(name, grid) != grid):
+            text = f"it gives {twice[0]} another grid than an earlier fa3_quant does: exclude it from one of both"
+            section.problems.append(Problem((*keys, "include"), text))
     if section.problems:
         return section
-    choices: dict[str, Choice] = {found.name: 0 if found.original in chosen else None for found in attentions}
-    rules = rules_for(choices, None)
-    section.values = {**grids[0], "include": [glob for glob, choice in rules if choice is not None]}
-    if left := [glob for glob, choice in rules if choice is None]:
-        section.values["exclude"] = left
-    if rotations:
-        section.values["rotate"] = "online"
-    if grids[0]["bit"] != 8:
-        section.save["soc"] = "a5"  # no other chip attends in floats of 8 and 4 bits
+    _set_values(section, attentions, {
+        name: {**grid, "rotate": "online" if name in rotated else None} for name, grid in grids.items()
+    })  # fmt: skip
     section.sources[()] = quants[0][0]
     return section
+
+
+def _set_values(section: Section, attentions: Sequence[Attention], grids: Mapping[str, dict[str, Any]]) -> None:
+    """The commonest grid for all that is quantized, and rules for those that have another."""
+    kinds: list[dict[str, Any]] = []
+    for grid in grids.values():
+        kinds += [grid] if grid not in kinds else []
+    chosen = {found.name: kinds.index(grids[found.original]) for found in attentions if found.original in grids}
+    usual = Counter(chosen.values()).most_common(1)[0][0]
+    places = rules_for({found.name: 0 if found.name in chosen else None for found in attentions}, None)
+    section.values = {key: value for key, value in kinds[usual].items() if value is not None}
+    section.values["include"] = [glob for glob, choice in places if choice is not None]
+    if left := [glob for glob, choice in places if choice is None]:
+        section.values["exclude"] = left
+    rules = [(glob, kinds[kind]) for glob, kind in rules_for(chosen, usual) if kind is not None]
+    if rules:
+        section.values["rules"] = [{"match": glob, **_changes(grid, kinds[usual])} for glob, grid in rules]
+    if any(grid["bit"] != 8 for grid in kinds):
+        section.save["soc"] = "a5"  # no other chip attends in floats of 8 and 4 bits
+    names = [FORMATS[str(grid["bit"])] for grid in kinds]
+    reading = [version for version in get_args(Version) if all(version in TYPES[name].versions for name in names)]
+    if len(reading) == 1:
+        section.save["mindie_version"] = reading[0]
+        section.notes.append(f"mindie_version is {reading[0]}, which alone reads attention in {' and '.join(names)}")
+
+
+def _changes(grid: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rule has to say; values of another grid follow its bit."""
+    changes = {key: grid[key] for key in ("bit", "v_bit") if key in grid}
+    for key, absent in (("static", False), ("rotate", None)):
+        if grid.get(key, absent) != usual.get(key, absent):
+            changes[key] = grid.get(key, absent)
+    return changes
 
 
 def _grid(section: Section, keys: KeyPath, processor: Fa3Quant) -> dict[str, Any]:

@@ -39,13 +39,10 @@ def flat(processors: Sequence[Processor], keys: KeyPath) -> Iterator[Placed]:
 def processor_problems(keys: KeyPath, processor: Processor) -> Iterator[Problem]:
     """What cannot be had of a processor, whatever the model."""
     match processor:
-        case LinearQuant(qconfig=qconfig):
+        case LinearQuant(qconfig=qconfig) | FlexAwqProcessor(qconfig=qconfig):
             for side in ("act", "weight"):
                 if found := problem_of(getattr(qconfig, side), side):
                     yield Problem((*keys, "qconfig", side, found[0]), found[1])
-        case FlexAwqProcessor():
-            text = "flex_awq_ssz searches on weights rounded by ssz, which no method here does: write flex_smooth_quant"
-            yield Problem((*keys, "type"), text)
         case AwqProcessor(weight_qconfig=qconfig):
             if found := problem_of(qconfig, "weight"):
                 yield Problem((*keys, "weight_qconfig", found[0]), found[1])
@@ -152,11 +149,9 @@ def _set_methods(
         if method is not None:
             section.sources[("method", len(methods))] = keys
             methods.append(method)
-    for keys, awq in processors:
-        weight = grid_of(awq.weight_qconfig, "weight") if isinstance(awq, AwqProcessor) else None
-        if weight is not None and any(weight != grid_of(linear.qconfig.weight, "weight") for _, linear in linears):
-            text = "it is another grid than linear_quant's; the search rounds by each layer's own: write the same here"
-            section.problems.append(Problem((*keys, "weight_qconfig"), text))
+    section.problems += _search_problems(processors, linears)
+    if any(isinstance(processor, FlexAwqProcessor) for _, processor in processors):
+        section.notes.append("flex_awq_ssz is FlexSmooth with beta 0, whose search rounds weights plainly, not by ssz")
     acts = {processor.qconfig.act.method for _, processor in linears if processor.qconfig.act.scope == "per_tensor"}
     if "histogram" in acts:
         methods.append({"name": "Static", "range": "mse"})
@@ -164,6 +159,20 @@ def _set_methods(
             text = "it is histogram in one linear_quant and minmax in another; one method finds all ranges of acts here"
             section.problems.append(Problem((*linears[0][0], "qconfig", "act", "method"), text))
     section.values["method"] = methods
+
+
+def _search_problems(processors: Sequence[Placed], linears: Sequence[tuple[KeyPath, LinearQuant]]) -> Iterator[Problem]:
+    """A search rounds by each layer's own grids: it can have no others."""
+    text = "it is another grid than linear_quant's; the search rounds by each layer's own: write the same here"
+    for keys, processor in processors:
+        for _, linear in linears:
+            match processor:
+                case AwqProcessor(weight_qconfig=weight) if grid_of(weight, "weight") != grid_of(
+                    linear.qconfig.weight, "weight"
+                ):
+                    yield Problem((*keys, "weight_qconfig"), text)
+                case FlexAwqProcessor(qconfig=qconfig) if grids_of(qconfig) != grids_of(linear.qconfig):
+                    yield Problem((*keys, "qconfig"), text)
 
 
 def _method(processor: Processor) -> dict[str, Any] | None:
@@ -175,6 +184,8 @@ def _method(processor: Processor) -> dict[str, Any] | None:
             return {"name": "IterSmooth", "alpha": alpha, "scale_min": scale_min}
         case FlexSmoothProcessor(alpha=alpha, beta=beta):
             return {"name": "FlexSmooth", **{k: v for k, v in (("alpha", alpha), ("beta", beta)) if v is not None}}
+        case FlexAwqProcessor(alpha=alpha, beta=beta):
+            return {"name": "FlexSmooth", **({} if alpha is None else {"alpha": alpha}), "beta": beta or 0.0}
         case AwqProcessor(n_grid=grid):
             return {"name": "Awq", "grid": grid, "clip": False}
     return None

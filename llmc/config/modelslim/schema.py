@@ -101,7 +101,7 @@ class FlexAwqProcessor(FlexSettings):
     """Flexible smoothing whose search rounds by the grid it is given."""
 
     type: Literal["flex_awq_ssz"] = "flex_awq_ssz"
-    qconfig: LinearQConfig = Field(description="the grids that the search rounds to")
+    qconfig: LinearQConfig = Field(description="the grids that the search rounds to: those of linear_quant")
 
 
 class AwqProcessor(Smoothing):

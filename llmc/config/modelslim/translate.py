@@ -67,7 +67,7 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
     }
     source = document.source()
     places = {keys: source.where(place) for keys, place in sources.items()}
-    notes = [*calib.notes, *quant.notes, *_save_notes(dialect.spec)]
+    notes = [*calib.notes, *quant.notes, *attention.notes, *_save_notes(dialect.spec)]
     result = Document(document.path, values, places, notes)
     apply_overrides(result, ours)
     return result

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llmc.calib.samples import read_samples
 from llmc.config.checks import config_problems
 from llmc.config.load import load_config, load_document
 from llmc.config.schema import Config
@@ -155,6 +156,8 @@ def test_linears_that_only_modulate_stay_float_and_are_said(write: Write, hunyua
         ({"type": "smooth_quant"}, {"name": "SmoothQuant", "alpha": 0.5}),
         ({"type": "iter_smooth"}, {"name": "IterSmooth", "alpha": 0.9, "scale_min": 1e-5}),
         ({"type": "flex_smooth_quant", "alpha": 0.6}, {"name": "FlexSmooth", "alpha": 0.6}),
+        ({"type": "flex_awq_ssz", "qconfig": W8A8}, {"name": "FlexSmooth", "beta": 0.0}),
+        ({"type": "flex_awq_ssz", "qconfig": W8A8, "alpha": 0.4}, {"name": "FlexSmooth", "alpha": 0.4, "beta": 0.0}),
         ({"type": "awq", "weight_qconfig": W8A8["weight"], "n_grid": 10}, {"name": "Awq", "grid": 10, "clip": False}),
     ],
 )
@@ -176,7 +179,7 @@ def test_what_smooths_is_a_method_before_rounding(
             {"type": "iter_smooth", "include": ["*self_attn*"]},
             "leaves out 72 quantized layers, such as blocks.0.cross_attn.q",
         ),
-        ({"type": "flex_awq_ssz", "qconfig": W8A8}, "write flex_smooth_quant"),
+        ({"type": "flex_awq_ssz", "qconfig": STATIC}, "process.0.qconfig: it is another grid"),
         ({"type": "awq", "weight_qconfig": {**INT8, "dtype": "int4", "scope": "per_channel"}}, "write the same here"),
         ({"type": "online_quarot"}, "no fa3_quant asks for that"),
     ],
@@ -219,9 +222,33 @@ def test_attention_is_taken_by_the_runtimes_names(write: Write, wan22_t2v: Path,
         "bit": "e4m3", "include": ["blocks.*.attn1"], "exclude": ["blocks.0.*"], "rotate": "online"
     }  # fmt: skip
     path = write([LINEAR, {"type": "fa3_quant", "include": ["double_blocks*"]}])
+    assert load_document(path, beside(hunyuan)).values["save"]["mindie_version"] == "2.3"
     assert quant(path, hunyuan)["attention"] == {
         "bit": 8, "static": True, "include": ["transformer_blocks.*.attn"]
     }  # fmt: skip
+
+
+def test_several_fa3_quants_are_rules_for_what_each_takes(write: Write, wan22_t2v: Path) -> None:
+    """As in a recipe that msModelSlim ships for Wan2.2, in four bits."""
+    fp8, mxfp4 = {**INT8, "dtype": "fp8_e4m3", "scope": "per_token"}, {"dtype": "mxfp4", **MX}
+    turned = {"type": "online_quarot", "include": ["*.self_attn.*"]}
+    most = {"type": "fa3_quant", "qconfig": mxfp4, "include": ["*self_attn"], "exclude": ["blocks.0*"]}
+    first = {"type": "fa3_quant", "qconfig": fp8, "include": ["blocks.0.self_attn"]}
+    path = write([{"type": "linear_quant", "qconfig": MX4}, turned, most, first])
+    document = load_document(path, beside(wan22_t2v))
+    assert document.values["quant"]["video_gen"]["attention"] == {
+        "bit": "mxfp4", "rotate": "online", "include": ["blocks.*.attn1"],
+        "rules": [{"match": "blocks.0.*", "bit": "e4m3"}],
+    }  # fmt: skip
+    assert document.values["save"] == {
+        "save_mindie": True, "save_path": "/tmp/export", "soc": "a5", "mindie_version": "2026-07"
+    }  # fmt: skip
+    assert "mindie_version is 2026-07, which alone reads attention in mxfp4 and fp8_e4m3" in document.notes
+    assert {problem.keys[0] for problem in config_problems(load_config(path, beside(wan22_t2v)))} <= {"model"}
+    path = write([LINEAR, {**turned, "include": ["blocks.0.*"]}, {**most, "exclude": []}])
+    assert quant(path, wan22_t2v)["attention"]["rules"] == [{"match": "blocks.0.*", "bit": "mxfp4", "rotate": "online"}]
+    path = write([LINEAR, most, {**first, "include": ["blocks.1.self_attn"]}])
+    assert "it gives blocks.1.self_attn another grid than an earlier fa3_quant does" in refusal(path, wan22_t2v)
 
 
 def test_a_size_a_schedule_and_a_task_are_what_the_repositories_call_them(
@@ -288,6 +315,9 @@ def test_samples_of_ones_own_are_read(write: Write, wan_t2v: Path, tmp_path: Pat
     (tmp_path / "mine").mkdir()
     path = write([LINEAR], dataset=str(tmp_path / "mine"))
     assert load_config(path, beside(wan_t2v)).calib.path == tmp_path / "mine"
+    (tmp_path / "mine" / "index.jsonl").write_text('{"text": "a fox in the snow"}\n')
+    calib = load_config(path, beside(wan_t2v)).calib
+    assert [sample.prompt for sample in read_samples(calib.path, needs_image=False)] == ["a fox in the snow"]
     notes = load_document(write([LINEAR], dataset="wan2_2_t2v"), beside(wan_t2v)).notes
     assert any("ships with msModelSlim alone" in note for note in notes)
 
