@@ -143,6 +143,7 @@ class PipelineIndex:
     components: Mapping[str, str]  # name -> class
     settings: Mapping[str, Any]
     files: Mapping[str, Path] = field(default_factory=dict)  # where components are that lie elsewhere than usual
+    absent: frozenset[str] = frozenset()  # components that the pipeline could have, and this one does without
     is_release: ClassVar[bool] = False  # whether nothing lies as diffusers has it
 
     def config(self, component: str) -> Mapping[str, Any]:
@@ -315,9 +316,10 @@ def pipeline_index(folder: Path) -> PipelineIndex:
     own = {name: value for name, value in entries.items() if not name.startswith("_")}
     if path.name == "config.json":
         return PipelineIndex(folder, class_name, {}, {})
-    components = {name: value[1] for name, value in own.items() if isinstance(value, list) and any(value)}
-    settings = {name: value for name, value in own.items() if not isinstance(value, list)}
-    return PipelineIndex(folder, class_name, components, settings)
+    listed = {name: value for name, value in own.items() if isinstance(value, list)}
+    components = {name: value[1] for name, value in listed.items() if any(value)}
+    settings = {name: value for name, value in own.items() if name not in listed}
+    return PipelineIndex(folder, class_name, components, settings, absent=frozenset(listed.keys() - components.keys()))
 
 
 def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:

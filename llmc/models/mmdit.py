@@ -89,7 +89,10 @@ class JointTransformer(ModelAdapter):
         import diffusers
 
         dtypes = {"default": dtype_of(path, torch_dtype, given), **dict.fromkeys(self.float32, torch.float32)}
-        pipeline = getattr(diffusers, self.pipeline).from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
+        # diffusers wants to be told what is not there
+        components: dict[str, Any] = {**dict.fromkeys(pipeline_index(path).absent), **given}
+        made = getattr(diffusers, self.pipeline)
+        pipeline = made.from_pretrained(path, dtype=dtypes, local_files_only=True, **components)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 

@@ -148,11 +148,11 @@ def smoothing_is_declared(network: Network) -> Finding:
     if found and len(found) < len(wanted):
         missing = [name for name in wanted if name not in network.entries]
         problems.append(f"{some(missing)} missing: a smoothed network has affine_norm1 and 3 in every block")
-    runtime, config = network.runtime or {}, network.config or {}
-    # of the folders of two experts LightX2V reads no config.json
-    says = runtime.get("quant_method") if network.label else config.get("quant_method", runtime.get("quant_method"))
+    if network.label and network.runtime is not None:  # of the folders of two experts LightX2V reads no config.json
+        place, says = "the runtime JSON", network.runtime.get("quant_method")
+    else:  # there is no runtime JSON before the names are LightX2V's
+        place, says = "config.json", {**(network.runtime or {}), **(network.config or {})}.get("quant_method")
     if found and says != "advanced_ptq":
-        place = "the runtime JSON" if network.label else "config.json"
         problems.append(f"there are affine_norm tensors, and {place} has no `quant_method: advanced_ptq`: "
                         "LightX2V ignores them without it, and computes something else")  # fmt: skip
     if not found and says is not None:

@@ -1,5 +1,6 @@
 """Every YAML that ships is valid, says in its first line what it does, and the embedded ones would run."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,16 @@ def test_the_embedded_configs_would_run_as_they_are(path: Path) -> None:
 )
 def test_the_others_lack_nothing_but_the_model(path: Path) -> None:
     assert {problem.keys[0] for problem in config_problems(load_config(path))} <= {"model"}
+
+
+def test_every_recipe_is_in_the_verified_table_of_its_family() -> None:
+    """Tables name recipes by their places below the folder of all; a star stands for all that there are."""
+    folder = ROOT / "configs" / "quantization" / "video_gen"
+    named: set[Path] = set()
+    for page in sorted((ROOT / "docs" / "models").glob("*.md")):
+        verified = page.read_text(encoding="utf-8").partition("## Verified")[2]
+        for pattern in re.findall(r"`([\w*]+/\w+)`", verified):
+            found = {path for path in folder.glob(f"{pattern}.yaml") if "tiny" not in path.parent.name}
+            assert found, f"{page.name} names {pattern}, and there is no such recipe"
+            named |= found
+    assert {path for path in CONFIGS if "tiny" not in path.parent.name} == named

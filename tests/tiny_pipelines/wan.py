@@ -21,13 +21,14 @@ def save_wan_t2v(folder: Path) -> None:
     WanPipeline(transformer=_transformer(), **_rest()).save_pretrained(folder)
 
 
-def save_wan_i2v(folder: Path, image_encoder: bool = True, layers: int = 2) -> None:
-    """Wan2.1 image-to-video."""
+def save_wan_i2v(folder: Path, image_encoder: bool = True, layers: int = 2, width: int = 64) -> None:
+    """Wan2.1 image-to-video; some kernels work in tiles that want it wider."""
     from diffusers import WanImageToVideoPipeline
 
     torch.manual_seed(0)
-    image = {"image_dim": 32, "added_kv_proj_dim": 64} if image_encoder else {}
-    transformer = _transformer(in_channels=36, num_layers=layers, **image)
+    image = {"image_dim": 32, "added_kv_proj_dim": width} if image_encoder else {}
+    sizes = {"num_layers": layers, "attention_head_dim": width // 4, "ffn_dim": 2 * width}
+    transformer = _transformer(in_channels=36, **sizes, **image)
     encoder = _image_encoder() if image_encoder else {"image_encoder": None, "image_processor": None}
     WanImageToVideoPipeline(transformer=transformer, **_rest(), **encoder).save_pretrained(folder)
 
