@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from benchmarks.measure import cost, fastest
+from benchmarks.measure import cost, fastest, tensors_as_mappings
 from benchmarks.page import write_page
 from benchmarks.wan_blocks import Calls, Size, WanCalls, network, sampling
 from llmc.algorithms.awq import Awq
@@ -54,9 +55,9 @@ MAX_ROWS = 512
 def main() -> None:
     """Print a table, or one JSON object as the last line."""
     arguments = _arguments()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     size = SIZES[arguments.size]
-    rows = [_in_own_process(method, size, arguments.threads) for method in arguments.method]
+    rows = [measure(method, size, arguments.threads) for method in arguments.method]
     result: dict[str, Any] = {
         "size": asdict(size),
         "device": str(device),
@@ -73,38 +74,63 @@ def main() -> None:
 
 
 def measure(method: str, size: Size, threads: int) -> dict[str, Any]:
-    """One method in this process: seconds and memory, beside one float trajectory over the same calls."""
-    torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    adapter, pipeline, how = WanCalls(), network(size, device), sampling(size)
-    part = prepare(adapter.parts(pipeline)[0], Policy(W8A8), (), RECIPES[method])
-    planned = [(0, Sample(prompt="none"), how)]
-    float_seconds = fastest(lambda: adapter.generate(pipeline, planned[0][1], how), device, 3)
-    found = cost(lambda: calibrate(adapter, pipeline, [part], planned, MAX_ROWS), device)
-    held = _allowed(part, RECIPES[method], pipeline, size)
+    """What one method takes: its time and its memory, each in a process of its own."""
+    seconds = _in_own_process(measure_time, method, size, threads)
+    with tensors_as_mappings():
+        memory = _in_own_process(measure_memory, method, size, threads)
+    return {"method": method} | seconds | memory
+
+
+def measure_time(method: str, size: Size, threads: int) -> dict[str, Any]:
+    """Seconds, beside those of one float trajectory over the same calls."""
+    work, float_run, _ = _work(method, size, threads)
+    float_seconds = fastest(float_run, _device(), 3)
+    found = cost(work, _device())
+    return {"ratio": found.seconds / float_seconds, "seconds": found.seconds, "float_seconds": float_seconds}
+
+
+def measure_memory(method: str, size: Size, threads: int) -> dict[str, Any]:
+    """Bytes at the highest point above the float model, beside what is allowed and what a float trajectory takes."""
+    work, float_run, held = _work(method, size, threads)
+    float_run()
+    float_peak, found = cost(float_run, _device()).peak, cost(work, _device())
+    allowed = sum(held.values())
     return {
-        "method": method,
-        "ratio": found.seconds / float_seconds,
-        "seconds": found.seconds,
-        "float_seconds": float_seconds,
         "peak_bytes": found.peak,
-        "allowed_bytes": sum(held.values()),
-        "peak_share": found.peak / max(1, sum(held.values())),
+        "float_peak_bytes": float_peak,
+        "allowed_bytes": allowed,
+        "peak_share": found.peak / max(1, allowed),
         "allowed": held,
     }
 
 
-def _allowed(part: Network, recipe: tuple[Algorithm, ...], pipeline: Calls, size: Size) -> dict[str, int]:
-    """What may be held above the float model: codes, one block's weights in float32, its statistics, the calls."""
-    needs = frozenset[str]().union(*(method.needs for method in recipe))
-    needs |= {"rows"} if needs else needs
-    sequential = any(method.sequential for method in recipe)
+def _work(method: str, size: Size, threads: int) -> tuple[Callable[[], object], Callable[[], object], dict[str, int]]:
+    """Calibration by a method, a float run over the same calls, and the bytes that calibration may hold."""
+    torch.set_num_threads(threads)
+    adapter, pipeline, how = WanCalls(), network(size, _device()), sampling(size)
+    part = prepare(adapter.parts(pipeline)[0], Policy(W8A8), (), RECIPES[method])
+    sample = Sample(prompt="none")
+    return (
+        lambda: calibrate(adapter, pipeline, [part], [(0, sample, how)], MAX_ROWS),
+        lambda: adapter.generate(pipeline, sample, how),
+        _allowed(part, pipeline, size),
+    )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _allowed(part: Network, pipeline: Calls, size: Size) -> dict[str, int]:
+    """What may be held above the float model: one block's weights in float32, in which they are worked on, the
+    statistics in use, and the calls: what the blocks pass on, since the recorded tensors lie on disk."""
     weights = [sum(4 * layer.weight.numel() for layer in block.linears.values()) for block in part.blocks]
-    observed = part.blocks[:1] if sequential else part.blocks
+    observed = part.blocks[:1] if part.sequential else part.blocks
     statistics = sum(_bytes_of(need, group.linears[0].in_features, size) for block in observed for group in block.groups
-                     for need in needs)  # fmt: skip
-    calls = size.calls * (size.tokens * size.dim + pipeline.latents.numel()) * 2 if sequential else 0
-    return {"codes": sum(weights) // 4, "block": max(weights), "statistics": statistics, "calls": calls}
+                     for need in part.needs)  # fmt: skip
+    streams = part.sequential + part.within_block  # quantized, and float beside
+    calls = streams * size.calls * size.tokens * size.dim * pipeline.latents.element_size()
+    return {"block": max(weights), "statistics": statistics, "calls": calls}
 
 
 def _bytes_of(need: str, width: int, size: Size) -> int:
@@ -138,14 +164,17 @@ def _slopes(method: str, size: Size, threads: int, rows: list[dict[str, Any]]) -
     before = next(row for row in rows if row["method"] == method)["seconds"]
     grown = {name: replace(size, **{name: 2 * getattr(size, name)}) for name in ("tokens", "calls", "blocks")}
     return {"method": method} | {
-        name: _in_own_process(method, larger, threads)["seconds"] / before / 2 for name, larger in grown.items()
+        name: _in_own_process(measure_time, method, larger, threads)["seconds"] / before / 2
+        for name, larger in grown.items()
     }
 
 
-def _in_own_process(method: str, size: Size, threads: int) -> dict[str, Any]:
+def _in_own_process(
+    measured: Callable[[str, Size, int], dict[str, Any]], method: str, size: Size, threads: int
+) -> dict[str, Any]:
     """So that no memory of one method is there when the next is measured."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (method, size, threads))
+        return pool.apply(measured, (method, size, threads))
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,20 @@ def cost(work: Callable[[], object], device: torch.device) -> Cost:
     else:
         peak = _status("VmHWM")
     return Cost(time.perf_counter() - start, peak - before)
+
+
+@contextmanager
+def tensors_as_mappings() -> Iterator[None]:
+    """Processes started meanwhile give each tensor of 1 MB or more its own pages, and give them back once it is freed.
+
+    The C library does so by itself from 32 MB on, as tensors of large models are; below, what was freed long ago stays
+    in the heap, and would be counted as held.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"
+    try:
+        yield
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
 def fastest(work: Callable[[], object], device: torch.device, times: int) -> float:

@@ -16,7 +16,8 @@ TRIED = (1.0, 0.9, 0.8, 0.7, 0.6)  # where every range costs a whole solution
 ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can reach far beyond all others
 ENOUGH = 256  # elements of a slice, evenly spaced, that tell its best range as well as all of them
 ROWS = 128  # tokens that tell an output error
-AT_ONCE = 1 << 22  # values held at a time
+AT_ONCE = 1 << 22  # values of acts held at a time
+TRIED_AT_ONCE = 1 << 19  # of a weight and its outputs: a few of those still fit a cache
 
 RangeRule = Literal["absmax", "mse", "percentile"]
 Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
@@ -85,18 +86,22 @@ def output_scales(weight: Tensor, spec: TensorSpec, rows: Tensor) -> Grid:
         return least_squares_scales(slices, spec)
     whole, width = whole_scale(slices, spec), slices.shape[1]
     x = rows[:: -(-len(rows) // ROWS)].reshape(-1, weight.shape[1] // width, width).permute(1, 2, 0)
-    some = max(1, AT_ONCE // (weight.shape[1] + x.shape[0] * x.shape[2]))  # output channels
 
-    def tried(shrink: float) -> tuple[Grid, Tensor]:
-        scale, zero = scales(slices * shrink, spec, whole)
-        change = quantize(weight, spec, scale, zero, whole).dequantize().sub_(weight)
-        errors = [
-            (part.reshape(len(part), -1, width).transpose(0, 1) @ x).square().sum(2).T  # (out, groups)
-            for part in change.split(some)  # type: ignore[no-untyped-call]
-        ]
-        return (scale, zero), torch.cat(errors).reshape(-1, 1)
+    def best(part: Tensor) -> Grid:
+        slices = sliced(part, spec)
 
-    return _best(tried)
+        def tried(shrink: float) -> tuple[Grid, Tensor]:
+            scale, zero = scales(slices * shrink, spec, whole)
+            change = quantize(part, spec, scale, zero, whole).dequantize().sub_(part)
+            error = (change.reshape(len(part), -1, width).transpose(0, 1) @ x).square().sum(2).T  # (out, groups)
+            return (scale, zero), error.reshape(-1, 1)
+
+        return _best(tried)
+
+    some = max(1, TRIED_AT_ONCE // (weight.shape[1] + x.shape[0] * x.shape[2]))  # output channels
+    found = [best(part) for part in weight.split(some)]  # type: ignore[no-untyped-call]
+    zeros = [zero for _, zero in found if zero is not None]
+    return torch.cat([scale for scale, _ in found]), torch.cat(zeros) if zeros else None
 
 
 def _best(tried: Callable[[float], tuple[Grid, Tensor]]) -> Grid:

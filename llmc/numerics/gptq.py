@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmc.numerics.quantize import Quantized, round_to_grid, sliced, whole_scale
+from llmc.numerics.quantize import Quantized, packed_codes, round_to_grid, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
 PANEL = 128  # columns that later ones reach with one product of matrices
@@ -157,7 +157,7 @@ def _better(one: Solution, other: Solution) -> Solution:
 def _quantized(weight: Tensor, grid: Grid, error: Tensor, spec: TensorSpec) -> Quantized:
     """The codes of a weight without its errors: it lies on the grid, and whatever the rounding it must stay there."""
     nearest = spec.model_copy(update={"rounding": "nearest_even", "quotient": "exact"})
-    codes = spec.format.pack(round_to_grid(sliced(weight - error, spec), *grid, nearest))
+    codes = packed_codes(sliced(weight - error, spec), *grid, nearest)
     whole = whole_scale(sliced(weight.float(), spec), spec)
     return Quantized(codes, *grid, spec, (weight.shape[0], weight.shape[1]), whole)
 

@@ -14,6 +14,7 @@ from llmc.numerics.float_round import power_of_two
 from llmc.numerics.spec import TensorSpec
 
 LARGEST = 2.0**127  # what a scale reaches: an infinity saturates there, and the largest code times it stays finite
+AT_ONCE = 1 << 20  # values that are made codes at a time
 SMALLEST_WHOLE = 2.0**-100  # so that the smallest scale under it is no subnormal number
 
 # fixed before the values are seen, as `quantize` takes it: the scale (1, 1) of a tensor, and its zero point on an
@@ -200,6 +201,23 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
     return codes.clamp_(min=-spec.format.max) if mirrored else codes
 
 
+def packed_codes(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
+    """The codes as they are stored; of a large tensor a part at a time, since on the way they take four times the room
+    and more."""
+    count = max(1, AT_ONCE // slices.shape[1])
+
+    def some(values: Tensor, first: int) -> Tensor:
+        return values[first : first + count] if len(values) == len(slices) else values
+
+    parts = [
+        spec.format.pack(
+            round_to_grid(some(slices, first), some(scale, first), None if zero is None else some(zero, first), spec)
+        )
+        for first in range(0, len(slices), count)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def quantize(
     x: Tensor, spec: TensorSpec, scale: Tensor | None = None, zero: Tensor | None = None, whole: Tensor | None = None
 ) -> Quantized:
@@ -210,7 +228,7 @@ def quantize(
     spec = spec.of_input(x.dtype)
     slices = sliced(x.float(), spec)
     scale, zero, whole = _grid(slices, spec, scale, zero, whole)
-    codes = spec.format.pack(round_to_grid(slices, scale, zero, spec))
+    codes = packed_codes(slices, scale, zero, spec)
     return Quantized(codes, kept_scale(scale, spec), zero, spec, tuple(x.shape), whole)
 
 
