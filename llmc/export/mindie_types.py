@@ -204,7 +204,7 @@ def _sums(linear: RuntimeLinear, runtime: Runtime, scale: torch.Tensor, offset: 
         bias = linear.bias()
         given = torch.zeros(shape, dtype=torch.float64) if bias is None else bias_in_units(bias, units())
         # the offset of every input, through the weights: taken out of the sums here, since the kernel leaves it in
-        shifted = given - (offset.double().reshape(-1, 1) * linear.codes().double().sum(1)).reshape(shape)
+        shifted = given - (offset.double().reshape(-1, 1) * linear.codes().sum(1, dtype=torch.float64)).reshape(shape)
         if (worst := shifted.abs().max()) > INT32_MAX:
             raise ExportError(
                 f"the bias of {linear.name} is {worst:.3g} units of its integer sums, and int32 holds {INT32_MAX}: a "
