@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import ModelAdapter, OnStep, Part, Sample, Sampling, Video, named_blocks
+from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video
+from llmc.models.parts import Part, named_blocks
 from llmc.models.wan import LAYOUT
 
 TEXT_TOKENS = 512

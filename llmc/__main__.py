@@ -15,7 +15,7 @@ from llmc.later import import_later
 if TYPE_CHECKING:
     from llmc.config.schema import Config
     from llmc.export.base import Exporter
-    from llmc.models.base import Section
+    from llmc.models.parts import Section
     from llmc.steps.network import Order
 
 import_later("torch")

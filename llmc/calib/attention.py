@@ -14,7 +14,7 @@ from torch import Tensor
 from llmc import distributed
 from llmc.calib.store import CallStore
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
-from llmc.models.base import Part
+from llmc.models.parts import Part
 from llmc.numerics.attention import head_scales
 from llmc.numerics.attention_spec import ROLES
 from llmc.numerics.recall import count_values, shortest_window

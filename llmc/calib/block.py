@@ -16,7 +16,7 @@ from llmc.calib.shelf import put_away
 from llmc.layers.linear import QuantLinear
 from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
-from llmc.models.base import Fold, Part
+from llmc.models.parts import Fold, Part
 from llmc.numerics.clip import RangeRule, act_range
 from llmc.numerics.quantize import fake_quantize, static_grid
 from llmc.numerics.spec import ScaleDtype, TensorSpec

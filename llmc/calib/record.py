@@ -15,7 +15,8 @@ from llmc.calib.coverage import Coverage
 from llmc.calib.store import Call, CallStore
 from llmc.errors import CalibrationError
 from llmc.layers.steps import TimestepManager, at_step, running_step
-from llmc.models.base import ModelAdapter, Part, Sample, Sampling, Video
+from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+from llmc.models.parts import Part
 
 
 @dataclass

@@ -16,7 +16,7 @@ from llmc.calib.store import Call, CallStore, map_tree
 from llmc.errors import AdapterError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.steps import at_step
-from llmc.models.base import Part
+from llmc.models.parts import Part
 
 # of one call: the output of the last finished block of each class, or of each block whose class is lasting
 Outputs = dict[type | int, Any]

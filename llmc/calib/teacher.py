@@ -12,7 +12,7 @@ from torch import Tensor
 from llmc.calib.store import Call, CallStore
 from llmc.layers.linear import Switched, in_mode
 from llmc.layers.steps import at_step
-from llmc.models.base import Part
+from llmc.models.parts import Part
 
 StepErrors = dict[int, dict[int, list[float]]]  # sample -> step -> error of each call
 

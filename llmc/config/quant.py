@@ -11,7 +11,7 @@ from pydantic import Field, StrictBool, StrictInt, ValidationError, field_valida
 from llmc.algorithms.base import Algorithm
 from llmc.config.attention import AttentionConfig
 from llmc.config.words import choice
-from llmc.models.base import Section
+from llmc.models.parts import Section
 from llmc.numerics.formats.base import Format
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import Strict, by_name, discover

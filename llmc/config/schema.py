@@ -18,7 +18,8 @@ from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
 from llmc.eval.metrics.base import Metric
-from llmc.models.base import ModelAdapter, Sample, Sampling, Section, Task
+from llmc.models.base import ModelAdapter, Sample, Sampling, Task
+from llmc.models.parts import Section
 from llmc.plugin import Strict, by_name
 from llmc.policy.attention import AttentionPolicy, AttentionRule
 from llmc.policy.rules import Policy, Rule, parse_block_ids

@@ -1,7 +1,7 @@
 """What a table of names is made of: pairs of names, and rows for what is more than a name.
 
 Ours (diffusers, transformers) is on the left, the original release on the right; `Fused` and `Swapped`, which adapters
-need too, are in `llmc.models.base`.
+need too, are in `llmc.renames`.
 """
 
 from __future__ import annotations

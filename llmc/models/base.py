@@ -1,12 +1,12 @@
-"""What a model adapter says: how to load, where the blocks are, which linears share an input, how names translate."""
+"""What a model adapter says: which folders it reads, how they are loaded and run, their parts, how names translate."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,100 +15,11 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from llmc.errors import AdapterError
+from llmc.models.parts import Part
 from llmc.plugin import Plugin, Strict, discover
 from llmc.renames import Original, Renames
 
-
-@dataclass(frozen=True)
-class Modulation:
-    """A linear of the block whose rows, in equal chunks, give a norm's output x * (1 + scale) + shift, among others."""
-
-    linear: str
-    chunks: int
-    shift: int  # the number of the chunk
-    scale: int
-
-    def __str__(self) -> str:
-        return f"{self.linear} (chunks {self.shift} and {self.scale} of {self.chunks})"
-
-
-Fold = str | Modulation  # who can absorb a scale
-
-
-@dataclass(frozen=True)
-class LinearGroup:
-    """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
-
-    `fold` names an affine norm, a modulated norm whose runtime multiplies, the linear that modulates a norm, or the
-    linears whose outputs are linearly that tensor; empty: nobody. `attention` names the module whose heads lie side by
-    side in that tensor.
-    """
-
-    linears: tuple[str, ...]
-    fold: tuple[Fold, ...] = ()
-    attention: str | None = None
-
-
-Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
-Section = Literal["video_gen", "text_encoder", "image_encoder"]  # of `quant`: what says how a part is quantized
-Expert = Literal["high_noise", "low_noise"] | None
 Task = Literal["i2v", "t2v", "t2i"]  # what a sample is, and what is made of it
-
-
-@dataclass(frozen=True)
-class Part:
-    """One quantizable network of a pipeline: its module, its blocks in running order, each block class's groups.
-
-    `folder` is where it lies in the source, and `config` what its config.json says there; where they are left out, that
-    is a folder of its name, and what diffusers would write.
-    """
-
-    name: str
-    module: torch.nn.Module
-    blocks: Sequence[tuple[str, torch.nn.Module]]
-    layout: Layout
-    section: Section = "video_gen"
-    expert: Expert = None  # which half of the schedule it denoises, if not all
-    lasting: frozenset[str] = frozenset()  # block classes of which later blocks read every output, not only the last
-    folder: str = ""
-    config: Mapping[str, Any] | None = None
-
-    def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
-        """What a recording keeps of a call: all of it."""
-        return args, kwargs, output
-
-    def read(self, output: Any) -> Any:
-        """What the pipeline reads of what the network returns."""
-        return output
-
-    def groups(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
-        """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
-        here = dict(block.named_modules())
-        groups = (
-            replace(
-                group,
-                linears=tuple(name for name in group.linears if name in here),
-                fold=tuple(fold for fold in group.fold if _has(here, fold)),
-            )
-            for group in self.layout[type(block).__name__]
-        )
-        return tuple(group for group in groups if group.linears)
-
-    def attentions(self, block: torch.nn.Module) -> dict[str, bool]:
-        """The modules of `block` that attend, which have linears `to_q` and `to_k`, and whether both read the same
-        tokens: if not, it is a cross-attention."""
-        groups = [group.linears for group in self.groups(block)]
-        names = [linear.removesuffix(".to_q") for linears in groups for linear in linears if linear.endswith(".to_q")]
-        return {name: any({f"{name}.to_q", f"{name}.to_k"} <= set(linears) for linears in groups) for name in names}
-
-
-def _has(modules: Mapping[str, torch.nn.Module], fold: Fold) -> bool:
-    if isinstance(fold, str):
-        return fold in modules
-    linear = modules.get(fold.linear)
-    if not isinstance(linear, torch.nn.Linear) or linear.bias is None:  # the 1 of 1 + scale goes into the bias
-        return False
-    return linear.out_features == fold.chunks * linear.in_features
 
 
 class Sample(Strict):
@@ -276,15 +187,6 @@ def schedule_of(pipeline: Any) -> dict[str, float]:
     """What a pipeline says of its noise schedule: its shift, and where the high-noise expert hands over."""
     boundary = pipeline.config.get("boundary_ratio")
     return {"shift": flow_shift(pipeline)} | ({} if boundary is None else {"boundary": float(boundary)})
-
-
-def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:
-    """The blocks of `module` in running order, each with its full name."""
-    return [
-        (f"{name}.{index}", block)
-        for name in lists
-        for index, block in enumerate(module.get_submodule(name).children())
-    ]
 
 
 def multiples(height: int, width: int, of: int = 16) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from llmc.errors import AdapterError
-from llmc.models.base import Layout, LinearGroup, Part, PipelineIndex, Section, quiet_libraries
+from llmc.models.base import PipelineIndex, quiet_libraries
 from llmc.models.networks import Made
+from llmc.models.parts import Layout, LinearGroup, Part, Section
 from llmc.renames import Renames
 
 # Norms are affine and read by one group. A product of a gate and a linear branch is linear in the branch, so that its

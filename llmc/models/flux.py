@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Layout, Sample, Sampling, multiples
+from llmc.models.base import Sample, Sampling, multiples
 from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer, of_diffusers
+from llmc.models.parts import Layout
 from llmc.renames import Fused, Original, Renames, Swapped
 
 # The names of the repository that FLUX.1 comes from, which ComfyUI reads too

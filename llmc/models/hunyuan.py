@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Layout, Sample, Sampling, multiples
+from llmc.models.base import Sample, Sampling, multiples
 from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
+from llmc.models.parts import Layout
 from llmc.renames import Fused, Original, Swapped
 
 # The names of hyvideo, the repository that HunyuanVideo comes from; MindIE and ComfyUI read them

@@ -10,21 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from llmc.models.base import (
-    Layout,
-    LinearGroup,
-    ModelAdapter,
-    Modulation,
-    OnStep,
-    Part,
-    Sample,
-    Sampling,
-    Video,
-    named_blocks,
-    pipeline_index,
-    quiet_libraries,
-)
+from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video, pipeline_index, quiet_libraries
 from llmc.models.networks import dtype_of, empty_network
+from llmc.models.parts import Layout, LinearGroup, Modulation, Part, named_blocks
 from llmc.renames import Renames
 
 

@@ -21,21 +21,18 @@ from pydantic import Field, StrictBool, model_validator
 from llmc.errors import AdapterError
 from llmc.log import log
 from llmc.models.base import (
-    Layout,
-    LinearGroup,
     ModelAdapter,
     OnStep,
-    Part,
     PipelineIndex,
     Sample,
     Sampling,
     Video,
     multiples,
-    named_blocks,
     quiet_libraries,
     stored_dtype,
 )
 from llmc.models.networks import misfits
+from llmc.models.parts import Layout, LinearGroup, Part, named_blocks
 from llmc.renames import Renames
 
 TEXT_TOKENS = 512  # of every prompt, padded; the mask hides the padding

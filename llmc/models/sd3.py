@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Layout, LinearGroup, Modulation, Sample, Sampling, multiples
+from llmc.models.base import Sample, Sampling, multiples
 from llmc.models.mmdit import JointTransformer, adaptive, of_diffusers
+from llmc.models.parts import Layout, LinearGroup, Modulation
 from llmc.renames import Fused, Original, Renames, Swapped
 
 # The names of the repository that SD3 comes from, which ComfyUI reads too

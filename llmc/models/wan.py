@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from llmc.models.base import (
-    Layout,
-    LinearGroup,
     ModelAdapter,
     OnStep,
-    Part,
     PipelineIndex,
     Sample,
     Sampling,
     Video,
     flow_shift,
     multiples,
-    named_blocks,
     pipeline_index,
     quiet_libraries,
 )
 from llmc.models.networks import dtype_of, empty_network
+from llmc.models.parts import Layout, LinearGroup, Part, named_blocks
 from llmc.models.wan_release import read_release, release_pipeline
 from llmc.models.wan_vae import vae_original
 from llmc.renames import Original, Renames
@@ -33,7 +30,7 @@ from llmc.renames import Original, Renames
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from llmc.models.base import Expert
+    from llmc.models.parts import Expert
 
 LIGHTX2V: Renames = (
     ("patch_embedding", "patch_embedding"),

@@ -14,7 +14,8 @@ from llmc.errors import CalibrationError, ConfigError
 from llmc.export.base import Exporter
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.log import log
-from llmc.models.base import Part, adapter_of
+from llmc.models.base import adapter_of
+from llmc.models.parts import Part
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
 from llmc.scripted.dump import read_calls

@@ -16,7 +16,7 @@ from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.layers.attention import AttentionState, QuantAttention
 from llmc.log import log, progress
-from llmc.models.base import Part
+from llmc.models.parts import Part
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.hadamard import random_hadamard
 from llmc.policy.attention import AttentionPolicy

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llmc.config.schema import Config
 from llmc.export.base import Carrier, Exporter, as_computed
 from llmc.export.folding import carrier
-from llmc.models.base import Fold, LinearGroup, Part
+from llmc.models.parts import Fold, LinearGroup, Part
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import block_number
 from llmc.steps.attention import as_computed_attention, attention_names

@@ -10,7 +10,8 @@ from torch import nn
 
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
-from llmc.models.base import ModelAdapter, Part, Section
+from llmc.models.base import ModelAdapter
+from llmc.models.parts import Part, Section
 from llmc.numerics.quantize import sliced
 from llmc.policy.rules import Policy
 from llmc.steps.network import Order, OriginalOf, check_names, fused_by, layer_names, linears_of

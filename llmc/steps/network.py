@@ -17,7 +17,7 @@ from llmc.export.fused import fused_layers
 from llmc.layers.attention import QuantAttention
 from llmc.layers.linear import LayerState, QuantLinear, Switched
 from llmc.layers.swap import swap_linears
-from llmc.models.base import Part, Section
+from llmc.models.parts import Part, Section
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy

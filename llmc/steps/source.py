@@ -15,10 +15,11 @@ from llmc.convert.names import Names
 from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
 from llmc.errors import AdapterError
 from llmc.log import log
-from llmc.models.base import ModelAdapter, Part, Section
+from llmc.models.base import ModelAdapter
 from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
 from llmc.models.folder import tensor_shapes
 from llmc.models.networks import dtype_of, empty_network, filled_network, misfits
+from llmc.models.parts import Part, Section
 from llmc.renames import Original
 
 

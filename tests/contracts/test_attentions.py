@@ -17,7 +17,7 @@ from llmc.calib.store import CallStore
 from llmc.calib.teacher import first_tensor
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.layers.linear import in_mode
-from llmc.models.base import Part
+from llmc.models.parts import Part
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy

@@ -15,8 +15,8 @@ from llmc.calib.teacher import first_tensor, relative_error, teacher_forced_erro
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import Scale
-from llmc.models.base import Part
 from llmc.models.encoders import READS, encoder_parts
+from llmc.models.parts import Part
 from llmc.numerics.spec import Granularity, LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from llmc.steps.network import Network, prepare

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from llmc.models.base import Part
 from llmc.models.encoders import encoder_parts, section_of
+from llmc.models.parts import Part
 
 TOKENS, REAL = 12, 7  # of a padded prompt
 

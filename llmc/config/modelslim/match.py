@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 import torch
 
 from llmc.export.mindie_names import table_of
-from llmc.models.base import ModelAdapter, Part
+from llmc.models.base import ModelAdapter
+from llmc.models.parts import Part
 from llmc.renames import Fused, Original, Swapped
 
 NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
