@@ -15,4 +15,4 @@ if [[ "${1:-}" == --extras ]]; then
     shift
 fi
 "${PYTHON:-python3}" scripts/environment.py ${extras:+"$extras"}
-exec .venv/bin/python -m pytest --numprocesses auto --dist loadfile "$@"
+exec .venv/bin/python -m pytest --numprocesses auto --dist worksteal "$@"

@@ -16,7 +16,7 @@ INDEX = "*.safetensors.index.json"  # says which file holds which tensor
 
 def folder_problems(index: PipelineIndex, elsewhere: Collection[str] = ()) -> Iterator[str]:
     """What is wrong with the components of a diffusers folder, each in one sentence; some may be read `elsewhere`."""
-    for name in [] if index.is_release else sorted(index.components.keys() - set(elsewhere)):
+    for name in sorted(index.components.keys() - index.files.keys() - set(elsewhere)):
         folder = index.folder / name
         if not folder.is_dir() or not any(folder.iterdir()):  # libraries would make up a tokenizer that knows no word
             yield f"{index.folder} has no {name}/, which its model_index.json names; copy or download it to there"
@@ -56,11 +56,8 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     header = file_header(path)
     header.pop("__metadata__", None)
     with path.open("rb") as stream:
-        size = (
-            8
-            + int.from_bytes(stream.read(8), "little")
-            + max((e["data_offsets"][1] for e in header.values()), default=0)
-        )
+        length = int.from_bytes(stream.read(8), "little")
+    size = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != (there := path.stat().st_size):
         raise AdapterError(
             f"{path} is broken: it has {there} bytes, its header asks for {size}; copy or download it again"

@@ -47,6 +47,8 @@ inf = math.inf
 wanted = [[[-1, 0], [0, 1]], [[-7, 0], [0, 8]], [[inf, inf], [-inf, -inf]], [[-2, 0], [0, 3]]]
 assert ranges.result().tolist() == wanted, ranges.result()
 assert steps.result().flatten().tolist() == [0, 0, 1, 1, 1, 1, 3, 3], steps.result()
+distributed.barrier()  # who leaves first would tear the connection of the other
+distributed.destroy_process_group()
 """
 
 
