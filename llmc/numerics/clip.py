@@ -14,7 +14,7 @@ from llmc.numerics.spec import TensorSpec
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
 TRIED = (1.0, 0.9, 0.8, 0.7, 0.6)  # where every range costs a whole solution
 ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can reach far beyond all others
-ENOUGH = 256  # elements of a slice, evenly spaced, that tell its best range as well as all of them
+ENOUGH = 512  # elements of a slice, evenly spaced, that tell its best range as well as all of them
 ROWS = 128  # tokens that tell an output error
 AT_ONCE = 1 << 22  # values of acts held at a time
 TRIED_AT_ONCE = 1 << 19  # of a weight and its outputs: a few of those still fit a cache
