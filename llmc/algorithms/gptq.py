@@ -39,7 +39,12 @@ class GPTQ(Algorithm):
     target: Literal["symmetric", "asymmetric"] = Field(
         "symmetric", description="what is aimed at: the float layer on the inputs observed, or on its float inputs"
     )
-
+    pull: float = Field(
+        0.1,
+        gt=0,
+        description="with target asymmetric: what draws the weight back to the float one, as a share of each channel's "
+        "energy, lest it fits the calls that were observed and no others",
+    )
     precision: Literal["float32", "float64"] = Field("float32", description="what the Gram matrices are added up in")
 
     @model_validator(mode="after")
@@ -76,16 +81,17 @@ class GPTQ(Algorithm):
 
         has_branch = any(layer.state.lowrank is not None for layer in layers)
         gram = group.second_moment(self._moment("gram"), keep=self._moment("gram") in block.needed_later)
-        factor = Factor.of(gram.clone() if has_branch else gram, self.damping, self.act_order)
         weights = [layer.float_weight() for layer in layers]
         if self.target == "asymmetric":
             cross = group.second_moment(self._moment("cross"), keep=self._moment("cross") in block.needed_later)
+            aim = Factor.of(gram.clone(), self.pull, self.act_order)
             branches = [layer.lowrank_product() for layer in layers]
             weights = [
-                least_squares(weight + branch, cross, factor) - branch
+                least_squares(weight + branch, cross, aim) - branch
                 for weight, branch in zip(weights, branches, strict=True)
             ]
-            del cross
+            del aim, cross
+        factor = Factor.of(gram.clone() if has_branch else gram, self.damping, self.act_order)
         if factor.damping > self.damping:
             block.rejected[f"{self.name} damping"] += 1
         for spec in dict.fromkeys(layer.spec.weight for layer in layers):  # linears of one grid are solved at once

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from llmc.calib.block import Group
 from llmc.calib.observers import OBSERVERS
 
+See = Callable[[str, Tensor], None]  # given a group's name, and what it reads
+
 
 class Observation:
-    """Observers on the inputs of groups: use it as a context while calls run, or `update` it with what they read."""
+    """Observers on the inputs of groups: they see what is read while `watching`, or what they are told to `see`."""
 
     def __init__(self, groups: Sequence[Group], needs: frozenset[str], calls: int, max_rows: int) -> None:
         self.groups = groups
@@ -21,22 +22,14 @@ class Observation:
             group.name: {need: OBSERVERS[need](calls, max_rows) for need in sorted(needs)} for group in groups
         }
 
-    def __enter__(self) -> Observation:
-        def see(name: str, x: Tensor) -> None:
-            self.update({name: x}, {name: x})
+    def watching(self) -> AbstractContextManager[None]:
+        """See what the groups read while the body runs."""
+        return reading(self.groups, self.see)
 
-        self._hooks = _hook_inputs(self.groups, see)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def update(self, inputs: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
-        """What groups read in one call, and what they would have read in the float model."""
-        for name, x in inputs.items():
-            for observer in self.observers[name].values():
-                observer.update(x, reference[name])
+    def see(self, name: str, x: Tensor, reference: Tensor | None = None) -> None:
+        """What a group reads in one call, and what it would have read in the float model where that is another."""
+        for observer in self.observers[name].values():
+            observer.update(x, x if reference is None else reference)
 
     def attach(self) -> None:
         """Combine over the ranks, and give each group what was measured of its input."""
@@ -49,19 +42,13 @@ class Observation:
 
 
 @contextmanager
-def inputs_of(groups: Sequence[Group]) -> Iterator[dict[str, Tensor]]:
-    """What each group reads while the body runs."""
-    inputs: dict[str, Tensor] = {}
-    hooks = _hook_inputs(groups, inputs.__setitem__)
-    try:
-        yield inputs
-    finally:
-        for hook in hooks:
-            hook.remove()
+def reading(groups: Sequence[Group], see: See) -> Iterator[None]:
+    """Show what each group reads, by the group's name, while the body runs."""
 
-
-def _hook_inputs(groups: Sequence[Group], see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
     def hook(group: Group) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, args: see(group.name, group.original(args[0].detach()))
 
-    return [group.linears[0].register_forward_pre_hook(hook(group)) for group in groups]
+    with ExitStack() as hooks:
+        for group in groups:
+            hooks.callback(group.linears[0].register_forward_pre_hook(hook(group)).remove)
+        yield

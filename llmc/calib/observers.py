@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -90,6 +91,22 @@ class StepRange:
         return torch.stack([found.get(step, unseen) for step in range(max(found) + 1)])
 
 
+@contextmanager
+def exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let float32 products of bf16 values be taken by the units for short factors, where a device has them: bf16 and
+    tf32 hold every such factor exactly, and sums stay float32."""
+    backends: Any = torch.backends
+    backends = (backends.mkldnn.matmul, backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend, short in zip(backends, ("bf16", "tf32") if dtype == torch.bfloat16 else before, strict=True):
+            backend.fp32_precision = short
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
 class Gram:
     """x^T x over all tokens: what rounding errors of a weight do to its outputs."""
 
@@ -103,9 +120,10 @@ class Gram:
         if self.value is None:
             self.value = torch.zeros(width, width, device=x.device, dtype=self.dtype)
         x, reference = x.reshape(-1, width), reference.reshape(-1, width)
-        for start in range(0, len(x), TOKENS):
-            some = slice(start, start + TOKENS)
-            self._add(self.value, x[some].to(self.dtype), reference[some])
+        with exact_products(x.dtype):
+            for start in range(0, len(x), TOKENS):
+                some = slice(start, start + TOKENS)
+                self._add(self.value, x[some].to(self.dtype), reference[some])
 
     def _add(self, value: Tensor, x: Tensor, reference: Tensor) -> None:
         for start in range(0, x.shape[-1], PANEL):  # it is symmetric: the half on and above the diagonal is enough

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llmc.calib.block import BlockStep, Group
-from llmc.calib.observation import Observation, inputs_of
+from llmc.calib.observation import Observation, See, reading
 from llmc.calib.store import Call, CallStore, map_tree
 from llmc.errors import AdapterError
 from llmc.layers.linear import QuantLinear, in_mode
@@ -43,15 +43,20 @@ def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
         del module.forward
 
 
-def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
-    """The output of block `index`: earlier blocks give what they gave before, `index` runs, and the forward stops."""
+def run_to_block(part: Part, index: int, call: Call, outputs: Outputs, live: int = 0) -> Any:
+    """The output of block `index`: earlier blocks give what they gave before, but the last `live` of them run and leave
+    in `outputs` what they give; `index` runs, and the forward stops."""
     name, target = part.blocks[index]
     run, ran = target.forward, []
 
-    def replay(position: int) -> Callable[..., Any]:
+    def replay(position: int, block: nn.Module) -> Callable[..., Any]:
+        key, run = _key(part, position), block.forward
+
         def forward(*args: Any, **kwargs: Any) -> Any:
             ran.append(position)
-            return outputs.get(_key(part, position))
+            if position >= index - live:
+                outputs[key] = run(*args, **kwargs)
+            return outputs.get(key)
 
         return forward
 
@@ -60,7 +65,7 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
 
     with ExitStack() as stack:
         for position, (_, block) in enumerate(part.blocks[:index]):
-            stack.enter_context(_forward(block, replay(position)))
+            stack.enter_context(_forward(block, replay(position, block)))
         stack.enter_context(_forward(target, run_then_halt))
         try:
             with at_step(call.step):
@@ -77,8 +82,9 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs) -> Any:
 
 
 class BlockStream:
-    """The blocks of a part over recorded calls. One pass both observes a block and, for `float`, makes the next one's
-    inputs; for `quantized` the finished block runs once more, so that later blocks see the errors of earlier ones.
+    """The blocks of a part over recorded calls. For `float` one pass both observes a block and makes the next one's
+    inputs; for `quantized` one pass runs the finished block once more and observes the next one on what it gives, so
+    that later blocks see the errors of earlier ones.
 
     `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
     comes with its stages, and observes each again on what its own linears give once they are rounded. What the first
@@ -105,43 +111,52 @@ class BlockStream:
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[BlockStep]:
+        float_outputs: list[Any] = []
         for index, block in enumerate(self.blocks):
-            # what the float block makes of quantized inputs is nobody's input
-            key, halt = _key(self.part, index), self.propagate == "quantized"
-            known = index == 0 and self.first_is_known
-            float_outputs = [] if known else self._observe(index, block.groups, self.needs, halt)
+            before = self.blocks[max(0, index - 1) : index]
+            if index or not self.first_is_known:
+                done = before if self.propagate == "quantized" else []
+                float_outputs = self._observe(index, block.groups, self.needs, done)
+            for finished in before:
+                finished.put_away()
             if self.within:
                 block.stages = self._stages(index)
                 block.observe_again = partial(self._observe_again, index)
             yield block
             block.observe_again = None
-            if index + 1 < len(self.blocks):  # nobody reads what the last one gives
-                if self.propagate == "quantized":
-                    with quantized(block.linears.values()):
-                        for call, stream in zip(self.store.calls(self.device), self.streams, strict=True):
-                            stream[key] = self._run(index, call, stream)[0]
-                for stream, output in zip(self.float_streams, float_outputs, strict=True):
-                    stream[key] = output
-            block.put_away()
+            for stream, output in zip(self.float_streams, float_outputs, strict=True):
+                stream[_key(self.part, index)] = output
+        block.put_away()
 
     def _observe(
-        self, index: int, groups: Sequence[Group], needs: frozenset[str], halt: bool, again: bool = False
+        self,
+        index: int,
+        groups: Sequence[Group],
+        needs: frozenset[str],
+        done: Sequence[BlockStep] = (),
+        again: bool = False,
     ) -> list[Any]:
-        """What these groups read over all calls. The streams move on to what the block makes of them, unless it halts;
-        what it makes of the float streams, which later looks at it still read, is returned."""
+        """What these groups read over all calls. The streams first move on to what blocks that are `done` make of them;
+        float ones then to what this block makes of them. What it makes of the float streams beside, which later looks
+        at it still read, is returned."""
+        halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
         observation = Observation(groups, needs, len(self.store), self.max_rows)
         float_outputs = []
         for number, (call, stream) in enumerate(zip(self.store.calls(self.device), self.streams, strict=True)):
-            output, inputs = self._run(index, call, stream, groups, halt)
+            inputs: dict[str, Tensor] = {}
+
+            def beside(name: str, reference: Tensor, inputs: dict[str, Tensor] = inputs) -> None:
+                observation.see(name, inputs.pop(name), reference)
+
+            see = inputs.__setitem__ if self.float_streams else observation.see
+            with quantized(layer for block in done for layer in block.linears.values()):
+                output = self._run(index, call, stream, groups, see, halt, len(done))
             if not halt:
                 stream[_key(self.part, index)] = output
-            reference = inputs
             if self.float_streams:
                 with in_mode(self.blocks[index].linears.values(), "float"):
-                    output, reference = self._run(index, call, self.float_streams[number], groups, again)
-                float_outputs.append(output)
-            with at_step(call.step):
-                observation.update(inputs, reference)
+                    float_stream = self.float_streams[number]
+                    float_outputs.append(self._run(index, call, float_stream, groups, beside, again))
         observation.attach()
         return float_outputs
 
@@ -150,34 +165,49 @@ class BlockStream:
         layers = self.blocks[index].linears.values()
         rounded = [layer for layer in layers if layer.state.rounded is not None]
         with in_mode(layers, "transformed"), quantized(rounded):
-            self._observe(index, groups, self.needs & SECOND_LOOK, halt=True, again=True)
+            self._observe(index, groups, self.needs & SECOND_LOOK, again=True)
 
     def _stages(self, index: int) -> list[list[Group]]:
         """What a group reads depends on linears before it if it changes when these give nothing."""
         block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), self.streams[0]
-        ran = self._run(index, call, stream, block.groups)[1]
+        ran: dict[str, Tensor] = {}
+        without: dict[str, Tensor] = {}
+        self._run(index, call, stream, block.groups, ran.__setitem__)
         with ExitStack() as hooks:
             for layer in block.linears.values():
                 hooks.callback(layer.register_forward_hook(lambda *io: torch.zeros_like(io[-1])).remove)
-            without = self._run(index, call, stream, block.groups)[1]
+            self._run(index, call, stream, block.groups, without.__setitem__)
         by_name = {group.name: group for group in block.groups}
         free = [by_name[name] for name in ran if torch.equal(ran[name], without[name])]
         return [free, *([by_name[name]] for name in ran if by_name[name] not in free)]
 
     def _run(
-        self, index: int, call: Call, stream: Outputs, groups: Sequence[Group] = (), halt: bool = False
-    ) -> tuple[Any, dict[str, torch.Tensor]]:
-        """The block's output in one call and what its groups read; `halt` leaves as soon as all of them have."""
+        self,
+        index: int,
+        call: Call,
+        stream: Outputs,
+        groups: Sequence[Group],
+        see: See,
+        halt: bool = False,
+        live: int = 0,
+    ) -> Any:
+        """The block's output in one call, while what its groups read is seen; `halt` leaves once all have been. The
+        stream moves on to what the `live` blocks before it give."""
+        waiting = {group.name for group in groups}
 
-        def leave(*_: Any) -> None:
-            if len(inputs) == len(groups):
+        def see_or_leave(name: str, x: Tensor) -> None:
+            see(name, x)
+            waiting.discard(name)
+            if halt and not waiting:
                 raise _Halt(None)
 
-        with inputs_of(groups) as inputs, ExitStack() as hooks:
-            for group in groups if halt else ():
-                hooks.callback(group.linears[0].register_forward_pre_hook(leave).remove)
-            output = run_to_block(self.part, index, call, _on(self.device, stream))
-        return _to_host(output), inputs
+        with reading(groups, see_or_leave):
+            outputs = _on(self.device, stream)
+            output = run_to_block(self.part, index, call, outputs, live)
+        for position in range(index - live, index):
+            key = _key(self.part, position)
+            stream[key] = _to_host(outputs[key])
+        return _to_host(output)
 
 
 @contextmanager
@@ -195,10 +225,8 @@ def _key(part: Part, index: int) -> type | int:
 
 
 def _to_host(output: Any) -> Any:
-    return map_tree(output, lambda tensor: tensor.cpu(), torch.Tensor)
+    return map_tree(output, lambda tensor: tensor.cpu(), Tensor)
 
 
 def _on(device: torch.device, outputs: Outputs) -> Outputs:
-    return {
-        block: map_tree(output, lambda tensor: tensor.to(device), torch.Tensor) for block, output in outputs.items()
-    }
+    return {block: map_tree(output, lambda tensor: tensor.to(device), Tensor) for block, output in outputs.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from llmc.errors import UnsupportedSpec
-from llmc.numerics.quantize import quantize
+from llmc.numerics.quantize import at_once, quantize
 from llmc.numerics.spec import TensorSpec
 
 INT8_SIZES = (32, 8, 8)  # CUDA's int8 product wants more than 16 rows, and inner and outer sizes in eights
@@ -63,9 +63,15 @@ class StoredLinear(nn.Module):
 
 def real_product(x: Tensor, act: TensorSpec, act_scale: Tensor | None, weight: Tensor, scale: Tensor) -> Tensor:
     """x (..., in) quantized as `act` says, times weight (out, in) with its scales, in the type of x."""
-    codes = quantize(x.reshape(-1, x.shape[-1]), act, act_scale)
-    sums = multiply(codes.stored(), weight)
-    return (sums * codes.scale * scale.reshape(-1)).to(x.dtype).reshape(*x.shape[:-1], -1)
+    rows = x.reshape(-1, x.shape[-1])
+    one_scale = act.granularity == "per_tensor" and act_scale is None  # which only all rows together tell
+    count = len(rows) if one_scale else at_once(max(weight.shape), x.device)
+    parts = []
+    for some in rows.split(max(1, count)):  # type: ignore[no-untyped-call]
+        codes = quantize(some, act, act_scale)
+        sums = multiply(codes.stored(), weight)
+        parts.append(sums.mul_(codes.scale).mul_(scale.reshape(-1)).to(x.dtype))
+    return torch.cat(parts).reshape(*x.shape[:-1], -1)
 
 
 def _int8_sums(act: Tensor, weight: Tensor) -> Tensor:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from llmc.numerics.quantize import fake_quantize, quantize, round_to_grid, scales, sliced, static_grid, whole_scale
+from llmc.numerics.quantize import (
+    at_once,
+    fake_quantize,
+    quantize,
+    round_to_grid,
+    scales,
+    sliced,
+    static_grid,
+    whole_scale,
+)
 from llmc.numerics.spec import TensorSpec
 
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
@@ -17,7 +26,6 @@ ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can rea
 ENOUGH = 512  # elements of a slice, evenly spaced, that tell its best range as well as all of them
 ROWS = 128  # tokens that tell an output error
 AT_ONCE = 1 << 22  # values of acts held at a time
-TRIED_AT_ONCE = 1 << 19  # of a weight and its outputs: a few of those still fit a cache
 
 RangeRule = Literal["absmax", "mse", "percentile"]
 Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
@@ -37,13 +45,22 @@ def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
     whole = whole_scale(slices, spec)
     some = slices[:, :: max(1, slices.shape[1] // ENOUGH)]
     ends = torch.stack([slices.amin(1), slices.amax(1)], 1)
+    wholes = None if whole is None else whole.expand(len(slices), 1)
 
-    def tried(shrink: float) -> tuple[Grid, Tensor]:
-        scale, zero = scales(ends * shrink, spec, whole)
-        codes = round_to_grid(some, scale, zero, spec)
-        return (scale, zero), ((codes if zero is None else codes - zero) * scale - some).square().sum(1, keepdim=True)
+    def best(first: int) -> Grid:
+        part = slice(first, first + count)
+        values, whole = some[part], None if wholes is None else wholes[part]
 
-    return _best(tried)
+        def tried(shrink: float) -> tuple[Grid, Tensor]:
+            scale, zero = scales(ends[part] * shrink, spec, whole)
+            codes = round_to_grid(values, scale, zero, spec)
+            rounded = (codes if zero is None else codes.sub_(zero)).mul_(scale)
+            return (scale, zero), rounded.sub_(values).square_().sum(1, keepdim=True)
+
+        return _best(tried)
+
+    count = at_once(some.shape[1], some.device)
+    return _joined([best(first) for first in range(0, len(slices), count)])
 
 
 def shrunk_scales(slices: Tensor, spec: TensorSpec) -> list[Grid]:
@@ -98,8 +115,12 @@ def output_scales(weight: Tensor, spec: TensorSpec, rows: Tensor) -> Grid:
 
         return _best(tried)
 
-    some = max(1, TRIED_AT_ONCE // (weight.shape[1] + x.shape[0] * x.shape[2]))  # output channels
-    found = [best(part) for part in weight.split(some)]  # type: ignore[no-untyped-call]
+    count = at_once(weight.shape[1] + x.shape[0] * x.shape[2], weight.device)  # of a weight and its outputs
+    return _joined([best(part) for part in weight.split(count)])  # type: ignore[no-untyped-call]
+
+
+def _joined(found: Sequence[Grid]) -> Grid:
+    """The grids of all slices, of those of some at a time."""
     zeros = [zero for _, zero in found if zero is not None]
     return torch.cat([scale for scale, _ in found]), torch.cat(zeros) if zeros else None
 

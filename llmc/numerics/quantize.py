@@ -14,7 +14,7 @@ from llmc.numerics.float_round import power_of_two
 from llmc.numerics.spec import TensorSpec
 
 LARGEST = 2.0**127  # what a scale reaches: an infinity saturates there, and the largest code times it stays finite
-AT_ONCE = 1 << 20  # values that are made codes at a time
+CACHED, HELD = 1 << 18, 1 << 24  # values worked on at a time on a CPU, where a few of those fit a cache, and elsewhere
 SMALLEST_WHOLE = 2.0**-100  # so that the smallest scale under it is no subnormal number
 
 # fixed before the values are seen, as `quantize` takes it: the scale (1, 1) of a tensor, and its zero point on an
@@ -84,6 +84,11 @@ class Quantized:
         return grid.to(dtype)
 
 
+def at_once(width: int, device: torch.device) -> int:
+    """How many rows of so many values to work on at a time: arithmetic needs several times their room on the way."""
+    return max(1, (CACHED if device.type == "cpu" else HELD) // width)
+
+
 def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
     """`x` as (slices, slice size); blocks that stick out are padded with zeros."""
     match spec.granularity:
@@ -123,7 +128,7 @@ def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tup
     In a format of two levels each scale is exact under `whole`; left out, the slices are taken for the whole tensor.
     """
     fmt = spec.format
-    low, high = slices.amin(-1, keepdim=True), slices.amax(-1, keepdim=True)
+    low, high = slices.amin(-1, keepdim=True).float(), slices.amax(-1, keepdim=True).float()
     if spec.symmetric:
         if whole is None:
             whole = whole_scale(slices, spec)
@@ -145,9 +150,9 @@ def whole_scale(slices: Tensor, spec: TensorSpec) -> Tensor | None:
     if spec.format.whole_max is None:
         return None
     if (groups := spec.format.whole_groups) is None:
-        absmax = torch.maximum(slices.amax(), -slices.amin())
+        absmax = torch.maximum(slices.amax(), -slices.amin()).float()
     else:
-        each = torch.maximum(slices.amax(-1), -slices.amin(-1)).reshape(-1, groups).amax(-1)
+        each = torch.maximum(slices.amax(-1), -slices.amin(-1)).float().reshape(-1, groups).amax(-1)
         absmax = each.repeat_interleave(groups)[:, None]
     whole = absmax.clamp_(max=LARGEST) / spec.format.whole_max
     if spec.scale_dtype != "float32":
@@ -202,16 +207,17 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
 
 
 def packed_codes(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
-    """The codes as they are stored; of a large tensor a part at a time, since on the way they take four times the room
-    and more."""
-    count = max(1, AT_ONCE // slices.shape[1])
+    """The codes as they are stored, made a part at a time."""
+    count = at_once(slices.shape[1], slices.device)
 
     def some(values: Tensor, first: int) -> Tensor:
         return values[first : first + count] if len(values) == len(slices) else values
 
     parts = [
         spec.format.pack(
-            round_to_grid(some(slices, first), some(scale, first), None if zero is None else some(zero, first), spec)
+            round_to_grid(
+                some(slices, first).float(), some(scale, first), None if zero is None else some(zero, first), spec
+            )
         )
         for first in range(0, len(slices), count)
     ]
@@ -226,7 +232,7 @@ def quantize(
     In a format of two levels `whole` alone fixes the upper one, and a scale is taken only together with its `whole`.
     """
     spec = spec.of_input(x.dtype)
-    slices = sliced(x.float(), spec)
+    slices = sliced(x, spec)
     scale, zero, whole = _grid(slices, spec, scale, zero, whole)
     codes = packed_codes(slices, scale, zero, spec)
     return Quantized(codes, kept_scale(scale, spec), zero, spec, tuple(x.shape), whole)

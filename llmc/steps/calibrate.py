@@ -66,7 +66,7 @@ def calibrate(
             parts = [network.part for network in networks]
             with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
                 for observation in observations:
-                    stack.enter_context(observation)
+                    stack.enter_context(observation.watching())
                 record_calls(adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage)
         for observation in observations:
             observation.attach()

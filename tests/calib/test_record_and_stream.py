@@ -89,7 +89,8 @@ def test_a_tensor_that_calls_share_is_kept_once(pipeline: Any, network: Network,
 @torch.no_grad()
 def test_streamed_blocks_equal_the_full_forward_bit_for_bit(pipeline: Any, network: Network, folder: Path) -> None:
     store = CallStore()
-    with Observation(network.groups, STATISTICS, 12, 64) as observation:
+    observation = Observation(network.groups, STATISTICS, 12, 64)
+    with observation.watching():
         record(pipeline, network, folder, store)
     observation.attach()
     at_once = {group.name: group.stats for group in network.groups}

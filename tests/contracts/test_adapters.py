@@ -53,7 +53,8 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(family: Family) -> N
     pipeline, networks = family.load()
     stores = {network.part.name: CallStore() for network in networks}
     groups = [group for network in networks for group in network.groups]
-    with Observation(groups, EVERY_ROW, 1, 10**9) as full:
+    full = Observation(groups, EVERY_ROW, 1, 10**9)
+    with full.watching():
         record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores)
     full.attach()
     wanted = {group.name: group.stats["rows"] for group in groups}

@@ -78,7 +78,8 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(encoder: tuple[Netwo
     network, call = encoder
     store = CallStore()
     store.add(Call(0, 0, float("nan"), "cond", (), call))
-    with Observation(network.groups, ROWS, 1, 10**9) as full:
+    full = Observation(network.groups, ROWS, 1, 10**9)
+    with full.watching():
         network.part.module(**call)
     full.attach()
     wanted = {group.name: group.stats["rows"] for group in network.groups}

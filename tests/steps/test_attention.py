@@ -265,14 +265,14 @@ def test_scales_are_of_values_as_smoothing_leaves_them(make_family: Callable[[st
             layer.weight.data[:, ::16] *= 100  # one column of each head, so that its values are scaled up before
     calibrate_all(family.adapter, pipeline, [network], family.planned[:1], max_rows=256)
     assert all(network.layers[f"{name}.to_v"].state.out_transforms for name in network.attentions)
-    checked = []
+    reached: dict[str, float] = {}  # of an attention's two calls, to text and to the image, the larger has the range
 
     def check(attention: QuantAttention, call: AttentionCall) -> None:
         assert attention.state.scales is not None
-        reached = call.v.abs().amax((0, 2, 3)) / (attention.state.scales[2] * 127)
-        assert 0.3 < reached.max() < 1.05
-        checked.append(attention.name)
+        now = call.v.abs().amax((0, 2, 3)) / (attention.state.scales[2] * 127)
+        reached[attention.name] = max(reached.get(attention.name, 0), float(now.max()))
 
     with in_mode(network.layers.values(), "quantized"), watched(network.attentions.values(), check):
         family.adapter.generate(pipeline, family.planned[0][1], family.planned[0][2])
-    assert set(checked) == set(network.attentions)
+    assert set(reached) == set(network.attentions)
+    assert all(0.9 < share < 1.05 for share in reached.values())

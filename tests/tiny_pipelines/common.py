@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from llmc.models.base import Sampling
 
@@ -21,19 +22,22 @@ SENTENCES = [
     "a green square moving right",
     "a blue triangle moving up",
     "blurry, low quality",
-] * 4
+]
+SPACE = "\u2581"
 
 
 def t5_tokenizer() -> Any:
-    """A T5 tokenizer of a few hundred pieces."""
+    """A T5 tokenizer of some words, and letters for all others; trained ones differ from one training to the next."""
     from transformers import T5Tokenizer
 
-    pieces = Tokenizer(models.Unigram())
-    pieces.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
-    pieces.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme="always")
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=128, special_tokens=special, unk_token="<unk>", show_progress=False)
-    pieces.train_from_iterator(SENTENCES, trainer)
+    special, letters = ["<pad>", "</s>", "<unk>"], [SPACE, *string.ascii_lowercase, ","]
+    words = sorted({SPACE + word for sentence in SENTENCES for word in sentence.split()})
+    scores = (
+        [(piece, 0.0) for piece in special] + [(piece, -3.0) for piece in words] + [(piece, -6.0) for piece in letters]
+    )
+    pieces = Tokenizer(models.Unigram(scores, unk_id=2))
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
+    pieces.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     pieces.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return T5Tokenizer(tokenizer_object=pieces, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
