@@ -71,8 +71,7 @@ def target_problems(config: Config) -> Iterator[Problem]:
     exporters = [exporter for exporter, _ in config.save.targets()]
     for exporter in exporters:
         yield from _name_problems(config, exporter)
-        yield from _folder_problems(config, exporter)
-        if config.model.path.exists() and (problem := exporter.source_problem(config.model.path)) is not None:
+        if (problem := _source_problem(config, exporter)) is not None:
             yield Problem(("save", exporter.switch), f"{exporter.name} was asked for in `save`, and {problem}")
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
@@ -115,15 +114,13 @@ def _grid_problems(
                                 f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
 
 
-def _folder_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
+def _source_problem(config: Config, exporter: Exporter) -> str | None:
+    path = config.model.path
     try:
-        released = config.model.adapter().index(config.model.path).is_release
+        released = config.model.adapter().index(path).is_release
     except LlmcError:  # said already
-        return
-    if exporter.around and released:
-        text = f"it writes a whole pipeline of diffusers, and {config.model.path} is a release in another layout"
-        yield Problem(("save", exporter.switch), f"{text}; leave it out, or give model.path such a pipeline and "
-                                                 "model.transformer the release")  # fmt: skip
+        return None
+    return exporter.source_problem(path, released)
 
 
 def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:

@@ -67,7 +67,6 @@ class Exporter(Plugin):
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static", "steps", "attention"
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
-    around: ClassVar[bool] = False  # whether it writes a pipeline's other components beside the networks
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
     looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do
 
@@ -126,8 +125,9 @@ class Exporter(Plugin):
         """What lies in `folder` that would spoil the export even if it may be overwritten."""
         return None
 
-    def source_problem(self, folder: Path) -> str | None:
-        """What it needs of the float model's folder and does not find there; None if nothing."""
+    def source_problem(self, folder: Path, released: bool) -> str | None:
+        """What it needs of the float model's folder and does not find there; None if nothing. `released`: nothing lies
+        there as diffusers has it."""
         return None
 
     def schedule_problem(self, sampling: Mapping[str, Any]) -> str | None:
