@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from llmc.plugin import Plugin
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep
+    from llmc.calib.block import BlockStep, Group
+    from llmc.layers.transforms import Scale
 
 
 class Algorithm(Plugin):
@@ -56,3 +59,26 @@ class Algorithm(Plugin):
     @abstractmethod
     def apply(self, block: BlockStep) -> None:
         """Change the basis, split or round the layers of one block."""
+
+
+class Smoothing(Algorithm):
+    """A method that multiplies the input of each group by a Scale, made from the largest magnitudes of its channels."""
+
+    gate: bool = Field(True, description="keep a group as it is where smoothing does not lower its output error")
+
+    @property
+    def leaves(self) -> frozenset[str]:
+        return frozenset({"scale"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"absmax", "rows"})
+
+    def apply(self, block: BlockStep) -> None:
+        for group in block.groups:
+            if group.may_scale:
+                block.transform_if_better(group, self.scales(group), self.name, self.gate)
+
+    @abstractmethod
+    def scales(self, group: Group) -> list[Scale]:
+        """Those to choose from: the one of least output error is taken."""

@@ -9,39 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from llmc.algorithms.base import Algorithm
+from llmc.algorithms.base import Smoothing
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep, Group
+    from llmc.calib.block import Group
 
 GRID = tuple(step / 20 for step in range(21))
 Exponent = Annotated[float, Field(ge=0, le=1)] | None
 
 
-class FlexSmooth(Algorithm):
+class FlexSmooth(Smoothing):
     """Smooth each input channel by s = absmax(x)^alpha / absmax(w)^beta; what is left out is searched per group."""
 
     name: Literal["FlexSmooth"] = "FlexSmooth"
     alpha: Exponent = Field(None, description="exponent of the act; left out: searched, at first with beta = 1 - alpha")
     beta: Exponent = Field(None, description="exponent of the weight; left out: searched once alpha is known")
-    gate: bool = Field(True, description="keep a group as it is where smoothing does not lower its output error")
 
-    @property
-    def leaves(self) -> frozenset[str]:
-        return frozenset({"scale"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"absmax", "rows"})
-
-    def apply(self, block: BlockStep) -> None:
-        for group in block.groups:
-            if group.may_scale:
-                block.transform_if_better(group, [self.chosen(group)], self.name, self.gate)
-
-    def chosen(self, group: Group) -> Scale:
-        """The Scale of least output error, by rows that a choice may see; IterSmooth's is among those tried."""
+    def scales(self, group: Group) -> list[Scale]:
+        """One: that of least output error by rows that a choice may see; IterSmooth's is among those tried."""
         from llmc.numerics.smoothing import smoothing
 
         act, weight, probe = group.absmax(), group.weight_absmax(), group.probe()
@@ -55,4 +41,4 @@ class FlexSmooth(Algorithm):
         alphas = GRID if self.alpha is None else (self.alpha,)
         alpha, beta = best([(alpha, 1 - alpha if self.beta is None else self.beta) for alpha in alphas])
         betas = (beta, *GRID) if self.beta is None else (beta,)
-        return scale(*best([(alpha, beta) for beta in betas]))
+        return [scale(*best([(alpha, beta) for beta in betas]))]

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from llmc.algorithms.base import Algorithm
+from llmc.algorithms.base import Smoothing
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep
+    from llmc.calib.block import Group
 
 
-class IterSmooth(Algorithm):
+class IterSmooth(Smoothing):
     """Smooth each input channel by s = absmax(x)^alpha / absmax(w)^(1-alpha), alpha and the least s as given."""
 
     name: Literal["IterSmooth"] = "IterSmooth"
@@ -21,20 +21,9 @@ class IterSmooth(Algorithm):
         0.5, ge=0, le=1, description="how much of the difficulty moves to the weights: m4 has 0.5, `iter_smooth` 0.9"
     )
     scale_min: float = Field(1e-5, gt=0, description="the least s")
-    gate: bool = Field(True, description="keep a group as it is where smoothing does not lower its output error")
 
-    @property
-    def leaves(self) -> frozenset[str]:
-        return frozenset({"scale"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"absmax", "rows"})
-
-    def apply(self, block: BlockStep) -> None:
+    def scales(self, group: Group) -> list[Scale]:
         from llmc.numerics.smoothing import smoothing
 
-        for group in block.groups:
-            if group.may_scale:
-                s = smoothing(group.absmax(), group.weight_absmax(), self.alpha, 1 - self.alpha, self.scale_min)
-                block.transform_if_better(group, [Scale.dividing_by(s)], self.name, self.gate)
+        s = smoothing(group.absmax(), group.weight_absmax(), self.alpha, 1 - self.alpha, self.scale_min)
+        return [Scale.dividing_by(s)]

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from llmc.algorithms.base import Algorithm
+from llmc.algorithms.base import Smoothing
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep, Group
+    from llmc.calib.block import Group
 
 ALPHAS = tuple(step / 20 for step in range(1, 20, 2))  # the optimum is flat
 
 
-class SmoothQuant(Algorithm):
+class SmoothQuant(Smoothing):
     """Smooth each input channel by absmax(x)^alpha / absmax(w)^(1-alpha); alpha fixed, or searched per group."""
 
     name: Literal["SmoothQuant"] = "SmoothQuant"
@@ -23,26 +23,10 @@ class SmoothQuant(Algorithm):
         0.5,
         description="how much of the difficulty moves to the weights; `search` finds the best for each group",
     )
-    gate: bool = Field(True, description="keep a group as it is where smoothing does not lower its output error")
 
-    @property
-    def leaves(self) -> frozenset[str]:
-        return frozenset({"scale"})
+    def scales(self, group: Group) -> list[Scale]:
+        from llmc.numerics.smoothing import smoothing
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"absmax", "rows"})
-
-    def apply(self, block: BlockStep) -> None:
         alphas = ALPHAS if self.alpha == "search" else (self.alpha,)
-        for group in block.groups:
-            if group.may_scale:
-                block.transform_if_better(group, smoothings(group, alphas), self.name, self.gate)
-
-
-def smoothings(group: Group, alphas: tuple[float, ...]) -> list[Scale]:
-    """The Scales by 1/s, s = absmax(x)^alpha / absmax(w)^(1-alpha)."""
-    from llmc.numerics.smoothing import smoothing
-
-    act, weight = group.absmax(), group.weight_absmax()
-    return [Scale.dividing_by(smoothing(act, weight, alpha, 1 - alpha)) for alpha in alphas]
+        act, weight = group.absmax(), group.weight_absmax()
+        return [Scale.dividing_by(smoothing(act, weight, alpha, 1 - alpha)) for alpha in alphas]

@@ -9,8 +9,9 @@ from itertools import repeat
 from pathlib import Path
 
 from llmc.convert.converter import Conversion, plan_conversion, quantized_layers, write_conversion
+from llmc.convert.deltas import Merged
 from llmc.convert.fuse import bases_of
-from llmc.convert.lora import Lora, Merged
+from llmc.convert.lora import Lora
 from llmc.convert.model_types import DIRECTIONS, MODEL_TYPES
 from llmc.convert.safetensors_file import LazyTensor, byte_count
 from llmc.convert.writer import STEM, Layout

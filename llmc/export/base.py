@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
 # nobody in the float network
 Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
+Spec = TypeVar("Spec", LayerSpec, AttentionSpec)
 Linears: TypeAlias = "Mapping[str, tuple[LayerSpec, torch.nn.Linear]]"  # by name, and how each is to be quantized
 ORIGINAL = "original"  # what `names` says of targets that read names and rows of the network's own repository
 EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
@@ -67,7 +68,6 @@ class Exporter(Plugin):
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static", "steps", "attention"
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
-    around: ClassVar[bool] = False  # whether it writes a pipeline's other components beside the networks
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
     looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do
 
@@ -126,8 +126,9 @@ class Exporter(Plugin):
         """What lies in `folder` that would spoil the export even if it may be overwritten."""
         return None
 
-    def source_problem(self, folder: Path) -> str | None:
-        """What it needs of the float model's folder and does not find there; None if nothing."""
+    def source_problem(self, folder: Path, released: bool) -> str | None:
+        """What it needs of the float model's folder and does not find there; None if nothing. `released`: nothing lies
+        there as diffusers has it."""
         return None
 
     def schedule_problem(self, sampling: Mapping[str, Any]) -> str | None:
@@ -164,14 +165,24 @@ class Exporter(Plugin):
 def as_computed(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
     """The spec as the targets compute with it: scales exact in what they keep, activations rounded as their kernels do,
     so that what is judged is what will run."""
-    found = {exporter.computed(spec): exporter.name for exporter in exporters}
-    found.pop(spec, None)
-    if len(found) > 1:
+    return _the_form({exporter.computed(spec): exporter.name for exporter in exporters}, spec, str(spec))
+
+
+def as_computed_attention(spec: AttentionSpec, exporters: Sequence[Exporter]) -> AttentionSpec:
+    """The same of attention."""
+    forms = {exporter.computed_attention(spec): exporter.name for exporter in exporters}
+    return _the_form(forms, spec, f"attention in {spec}")
+
+
+def _the_form(forms: Mapping[Spec, str], spec: Spec, what: str) -> Spec:
+    """The one form, of those with a target that computes so; a target that computes the spec as it is takes any."""
+    others = {form: name for form, name in forms.items() if form != spec}
+    if len(others) > 1:
         raise UnsupportedSpec(
-            f"{' and '.join(found.values())} compute {spec} in different ways, and the videos can only be judged in "
+            f"{' and '.join(others.values())} compute {what} in different ways, and the videos can only be judged in "
             "one: export one at a time"
         )
-    return next(iter(found), spec)
+    return next(iter(others), spec)
 
 
 def kept(tensor: torch.Tensor) -> LazyTensor:

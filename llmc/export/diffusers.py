@@ -79,10 +79,12 @@ class Diffusers(Exporter):
             return None
         return SCHEMES.get((weight.format.name, act is not None))
 
-    def source_problem(self, folder: Path) -> str | None:
+    def source_problem(self, folder: Path, released: bool) -> str | None:
         if (folder / "model_index.json").is_file():
             return None
-        return f"it writes whole pipelines of diffusers, and {folder} is none: it has no model_index.json; leave it out"
+        return (
+            f"it writes a whole pipeline of diffusers, and {folder} is none: it has no model_index.json; leave it out"
+        )
 
     def computed(self, spec: LayerSpec) -> LayerSpec:
         stored = super().computed(spec)

@@ -37,8 +37,15 @@ class FakeQuant(Exporter):
     switch: ClassVar[str] = "save_fake"
     subfolder: ClassVar[str] = "fake_quant"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static", "steps", "attention"})
-    around: ClassVar[bool] = True
     encoders: ClassVar[frozenset[str] | None] = None
+
+    def source_problem(self, folder: Path, released: bool) -> str | None:
+        if not released:
+            return None
+        return (
+            f"it writes a whole pipeline of diffusers, and {folder} is a release in another layout; leave it out, or "
+            "give model.path such a pipeline and model.transformer the release"
+        )
 
     def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
         return EVERY_CARRIER

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video, pipeline_index, quiet_libraries
+from llmc.models.generation import generate_video
 from llmc.models.networks import dtype_of, empty_network
 from llmc.models.parts import Layout, LinearGroup, Modulation, Part, named_blocks
 from llmc.renames import Renames
@@ -91,21 +93,7 @@ class JointTransformer(ModelAdapter):
         return [self._part(pipeline.transformer)]
 
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
-        latents: list[torch.Tensor] = []
-
-        def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            latents[:] = [values["latents"]]
-            if on_step is not None:
-                on_step(index + 1)
-            return {}
-
-        frames = self.frames(
-            pipeline, sample, sampling,
-            height=sampling.height, width=sampling.width, num_inference_steps=sampling.steps,
-            generator=torch.Generator("cpu").manual_seed(sampling.seed), output_type="np",
-            callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"],
-        )  # fmt: skip
-        return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())
+        return generate_video(partial(self.frames, pipeline, sample, sampling), sampling, on_step)
 
     @abstractmethod
     def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:

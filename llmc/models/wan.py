@@ -21,6 +21,7 @@ from llmc.models.base import (
     pipeline_index,
     quiet_libraries,
 )
+from llmc.models.generation import generate_video
 from llmc.models.networks import dtype_of, empty_network
 from llmc.models.parts import Layout, LinearGroup, Part, named_blocks
 from llmc.models.wan_release import read_release, release_pipeline
@@ -253,24 +254,17 @@ def run_pipeline(
     pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None, **inputs: Any
 ) -> Video:  # fmt: skip
     """Generate once; `inputs` are what the variant reads beside text and sizes."""
-    latents: list[torch.Tensor] = []
 
-    def after_step(_: Any, index: int, timestep: Any, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        latents[:] = [values["latents"]]
-        if on_step is not None:
-            on_step(index + 1)
-        return {}
+    def frames(**common: Any) -> Any:
+        return pipeline(
+            prompt=sample.prompt, negative_prompt=sample.negative_prompt,
+            num_frames=sampling.num_frames, guidance_scale=sampling.guidance_scale,
+            max_sequence_length=512,  # diffusers' attention splits text from image tokens at 512, whatever is asked for
+            **common, **inputs,
+        ).frames[0]  # fmt: skip
 
     own, pipeline.scheduler = pipeline.scheduler, scheduler_for(pipeline, sampling)
     try:
-        frames = pipeline(
-            prompt=sample.prompt, negative_prompt=sample.negative_prompt,
-            height=sampling.height, width=sampling.width, num_frames=sampling.num_frames,
-            num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(sampling.seed),
-            max_sequence_length=512,  # diffusers' attention splits text from image tokens at 512, whatever is asked for
-            output_type="np", callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"], **inputs,
-        ).frames[0]  # fmt: skip
+        return generate_video(frames, sampling, on_step)
     finally:
         pipeline.scheduler = own
-    return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())

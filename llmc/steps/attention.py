@@ -13,11 +13,10 @@ from llmc.calib.attention import CALLS, attention_errors, calibrated_scales
 from llmc.calib.block import heads_of
 from llmc.calib.store import CallStore
 from llmc.errors import UnsupportedSpec
-from llmc.export.base import Exporter
+from llmc.export.base import Exporter, as_computed_attention
 from llmc.layers.attention import AttentionState, QuantAttention
 from llmc.log import log, progress
 from llmc.models.parts import Part
-from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.hadamard import random_hadamard
 from llmc.policy.attention import AttentionPolicy
 
@@ -49,18 +48,6 @@ def quantized_attentions(
                 rotations[width] = random_hadamard(width, generator).to(stored)
             found[name].state = AttentionState(rotation=rotations[width].to(weight))
     return found
-
-
-def as_computed_attention(spec: AttentionSpec, exporters: Sequence[Exporter]) -> AttentionSpec:
-    """The spec as the targets compute with it, so that what is judged is what will run."""
-    found = {exporter.computed_attention(spec): exporter.name for exporter in exporters}
-    found.pop(spec, None)
-    if len(found) > 1:
-        raise UnsupportedSpec(
-            f"{' and '.join(found.values())} compute attention in {spec} in different ways, and the videos can only be "
-            "judged in one: export one at a time"
-        )
-    return next(iter(found), spec)
 
 
 def check_attentions(parts: Sequence[Part], policy: AttentionPolicy | None, exporters: Sequence[Exporter]) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmc.config.schema import Config
-from llmc.export.base import Carrier, Exporter, as_computed
+from llmc.export.base import Carrier, Exporter, as_computed, as_computed_attention
 from llmc.export.folding import carrier
 from llmc.models.parts import Fold, LinearGroup, Part
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import block_number
-from llmc.steps.attention import as_computed_attention, attention_names
+from llmc.steps.attention import attention_names
 from llmc.steps.network import is_carried, layer_names
 from llmc.steps.source import skeleton
 

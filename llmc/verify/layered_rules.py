@@ -9,7 +9,7 @@ from llmc.verify.layered import Layered, shape_problems, short
 from llmc.verify.name_rules import float_shape_problems
 from llmc.verify.sources import Sources
 from llmc.verify.storage import FLOATS
-from llmc.verify.verdict import Checked, Finding, NotChecked, Verdict, verdict
+from llmc.verify.verdict import Checked, Finding, NotChecked, Verdict, apply_rules, verdict
 
 # of the first block, in the two namings of each network that is known
 FIRST = ("blocks.0.self_attn.", "blocks.0.attn1.", "double_blocks.0.", "joint_blocks.0.", "transformer_blocks.0.attn.",
@@ -20,14 +20,12 @@ LayeredRules = Mapping[str, Callable[[Layered], Finding]]
 def layered_verdicts(network: Layered, own: LayeredRules, sources: Sources) -> Iterator[Verdict]:
     """Rules of the files, of names and shapes, the target's own, and of values."""
     yield verdict(network.label, "files whole", file_rules.files_are_whole(network))
-    why = "a file cannot be read" if any(file.problem for file in network.files) or not network.files else ""
+    why = network.unreadable
     yield verdict(network.label, "sizes", NotChecked(why) if why else sizes_are_known(network))
     if isinstance(network.described, list):
         why = why or "the sizes of the network are not known"
-    for rule, of_network in {**NETWORK_RULES, **own}.items():
-        yield verdict(network.label, rule, NotChecked(why) if why else of_network(network))
-    for rule, of_values in VALUE_RULES.items():
-        yield verdict(network.label, rule, NotChecked(why) if why else of_values(network, sources))
+    yield from apply_rules(network.label, {**NETWORK_RULES, **own}, network, why_not=why)
+    yield from apply_rules(network.label, VALUE_RULES, network, sources, why_not=why)
 
 
 def sizes_are_known(network: Layered) -> Finding:

@@ -13,7 +13,7 @@ from llmc.verify.mindie import FLOAT, Described, Layer
 from llmc.verify.mindie_types import BYTE, FP8, GRIDS, INT8, TYPES, Sizes, deq_values, readings, weight_scale_of
 from llmc.verify.sources import Sources
 from llmc.verify.storage import E2M1
-from llmc.verify.value_rules import FAR
+from llmc.verify.value_rules import distance_note, distance_problems
 from llmc.verify.verdict import Checked, Finding, NotChecked, some
 
 Problems = Iterator[str]
@@ -152,7 +152,8 @@ def weights_are_the_models(network: Described) -> Finding:
     """Each weight, dequantized, is the float model's but for rounding and what its input is multiplied by."""
     if isinstance(network.expected, str):
         return NotChecked(network.expected)
-    problems, errors = [], []
+    problems: list[str] = []
+    errors: list[float] = []
     for layer, of, entries in network.sound_layers():
         wanted = network.by_name.get(f"{layer.module}.weight")
         if wanted is None:
@@ -162,14 +163,9 @@ def weights_are_the_models(network: Described) -> Finding:
             weight = weight / multiplier.read().float()
         read = readings(layer.kind, {leaf: entry.read() for leaf, entry in entries.items()}, of)
         found = {each.fault: float((each.weight - weight).norm() / weight.norm().clamp(min=1e-30)) for each in read}
-        right, (fault, least) = found[""], min(found.items(), key=lambda item: item[1])
-        name = entries["weight"].name
-        if fault and least < right / 2:
-            problems.append(f"{name}: {fault} (read so, it is {least:.2g} from the float model, else {right:.2g})")
-        elif not right <= FAR:
-            problems.append(f"{name} is {right:.2g} of its norm away from the float model")
-        errors.append(right)
-    return Checked(problems, f"{len(errors)} weights, at most {max(errors):.2g} of their norm away" if errors else "")
+        problems += distance_problems(entries["weight"].name, found)
+        errors.append(found[""])
+    return Checked(problems, distance_note(errors))
 
 
 def weights_are_the_judged_ones(network: Described, sources: Sources) -> Finding:

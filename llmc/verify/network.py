@@ -43,6 +43,11 @@ class Network:
     scheme: str | None  # as manifest or runtime JSON have it
     part: str = "transformer"  # what a run calls it
 
+    @property
+    def unreadable(self) -> str:
+        """Why no more than its files can be judged; empty if all of them can be read."""
+        return "a file cannot be read" if any(file.problem for file in self.files) or not self.files else ""
+
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
         """Every tensor; of those that lie in several files the first."""
@@ -142,7 +147,7 @@ def sizes(linear: Linear) -> tuple[int, int]:
 
 def open_export(path: Path) -> Export:
     """Everything but values."""
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
     manifest = read_object(folder / MANIFEST)
     runtimes = {file.name: read_object(file) for file in sorted(folder.glob("lightx2v_*.json"))}
     runtime = next((content for content in runtimes.values() if content is not None), None)
@@ -161,6 +166,11 @@ def open_export(path: Path) -> Export:
         for place in places
     )
     return Export(folder, manifest, runtimes, networks)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of an export, which may be given by a file in it."""
+    return path if path.is_dir() else path.parent
 
 
 def network_folders(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,15 +60,23 @@ def weights_are_the_models(network: Network, sources: Sources) -> Finding:
             continue
         read = _readings(network, linear, entries)
         found = {each.fault: _distance(network, model, linear, each.weight, weight, rows) for each in read}
-        right, (fault, least) = found[""], min(found.items(), key=lambda item: item[1])
-        name = entries["weight"].name
-        if fault and least < right / 2:
-            problems.append(f"{name}: {fault} (read so, it is {least:.2g} from the float model, else {right:.2g})")
-        elif not right <= FAR:
-            problems.append(f"{name} is {right:.2g} of its norm away from the float model")
-        errors.append(right)
-    note = f"{len(errors)} weights, at most {max(errors):.2g} of their norm away" if errors else ""
-    return Checked(problems, note)
+        problems += distance_problems(entries["weight"].name, found)
+        errors.append(found[""])
+    return Checked(problems, distance_note(errors))
+
+
+def distance_problems(name: str, found: Mapping[str, float]) -> Iterator[str]:
+    """What is wrong with a weight that, read rightly ("") and with each fault, is so far from the float model."""
+    right, (fault, least) = found[""], min(found.items(), key=lambda item: item[1])
+    if fault and least < right / 2:
+        yield f"{name}: {fault} (read so, it is {least:.2g} from the float model, else {right:.2g})"
+    elif not right <= FAR:
+        yield f"{name} is {right:.2g} of its norm away from the float model"
+
+
+def distance_note(errors: Sequence[float]) -> str:
+    """How far weights are from the float model, if any were compared."""
+    return f"{len(errors)} weights, at most {max(errors):.2g} of their norm away" if errors else ""
 
 
 def _readings(network: Network, linear: Linear, entries: Mapping[str, Entry]) -> Iterator[Reading]:

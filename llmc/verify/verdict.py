@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVarTuple
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+About = TypeVarTuple("About")
 Status = Literal["pass", "fail", "not checked"]
 SHOWN = 4  # problems of one rule that the table names; the JSON has all
 
@@ -75,6 +76,14 @@ def verdict(folder: str, rule: str, finding: Finding) -> Verdict:
     if isinstance(finding, NotChecked):
         return Verdict(folder, rule, "not checked", note=finding.why)
     return Verdict(folder, rule, "fail" if finding.problems else "pass", tuple(finding.problems), finding.note)
+
+
+def apply_rules(
+    folder: str, rules: Mapping[str, Callable[[*About], Finding]], *about: *About, why_not: str = ""
+) -> Iterator[Verdict]:
+    """A verdict for each rule, on what they are about; none of them is applied where there is a reason why not."""
+    for rule, of in rules.items():
+        yield verdict(folder, rule, NotChecked(why_not) if why_not else of(*about))
 
 
 def report_table(report: Report) -> Table:

@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from llmc.config.checks import check_config
+from llmc.config.load import load_config
+from llmc.config.schema import Config
+from llmc.errors import ConfigError
+
+Write = Callable[[str | bytes], Path]
+Load = Callable[..., Config]
 GOOD = Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml"
 
 
@@ -14,7 +21,7 @@ def good() -> str:
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
+def write(tmp_path: Path) -> Write:
     """Writes a configuration and returns its path."""
 
     def written(text: str | bytes) -> Path:
@@ -23,3 +30,16 @@ def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
         return path
 
     return written
+
+
+@pytest.fixture
+def load(good: str, write: Write, tmp_path: Path) -> Load:
+    """The good configuration with overrides, writing into the test's own folder."""
+    return lambda *overrides: load_config(write(good), [f"save.save_path={tmp_path}/out", *overrides])
+
+
+def message(config: Config) -> str:
+    """Why it is refused before a model is loaded."""
+    with pytest.raises(ConfigError) as caught:
+        check_config(config)
+    return str(caught.value)

@@ -4,15 +4,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llmc.config.load import load_config
 from llmc.errors import ConfigError
-
-Write = Callable[[str | bytes], Path]
+from tests.config.conftest import Write
 
 # (what is replaced, by what, words of the error); the error must name the line of the replacement
 SPOILED = {

@@ -13,7 +13,7 @@ from llmc.models.base import adapters
 from tests.tiny_pipelines import TINY
 
 MODEL = str(Path(__file__).parents[2] / "assets" / "tiny_wan_i2v")
-FULL = ["quant", "--model_path", MODEL, "--save_path", "/tmp/export", "--model_type", "Wan2_1"]
+FULL = ["quant", "--model_path", MODEL, "--save_path", "export", "--model_type", "Wan2_1"]
 SERVED = {
     "WanT2V": {"w8a8_dynamic", "w8a8_dynamic_m4", "w8a16", "w4a16"},
     "WanI2V": {"w8a8_dynamic", "w8a8_dynamic_m4", "w8a16", "w4a16"},
@@ -83,21 +83,22 @@ def test_a_kind_without_a_recipe_says_how_to_go_on(tmp_path: Path, capsys: pytes
 
 
 def test_short_options_are_values_of_the_configuration_and_set_has_the_last_word(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(RECIPES / "wan_i2v_tiny" / "mindie_w8a8_dynamic.yaml")
-    assert main(["check", path, "--save_path", "/tmp/a", "--device", "cpu"]) == 0
-    assert "/tmp/a" in capsys.readouterr().out
-    assert main(["check", path, "--save_path", "/tmp/a #1"]) == 0
-    assert "/tmp/a #1" in capsys.readouterr().out
-    assert main(["check", path, "--save_path", "/tmp/a", "--set", "save.save_path=/tmp/b"]) == 0
-    assert "/tmp/b" in capsys.readouterr().out
+    first, numbered, last = (str(tmp_path / name) for name in ("a", "a #1", "b"))
+    assert main(["check", path, "--save_path", first, "--device", "cpu"]) == 0
+    assert first in capsys.readouterr().out
+    assert main(["check", path, "--save_path", numbered]) == 0
+    assert numbered in capsys.readouterr().out
+    assert main(["check", path, "--save_path", first, "--set", f"save.save_path={last}"]) == 0
+    assert last in capsys.readouterr().out
 
 
 def test_code_that_is_trusted_is_said_to_the_family_that_runs_it(tmp_path: Path) -> None:
     folder = tmp_path / "29x480p"
     TINY["OpenSoraPlan"][0](folder)
-    options = [*FULL[:1], "--model_path", str(folder), "--save_path", "/tmp/export", "--model_type", "Open-Sora-Plan",
+    options = [*FULL[:1], "--model_path", str(folder), "--save_path", "export", "--model_type", "Open-Sora-Plan",
                "--trust_remote_code", "True", "--quant_type", "w8a8_static"]  # fmt: skip
     path, overrides = recipe_of(command_parser().parse_args(options), [])
     assert path.name == "mindie_w8a8_static.yaml" and "model.trust_remote_code=True" in overrides

@@ -1,14 +1,10 @@
 """`--set key.key=value`."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from llmc.config.load import load_config
 from llmc.errors import ConfigError
-
-Write = Callable[[str | bytes], Path]
+from tests.config.conftest import Write
 
 
 def test_values_have_the_types_of_yaml(good: str, write: Write) -> None:

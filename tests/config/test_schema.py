@@ -1,6 +1,5 @@
 """What a configuration means once it is read."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.config.load import load_config
 from llmc.config.quant import ActConfig, NetworkConfig, WeightConfig
 from llmc.config.schema import Config
+from tests.config.conftest import Write
 
-Write = Callable[[str | bytes], Path]
 ACT = {"bit": 8}
 
 

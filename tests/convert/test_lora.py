@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llmc.convert.lora import Lora, merge_lora, with_loras
@@ -15,7 +14,7 @@ from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
 from llmc.models.wan import LIGHTX2V
 from llmc.renames import Fused, Renames
-from tests.convert.tiny import lazy, tiny_wan
+from tests.convert.tiny import lazy, saved, tiny_wan
 
 WAN = Renamer(LIGHTX2V)
 RANK, ALPHA, STRENGTH = 4, 2, 0.5
@@ -69,11 +68,6 @@ def assert_is(network: torch.nn.Module, expected: dict[str, Tensor]) -> None:
     found = dict(network.named_parameters())
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
-
-
-def saved(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, name: str = "lora") -> Path:
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors", metadata)
-    return folder / f"{name}.safetensors"
 
 
 def pairs(lora: dict[str, tuple[Tensor, Tensor]], name: Callable[[str], str], endings: str) -> dict[str, Tensor]:
@@ -292,25 +286,6 @@ def test_of_many_problems_a_few_are_shown_and_all_are_counted(tmp_path: Path) ->
     assert str(refused.value).count("no such parameter") == 8
 
 
-@pytest.mark.parametrize(
-    ("key", "kind"),
-    [
-        ("proj_out.dora_scale", "DoRA"),
-        ("proj_out.lora_magnitude_vector.default.weight", "DoRA"),
-        ("lora_unet_proj_out.hada_w1_a", "LoHa"),
-        ("proj_out.lokr_w1", "LoKr"),
-    ],
-)
-def test_other_kinds_of_adapters_are_called_by_name(tmp_path: Path, key: str, kind: str) -> None:
-    with pytest.raises(ExportError, match=f"is a {kind}: it holds {key}.*merge it with the tool that trained it"):
-        merge_lora(tiny_wan("t2v"), saved(tmp_path, GOOD | {key: torch.ones(4)}), 1.0)
-
-
-def test_a_checkpoint_is_no_lora(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"is no LoRA: it holds patch_embedding\.bias"):
-        merge_lora(tiny_wan("t2v"), saved(tmp_path, {"patch_embedding.bias": torch.ones(24)}), 1.0)
-
-
 def test_a_flat_name_that_fits_two_modules_is_refused(tmp_path: Path) -> None:
     inner = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4)})
     network = torch.nn.ModuleDict({"attn": inner, "attn_to_q": torch.nn.Linear(4, 4)})
@@ -330,30 +305,6 @@ def test_a_name_that_two_schemes_give_to_two_modules_is_refused(tmp_path: Path) 
 def test_weights_that_are_not_there_cannot_take_a_lora(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"proj_out\.weight are on the meta device, without values"):
         merge_lora(tiny_wan("t2v").to("meta"), saved(tmp_path, GOOD), 1.0)
-
-
-def test_a_folder_must_hold_exactly_one_file(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"found: none.*exactly one"):
-        merge_lora(tiny_wan("t2v"), tmp_path, 1.0)
-    saved(tmp_path, GOOD)
-    assert merge_lora(tiny_wan("t2v"), tmp_path, 1.0) == 1
-    saved(tmp_path, GOOD, name="other")
-    with pytest.raises(ExportError, match=r"found: lora\.safetensors, other\.safetensors"):
-        merge_lora(tiny_wan("t2v"), tmp_path, 1.0)
-
-
-def test_only_safetensors_are_read(tmp_path: Path) -> None:
-    torch.save(GOOD, tmp_path / "lora.pt")
-    with pytest.raises(ExportError, match=r"found: lora\.pt.*save a \.pt, \.pth or \.bin as \.safetensors"):
-        merge_lora(tiny_wan("t2v"), tmp_path / "lora.pt", 1.0)
-    with pytest.raises(ExportError, match="no such path"):
-        merge_lora(tiny_wan("t2v"), tmp_path / "nowhere", 1.0)
-
-
-def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path, GOOD, {"lora_adapter_metadata": '{"lora_alpha": "much"}'})
-    with pytest.raises(ExportError, match="lora_alpha must be a number"):
-        merge_lora(tiny_wan("t2v"), path, 1.0)
 
 
 FUSED = Names((("o", "out"), Fused(("q", "k", "v"), "qkv")))

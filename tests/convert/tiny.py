@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 KINDS = ("t2v", "i2v", "flf2v", "vace")
 
@@ -23,6 +25,15 @@ class Made:
 def lazy(tensor: torch.Tensor) -> Made:
     """A tensor that is there already."""
     return Made(tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
+
+def saved(
+    folder: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None, name: str = "lora"
+) -> Path:
+    """A file of these tensors."""
+    path = folder / f"{name}.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
+    return path
 
 
 def tiny_wan(kind: str) -> Any:

@@ -14,7 +14,7 @@ from llmc.export.comfyui import ComfyUI
 from llmc.models.wan import LIGHTX2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from tests.export.tiny import finished_part, save_tiny, stock_output, weights_alone, with_float
+from tests.export.tiny import finished_part, stock_output, weights_alone, with_float
 
 INT8 = LayerSpec(
     weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
@@ -31,11 +31,6 @@ NAMES = {  # a few of them written down, so that no table is both the writer's a
     "blocks.0.attn2.add_k_proj": "blocks.0.cross_attn.k_img",
     "blocks.1.ffn.net.2": "blocks.1.ffn.2",
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("wan"))
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:

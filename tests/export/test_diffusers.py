@@ -14,17 +14,7 @@ from llmc.export.diffusers import Diffusers, float_linears
 from llmc.numerics.quantize import quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from tests.export.tiny import finished_part, save_tiny, stock_output, weights_alone, with_float
-
-
-def spec(name: str, act: bool) -> LayerSpec:
-    weight = TensorSpec(format=name, granularity="per_channel")
-    return LayerSpec(weight=weight, act=TensorSpec(format=name, granularity="per_token") if act else None)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("wan"))
+from tests.export.tiny import finished_part, spec, stock_output, weights_alone, with_float
 
 
 def read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from llmc.algorithms.base import Algorithm
 from llmc.algorithms.rtn import RTN
-from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
 from llmc.errors import ExportError
 from llmc.export.base import Exporter, FinishedPart
@@ -25,29 +24,14 @@ from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling
 from llmc.models.encoders import encoder_parts
 from llmc.models.wan import WanI2V
-from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
 from llmc.steps.calibrate import calibrate
 from llmc.steps.network import Network, prepare
-from tests.tiny_pipelines import save_samples, save_wan_i2v
+from tests.export.tiny import SMOOTH, spec
 
 SAMPLING = Sampling(height=32, width=32, num_frames=5, steps=1, guidance_scale=2.0, seed=3)
-SMOOTH = (SmoothQuant(alpha=0.5, gate=False),)
 RUNTIME = {"text_encoder": torch.bfloat16, "image_encoder": torch.float16}
-
-
-def spec(name: str) -> LayerSpec:
-    return LayerSpec(
-        weight=TensorSpec(format=name, granularity="per_channel"), act=TensorSpec(format=name, granularity="per_token")
-    )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wan")
-    save_wan_i2v(folder / "model")
-    save_samples(folder / "samples", 1)
-    return folder
 
 
 def quantized(

@@ -32,20 +32,9 @@ from llmc.numerics.quantize import fake_quantize, quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.steps.network import Network, as_computed
 from tests.end_to_end.small_run import small_config
+from tests.export.shipped import SHIPPED, shipped_config
 from tests.tiny_pipelines import TINY, save_samples, save_wan_i2v
 
-CONFIGS = Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v"
-SHIPPED = {
-    "int8-vllm": "smoothquant_w_a",
-    "fp8-vllm": "gptq_w_a_fp8",
-    "fp8-b128-deepgemm": "fp8_block128",
-    "fp8-pertensor": "fp8_pertensor_static",
-    "nvfp4": "nvfp4",
-    "mxfp4": "mxfp4",
-    "mxfp6-mxfp8": "mxfp6_mxfp8",
-    "mxfp8": "mxfp8",
-    "int4-g128-marlin": "int4_marlin",
-}
 WIDTH, INNER = 256, 512  # of the tiny network: whole tiles of every kernel
 E8M0, E4M3, BYTE = torch.float8_e8m0fnu, torch.float8_e4m3fn, torch.uint8
 Golden = dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -160,20 +149,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def small(folder: Path, shipped: str, out: Path, **save: Any) -> Path:
-    """The shipped configuration, on the tiny model."""
-    config = yaml.safe_load((CONFIGS / f"{shipped}.yaml").read_text())
-    config["base"] |= {"run_dir": str(out / "run"), "device": "cpu"}
-    config["model"]["path"] = str(folder / "model")
-    config["calib"] |= {"path": str(folder / "samples"), "sample_steps": 2, "max_rows": 64, "guidance_scale": 1.0,
-                        "target_height": 32, "target_width": 32, "num_frames": 5}  # fmt: skip
-    del config["eval"]
-    config["save"] |= {"save_path": str(out / "export"), "native_names": True, **save}
-    path = out / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
     """The networks of a run, as they are when they are exported."""
@@ -195,7 +170,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
 def test_a_shipped_scheme_runs_and_its_file_is_what_was_judged(
     folder: Path, tmp_path: Path, judged: list[Network], scheme: str
 ) -> None:
-    assert main(["run", "--config", str(small(folder, SHIPPED[scheme], tmp_path))]) == 0
+    assert main(["run", "--config", str(shipped_config(folder, SHIPPED[scheme], tmp_path))]) == 0
     out = tmp_path / "export"
     tensors = {name: t for file in out.glob("*.safetensors") for name, t in load_file(file).items()}
     names = Renamer(LIGHTX2V)
@@ -224,7 +199,7 @@ def test_a_calibrated_range_other_than_the_largest_magnitude_reaches_the_file(
 ) -> None:
     """Half of all magnitudes: a scale that no rule of the whole range gives."""
     recipe = "[RTN, {name: Static, range: percentile, percentile: 51}]"
-    config = small(folder, SHIPPED[scheme], tmp_path)
+    config = shipped_config(folder, SHIPPED[scheme], tmp_path)
     assert main(["run", "--config", str(config), "--set", f"quant.video_gen.method={recipe}"]) == 0
     tensors = load_file(tmp_path / "export" / "diffusion_pytorch_model.safetensors")
     for group in judged[0].groups:
@@ -243,7 +218,7 @@ def test_calibrated_scales_are_those_that_the_fake_quant_model_computes_with(
 ) -> None:
     for shipped, leaf in (("nvfp4", "input_global_scale"), ("fp8_pertensor_static", "input_scale")):
         (tmp_path / leaf).mkdir()
-        assert main(["run", "--config", str(small(folder, shipped, tmp_path / leaf))]) == 0
+        assert main(["run", "--config", str(shipped_config(folder, shipped, tmp_path / leaf))]) == 0
         tensors = load_file(tmp_path / leaf / "export" / "diffusion_pytorch_model.safetensors")
         layer = judged.pop().layers["blocks.0.ffn.net.2"]
         scale = tensors[f"blocks.0.ffn.2.{leaf}"].double()
@@ -264,7 +239,9 @@ def test_calibrated_scales_are_those_that_the_fake_quant_model_computes_with(
 
 
 def test_a_manifest_names_every_file_and_layer_and_a_card_says_what_it_is(folder: Path, tmp_path: Path) -> None:
-    assert main(["run", "--config", str(small(folder, "fp8_pertensor_static", tmp_path, save_trans=True))]) == 0
+    assert (
+        main(["run", "--config", str(shipped_config(folder, "fp8_pertensor_static", tmp_path, save_trans=True))]) == 0
+    )
     out = tmp_path / "export"
     manifest = json.loads((out / "llmc_manifest.json").read_text())
     files = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
@@ -329,7 +306,7 @@ def test_a_scheme_says_what_it_would_take_instead(own: dict[str, Any], spec: Lay
 def test_two_schemes_in_one_folder_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = small(folder, "smoothquant_w_a", tmp_path)
+    path = shipped_config(folder, "smoothquant_w_a", tmp_path)
     rule = "{match: '*.ffn.net.2', weight: {bit: e4m3}, act: {bit: e4m3}}"
     assert main(["check", str(path), "--set", f"quant.video_gen.rules=[{rule}]"]) == 2
     assert "one scheme for all layers; found fp8-vllm here and int8-vllm above" in capsys.readouterr().err
@@ -338,7 +315,7 @@ def test_two_schemes_in_one_folder_are_refused(
 def test_explain_says_which_sizes_the_kernels_need_and_refuses_others(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = small(folder, "smoothquant_w_a", tmp_path)
+    path = shipped_config(folder, "smoothquant_w_a", tmp_path)
     assert main(["check", str(path), "--explain"]) == 0
     assert "lightx2v: sizes are multiples of 16 inputs and 16 outputs" in capsys.readouterr().out
     save_wan_i2v(tmp_path / "model")
@@ -353,7 +330,7 @@ def test_layers_that_a_kernel_has_no_tiles_for_are_named_before_calibration(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     save_wan_i2v(tmp_path / "model")  # of width 64
-    path = small(folder, "mxfp4", tmp_path)
+    path = shipped_config(folder, "mxfp4", tmp_path)
     assert main([*command.split(), str(path), "--set", f"model.path={tmp_path / 'model'}"]) == 2
     said = capsys.readouterr().err
     assert "blocks.0.attn1.to_q has 64 inputs and 64 outputs, which must be multiples of 128 and 128" in said
@@ -364,7 +341,7 @@ def test_layers_that_a_kernel_has_no_tiles_for_are_named_before_calibration(
 def test_weights_that_a_loader_would_mix_in_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = small(folder, "rtn_w_a", tmp_path, overwrite=True)
+    path = shipped_config(folder, "rtn_w_a", tmp_path, overwrite=True)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "strange.safetensors").write_bytes(b"")
     assert main(["check", str(path)]) == 2
@@ -375,7 +352,15 @@ def test_what_lightx2v_refuses_is_written_with_a_warning(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (
-        main(["run", "--config", str(small(folder, "int4_marlin", tmp_path)), "--set", "quant.video_gen.method=RTN"])
+        main(
+            [
+                "run",
+                "--config",
+                str(shipped_config(folder, "int4_marlin", tmp_path)),
+                "--set",
+                "quant.video_gen.method=RTN",
+            ]
+        )
         == 0
     )
     assert "refuses the scheme at start" in caplog.text
@@ -422,7 +407,7 @@ def test_fp8_triton_multiplies_by_a_narrower_scale_than_it_rounds_with() -> None
 def test_the_runtime_is_what_the_fake_quant_model_computes_like(
     folder: Path, tmp_path: Path, judged: list[Network]
 ) -> None:
-    assert main(["run", "--config", str(small(folder, "rtn_w_a", tmp_path, runtime="int8-triton"))]) == 0
+    assert main(["run", "--config", str(shipped_config(folder, "rtn_w_a", tmp_path, runtime="int8-triton"))]) == 0
     assert {layer.spec.act and layer.spec.act.rounding for layer in judged[0].layers.values()} == {"toward_zero"}
     assert (tmp_path / "export" / "lightx2v_int8-triton.json").is_file()
 
@@ -440,7 +425,7 @@ def test_two_experts_have_a_folder_each_and_one_runtime_configuration(
     folder: Path, tmp_path: Path, judged: list[Network]
 ) -> None:
     """A model of two networks, as exporters are handed it: here one network in both roles."""
-    assert main(["run", "--config", str(small(folder, "smoothquant_w_a", tmp_path))]) == 0
+    assert main(["run", "--config", str(shipped_config(folder, "smoothquant_w_a", tmp_path))]) == 0
     names = ("transformer", "transformer_2")
     sampling = {"steps": 4, "num_frames": 5, "height": 32, "width": 32, "guidance_scale": 4.0, "guidance_scale_2": 3.0,
                 "boundary": 0.9, "shift": 5.0, "seed": 1}  # fmt: skip

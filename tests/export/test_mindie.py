@@ -31,7 +31,7 @@ from llmc.steps.layer_checks import check_layers
 from llmc.steps.network import prepare
 from tests.end_to_end.small_run import small_config
 from tests.export import mindie_reader
-from tests.export.tiny import SMOOTH, finished_part, output, save_tiny
+from tests.export.tiny import SMOOTH, finished_part, output
 from tests.tiny_pipelines import TINY
 
 INT8 = TensorSpec(format="int8", granularity="per_channel")
@@ -56,11 +56,6 @@ HUNYUAN_NAMES = {
     f"double_blocks.{i}.{stream}_{name}"
     for i in range(2) for stream in ("img", "txt") for name in ("attn_qkv", "attn_proj", "mlp.fc1", "mlp.fc2")
 } | {f"single_blocks.{i}.{name}" for i in range(2) for name in ("linear1", "linear2")}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("wan"))
 
 
 class Replaced(nn.Module):

@@ -13,25 +13,14 @@ import torch
 from llmc.export.diffusers import Diffusers
 from llmc.layers.linear import in_mode
 from llmc.numerics.quantize import quantize
-from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from tests.export.tiny import finished_family, finished_part, judged_output, output, save_tiny, with_float
+from tests.export.tiny import finished_family, finished_part, judged_output, output, spec, with_float
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("torchao", reason="bash scripts/test.sh --extras verify installs it")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torchao's own
-
-
-def spec(name: str, act: bool) -> LayerSpec:
-    weight = TensorSpec(format=name, granularity="per_channel")
-    return LayerSpec(weight=weight, act=TensorSpec(format=name, granularity="per_token") if act else None)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("wan"))
 
 
 def load(folder: Path, dtype: torch.dtype | None) -> Any:

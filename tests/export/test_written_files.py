@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from llmc.algorithms.base import Algorithm
 from llmc.algorithms.rtn import RTN
-from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
 from llmc.convert.rename import Renamer
 from llmc.export.base import Exporter, FinishedPart
@@ -20,30 +19,12 @@ from llmc.export.fake import FakeQuant
 from llmc.export.lightx2v import LightX2V
 from llmc.export.transformed import Transformed
 from llmc.layers.linear import in_mode
-from llmc.models.base import Sampling
 from llmc.models.wan import LIGHTX2V, WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from llmc.steps.calibrate import calibrate
 from llmc.steps.network import Network, prepare
-from tests.tiny_pipelines import save_samples, save_wan_i2v
-
-SAMPLING = Sampling(height=32, width=32, num_frames=5, steps=2, guidance_scale=1.0, seed=3)
-SMOOTH = (SmoothQuant(alpha=0.5, gate=False),)
-
-
-def spec(name: str) -> LayerSpec:
-    return LayerSpec(
-        weight=TensorSpec(format=name, granularity="per_channel"), act=TensorSpec(format=name, granularity="per_token")
-    )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wan")
-    save_wan_i2v(folder / "model")
-    save_samples(folder / "samples", 1)
-    return folder
+from tests.export.tiny import SAMPLING, SMOOTH, spec
 
 
 def quantized(

@@ -16,7 +16,7 @@ from llmc.export.base import Exporter, FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling, adapters
 from llmc.models.wan import WanI2V
-from llmc.numerics.spec import LayerSpec
+from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from llmc.steps.calibrate import calibrate
 from llmc.steps.network import Network, prepare
@@ -24,6 +24,12 @@ from tests.tiny_pipelines import TINY, save_samples, save_wan_i2v
 
 SAMPLING = Sampling(height=32, width=32, num_frames=5, steps=2, guidance_scale=1.0, seed=3)
 SMOOTH = (SmoothQuant(alpha=0.5, gate=False),)
+
+
+def spec(name: str, act: bool = True) -> LayerSpec:
+    """Weights in that format, for each channel; acts too, for each token, or float."""
+    weight = TensorSpec(format=name, granularity="per_channel")
+    return LayerSpec(weight=weight, act=TensorSpec(format=name, granularity="per_token") if act else None)
 
 
 def save_tiny(folder: Path) -> Path:
@@ -86,7 +92,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # of a network
 
 @torch.no_grad()
 def finished_family(
-    folder: Path, family: str, exporter: Exporter, spec: LayerSpec
+    folder: Path, family: str, exporter: Exporter, grids: LayerSpec
 ) -> tuple[FinishedPart, Network, Call]:
     """The transformer of any family with one network after calibration, and the first call of it."""
     save, sampling = TINY[family]
@@ -99,7 +105,7 @@ def finished_family(
     hook = whole.module.register_forward_pre_hook(
         lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
     )
-    network = prepare(whole, Policy(spec), [exporter], SMOOTH, original=adapter.original(whole.module))
+    network = prepare(whole, Policy(grids), [exporter], SMOOTH, original=adapter.original(whole.module))
     (sample,) = read_samples(folder / "samples", needs_image=False)
     calibrate(adapter, pipeline, [network], [(0, sample, sampling)], 64)
     hook.remove()

@@ -136,13 +136,16 @@ def test_what_a_release_lacks_is_named(name: str, tmp_path: Path, capsys: pytest
     assert "is a release of Wan, but holds no" in message and "download" in message
 
 
-def test_what_writes_a_pipeline_around_the_networks_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("switch", ["save_fake", "save_diffusers"])
+def test_what_writes_a_whole_pipeline_is_refused(
+    switch: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small_config(tmp_path, 1, "WanT2V", save={"save_lightx2v": False, "save_fake": True})
+    config = small_config(tmp_path, 1, "WanT2V", eval=None, save={"save_lightx2v": False, switch: True})
     save_release(with_released_sizes("WanT2V", tmp_path / "model"), tmp_path / "model", tmp_path / "release")
+    assert main(["check", str(config)]) == 0
     assert main(["check", str(config), "--set", f"model.path={tmp_path / 'release'}"]) == 2
-    assert "save.save_fake: it writes a whole pipeline of diffusers" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"save.{switch}: " in message and "it writes a whole pipeline of diffusers" in message
 
 
 @torch.no_grad()

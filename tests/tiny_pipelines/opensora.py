@@ -54,7 +54,7 @@ def save_opensora_plan(folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import MT5Config, MT5EncoderModel
 
-    from llmc.models.opensora import empty_network
+    from llmc.models.opensora_network import empty_network
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,24 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from llmc.__main__ import main
 from llmc.verify.network import MANIFEST
+from tests.export.shipped import SHIPPED, shipped_config
 from tests.tiny_pipelines import save_samples, save_wan_i2v
-
-CONFIGS = Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v"
-SHIPPED = {
-    "int8-vllm": "smoothquant_w_a",
-    "fp8-vllm": "gptq_w_a_fp8",
-    "fp8-b128-deepgemm": "fp8_block128",
-    "fp8-pertensor": "fp8_pertensor_static",
-    "nvfp4": "nvfp4",
-    "mxfp4": "mxfp4",
-    "mxfp6-mxfp8": "mxfp6_mxfp8",
-    "mxfp8": "mxfp8",
-    "int4-g128-marlin": "int4_marlin",
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Make:
         if key not in made:
             out = root / key
             out.mkdir()
-            assert main(["run", "--config", str(config_of(scheme, root, out, save))]) == 0
+            assert main(["run", "--config", str(shipped_config(root, SHIPPED[scheme], out, **save))]) == 0
             made[key] = Exported(out / "export", out / "run", root / "model")
         return made[key]
 
@@ -87,17 +74,3 @@ def save_tiny_model(folder: Path) -> None:
                 weight *= torch.rand(weight.shape[0], 1) + 0.2
                 weight *= (torch.rand(weight.shape[1] // 16) * 4 + 0.2).repeat_interleave(16)
     transformer.save_pretrained(folder / "transformer")
-
-
-def config_of(scheme: str, root: Path, out: Path, save: dict[str, Any]) -> Path:
-    """The shipped configuration, on the tiny model."""
-    config = yaml.safe_load((CONFIGS / f"{SHIPPED[scheme]}.yaml").read_text())
-    config["base"] |= {"run_dir": str(out / "run"), "device": "cpu"}
-    config["model"]["path"] = str(root / "model")
-    config["calib"] |= {"path": str(root / "samples"), "sample_steps": 2, "max_rows": 64, "guidance_scale": 1.0,
-                        "target_height": 32, "target_width": 32, "num_frames": 5}  # fmt: skip
-    del config["eval"]
-    config["save"] |= {"save_path": str(out / "export"), "native_names": True, **save}
-    path = out / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from llmc.__main__ import main
 from llmc.verify.run import verify
 from llmc.verify.verdict import Report
-from tests.verify.conftest import SHIPPED, Make
+from tests.export.shipped import SHIPPED
+from tests.verify.conftest import Make
 
 
 def not_passed(report: Report) -> dict[str, str]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from llmc.plugin import Plugin
 from llmc.verify.files import read_object
-from llmc.verify.network import MANIFEST
+from llmc.verify.network import MANIFEST, folder_of
 from llmc.verify.sources import Sources
 from llmc.verify.verdict import Verdict
 
 
 def named_target(path: Path) -> str | None:
     """The target that the manifest of an export names, if there is one."""
-    manifest = read_object((path if path.is_dir() else path.parent) / MANIFEST)
+    manifest = read_object(folder_of(path) / MANIFEST)
     found: str | None = (manifest or {}).get("target")
     return found
 
@@ -23,9 +23,14 @@ def named_target(path: Path) -> str | None:
 class Target(Plugin):
     """What is verified is read without the code that wrote it: a target imports nothing of `llmc.export`."""
 
-    @abstractmethod
     def recognizes(self, path: Path) -> bool:
-        """Whether a folder or file is an export of this target, whole or not."""
+        """Whether a folder or file is an export of this target, whole or not: as its manifest says, if it has one."""
+        named = named_target(path)
+        return self.looks_like(path) if named is None else named == self.name
+
+    @abstractmethod
+    def looks_like(self, path: Path) -> bool:
+        """The same for what has no manifest."""
 
     @abstractmethod
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:

@@ -12,9 +12,9 @@ from llmc.verify.file_rules import manifest_agrees
 from llmc.verify.files import TensorFile, open_tensor_file, parse_object, read_object
 from llmc.verify.layered import Layered, sizes_from_shapes
 from llmc.verify.layered_rules import LayeredRules, layered_verdicts
-from llmc.verify.network import MANIFEST, Export
+from llmc.verify.network import MANIFEST, Export, folder_of
 from llmc.verify.sources import Sources
-from llmc.verify.targets.base import Target, named_target
+from llmc.verify.targets.base import Target
 from llmc.verify.verdict import Checked, Finding, Verdict, verdict
 
 NEW = {"weight": "weight", "weight_scale": "weight_scale", "input_scale": "input_scale"}
@@ -77,13 +77,11 @@ class ComfyUIExport(Target):
 
     name: Literal["comfyui"] = "comfyui"
 
-    def recognizes(self, path: Path) -> bool:
-        if (named := named_target(path)) is not None:
-            return named == self.name
+    def looks_like(self, path: Path) -> bool:
         return any(name == MARKER or name.endswith(".comfy_quant") for file in _files(path) for name in file.entries)
 
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
-        folder = path if path.is_dir() else path.parent
+        folder = folder_of(path)
         networks = tuple(_network(folder, file, len(_files(path)) > 1) for file in _files(path))
         export = Export(folder, read_object(folder / MANIFEST), {}, networks)
         yield verdict("", "files as written", manifest_agrees(export))

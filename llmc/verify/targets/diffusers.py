@@ -15,7 +15,7 @@ from llmc.verify.layered import Layered
 from llmc.verify.layered_rules import LayeredRules, layered_verdicts
 from llmc.verify.network import MANIFEST, Export
 from llmc.verify.sources import Sources
-from llmc.verify.targets.base import Target, named_target
+from llmc.verify.targets.base import Target
 from llmc.verify.verdict import Checked, Finding, Verdict, some, verdict
 from llmc.verify.wan import Linear
 
@@ -107,9 +107,7 @@ class DiffusersExport(Target):
 
     name: Literal["diffusers"] = "diffusers"
 
-    def recognizes(self, path: Path) -> bool:
-        if (named := named_target(path)) is not None:
-            return named == self.name
+    def looks_like(self, path: Path) -> bool:
         return bool(_network_folders(path))
 
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:

@@ -10,10 +10,10 @@ from llmc.verify import file_rules, name_rules, value_rules
 from llmc.verify.encoders import encoder_verdicts
 from llmc.verify.files import open_tensor_file
 from llmc.verify.forward_rule import forward_is_close
-from llmc.verify.network import Export, Network, network_folders, open_export
+from llmc.verify.network import Export, Network, folder_of, network_folders, open_export
 from llmc.verify.sources import Sources
-from llmc.verify.targets.base import Target, named_target
-from llmc.verify.verdict import Finding, NotChecked, Verdict, verdict
+from llmc.verify.targets.base import Target
+from llmc.verify.verdict import Finding, NotChecked, Verdict, apply_rules, verdict
 from llmc.verify.wan import Wan
 
 EXPORT_RULES: Mapping[str, Callable[[Export], Finding]] = {
@@ -48,10 +48,8 @@ class LightX2VExport(Target):
 
     name: Literal["lightx2v"] = "lightx2v"
 
-    def recognizes(self, path: Path) -> bool:
-        folder = path if path.is_dir() else path.parent
-        if (named := named_target(path)) is not None:
-            return named == self.name
+    def looks_like(self, path: Path) -> bool:
+        folder = folder_of(path)
         if any(folder.glob("lightx2v_*.json")):
             return True
         if any(folder.glob("**/quant_model_description*.json")):  # MindIE's, whose tensors have the same ends
@@ -62,27 +60,20 @@ class LightX2VExport(Target):
 
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
         export = open_export(path)
-        for rule, of_export in EXPORT_RULES.items():
-            yield verdict("", rule, of_export(export))
+        yield from apply_rules("", EXPORT_RULES, export)
         for network in export.networks:
             yield from _network_verdicts(network, sources)
         yield from encoder_verdicts(export, sources)
 
 
 def _network_verdicts(network: Network, sources: Sources) -> Iterator[Verdict]:
-    for rule, of_files in FILE_RULES.items():
-        yield verdict(network.label, rule, of_files(network))
-    why = ""
-    if any(file.problem for file in network.files) or not network.files:
-        why = "a file cannot be read"
-    elif not isinstance(network.described, Wan):
+    yield from apply_rules(network.label, FILE_RULES, network)
+    why = network.unreadable
+    if not why and not isinstance(network.described, Wan):
         why = "config.json does not describe the network"
-    runs = not why
-    for rule, of_network in NETWORK_RULES.items():
-        found = verdict(network.label, rule, NotChecked(why) if why else of_network(network))
-        runs &= found.status == "pass" or rule not in NEEDED_TO_RUN
-        yield found
-    for rule, of_values in VALUE_RULES.items():
-        yield verdict(network.label, rule, NotChecked(why) if why else of_values(network, sources))
-    forward = forward_is_close(network, sources) if runs else NotChecked(why or "names, types or shapes are wrong")
-    yield verdict(network.label, "forward", forward)
+    of_network = list(apply_rules(network.label, NETWORK_RULES, network, why_not=why))
+    yield from of_network
+    yield from apply_rules(network.label, VALUE_RULES, network, sources, why_not=why)
+    if any(found.status != "pass" for found in of_network if found.rule in NEEDED_TO_RUN):
+        why = why or "names, types or shapes are wrong"
+    yield verdict(network.label, "forward", NotChecked(why) if why else forward_is_close(network, sources))

@@ -9,10 +9,10 @@ from typing import Literal
 from llmc.verify import file_rules, mindie_attention, mindie_rules, mindie_value_rules
 from llmc.verify.files import read_object
 from llmc.verify.mindie import DESCRIPTION, Described, described_networks
-from llmc.verify.network import MANIFEST, Export
+from llmc.verify.network import MANIFEST, Export, folder_of
 from llmc.verify.sources import Sources
-from llmc.verify.targets.base import Target, named_target
-from llmc.verify.verdict import Finding, NotChecked, Verdict, verdict
+from llmc.verify.targets.base import Target
+from llmc.verify.verdict import Finding, Verdict, apply_rules, verdict
 
 FILE_RULES: Mapping[str, Callable[[Described], Finding]] = {
     "file names": mindie_rules.files_are_found,
@@ -31,6 +31,9 @@ NETWORK_RULES: Mapping[str, Callable[[Described], Finding]] = {
     "float tensors": mindie_value_rules.float_tensors_are_the_models,
     "against the float model": mindie_value_rules.weights_are_the_models,
 }
+RUN_RULES: Mapping[str, Callable[[Described, Sources], Finding]] = {
+    "against the judged weights": mindie_value_rules.weights_are_the_judged_ones,
+}
 
 
 class MindIEExport(Target):
@@ -38,13 +41,11 @@ class MindIEExport(Target):
 
     name: Literal["mindie"] = "mindie"
 
-    def recognizes(self, path: Path) -> bool:
-        if (named := named_target(path)) is not None:
-            return named == self.name
-        return any(_folder(path).glob(f"**/{DESCRIPTION}*.json"))
+    def looks_like(self, path: Path) -> bool:
+        return any(folder_of(path).glob(f"**/{DESCRIPTION}*.json"))
 
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
-        folder = _folder(path)
+        folder = folder_of(path)
         networks = described_networks(folder, sources)
         yield verdict("", "files as written", file_rules.manifest_agrees(
             Export(folder, read_object(folder / MANIFEST), {}, networks)))  # fmt: skip
@@ -53,15 +54,6 @@ class MindIEExport(Target):
 
 
 def _network_verdicts(network: Described, sources: Sources) -> Iterator[Verdict]:
-    for rule, of_files in FILE_RULES.items():
-        yield verdict(network.label, rule, of_files(network))
-    whole = bool(network.files) and not any(file.problem for file in network.files)
-    broken = NotChecked("a file cannot be read")
-    for rule, of_network in NETWORK_RULES.items():
-        yield verdict(network.label, rule, of_network(network) if whole else broken)
-    judged = mindie_value_rules.weights_are_the_judged_ones(network, sources) if whole else broken
-    yield verdict(network.label, "against the judged weights", judged)
-
-
-def _folder(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
+    yield from apply_rules(network.label, FILE_RULES, network)
+    yield from apply_rules(network.label, NETWORK_RULES, network, why_not=network.unreadable)
+    yield from apply_rules(network.label, RUN_RULES, network, sources, why_not=network.unreadable)

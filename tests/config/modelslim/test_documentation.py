@@ -38,5 +38,5 @@ def test_a_command_that_is_shown_runs(line: str, tmp_path: Path) -> None:
 def test_a_file_that_is_shown_is_read(text: str, wan_t2v: Path, tmp_path: Path) -> None:
     path = tmp_path / "shown.yaml"
     path.write_text(text, encoding="utf-8")
-    values = load_document(path, [f"model.path={wan_t2v}", "save.save_path=/tmp/export"]).values
+    values = load_document(path, [f"model.path={wan_t2v}", f"save.save_path={tmp_path}/export"]).values
     assert values["quant"]["video_gen"]["rules"] == [{"match": "blocks.*.ffn.net.2", "skip": True}]

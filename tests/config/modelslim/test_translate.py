@@ -30,7 +30,7 @@ def quant(path: Path, model: Path, *more: str) -> dict[str, Any]:
 
 
 def beside(model: Path, *more: str) -> list[str]:
-    return [f"model.path={model}", "save.save_path=/tmp/export", *more]
+    return [f"model.path={model}", "save.save_path=export", *more]
 
 
 def refusal(path: Path, model: Path, *more: str) -> str:
@@ -241,7 +241,7 @@ def test_several_fa3_quants_are_rules_for_what_each_takes(write: Write, wan22_t2
         "rules": [{"match": "blocks.0.*", "bit": "e4m3"}],
     }  # fmt: skip
     assert document.values["save"] == {
-        "save_mindie": True, "save_path": "/tmp/export", "soc": "a5", "mindie_version": "2026-07"
+        "save_mindie": True, "save_path": "export", "soc": "a5", "mindie_version": "2026-07"
     }  # fmt: skip
     assert "mindie_version is 2026-07, which alone reads attention in mxfp4 and fp8_e4m3" in document.notes
     assert {problem.keys[0] for problem in config_problems(load_config(path, beside(wan22_t2v)))} <= {"model"}
@@ -282,7 +282,7 @@ def test_what_is_wrong_with_the_float_run_is_said(
 
 
 def test_a_key_of_the_free_section_that_is_not_known_is_said(write: Write, wan_t2v: Path) -> None:
-    config = {"model_config": {"t5_cpu": True}, "dump_config": {"dump_data_dir": "/tmp/dump"}}
+    config = {"model_config": {"t5_cpu": True}, "dump_config": {"dump_data_dir": "dump"}}
     notes = load_document(write([LINEAR], config), beside(wan_t2v)).notes
     assert "model_config.t5_cpu is not used: it is not known here" in notes
     assert any(note.startswith("dump_data_dir is not used") for note in notes)

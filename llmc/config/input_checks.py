@@ -1,0 +1,174 @@
+"""What a run reads: the model and its encoders, samples, and sizes and steps that the family can make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from llmc.config.document import KeyPath
+from llmc.config.explain import Problem
+from llmc.config.paths import input_candidates
+from llmc.config.schema import Config, SamplesConfig
+from llmc.config.words import choice
+from llmc.errors import LlmcError
+from llmc.models.base import adapters, check_adapter
+from llmc.models.encoders import encoder_classes, known_class, section_of
+from llmc.models.folder import folder_problems
+
+TASKS = {
+    "i2v": "i2v: each sample needs an image",
+    "t2v": "t2v: it takes a prompt alone",
+    "t2i": "t2i: it makes an image of a prompt",
+}
+# field of Sampling -> its key in the configuration
+SCHEDULE = {
+    "guidance_scale_2": "guidance_scale_2",
+    "shift": "sample_shift",
+    "denoising_step_list": "denoising_step_list",
+}
+
+
+def input_problems(config: Config) -> Iterator[Problem]:
+    """Why what is to be read cannot be."""
+    for check in (model_problems, encoder_problems, samples_problems, sampling_problems, metric_problems):
+        yield from check(config)
+
+
+def model_problems(config: Config) -> Iterator[Problem]:
+    """Whether the folder holds a pipeline of the adapter's family, and everything that joins it is there."""
+    adapter = config.model.adapter()
+    components: Mapping[str, str] | None = None
+    for key, place in adapter.sources(config.model.path).items():
+        yield from _missing(config, ("model", key), place)
+    if config.model.path.exists():
+        try:
+            check_adapter(type(adapter), config.model.path)
+            pipeline = adapter.index(config.model.path)
+            components = pipeline.components
+            for problem in folder_problems(pipeline, config.model.networks()):
+                yield Problem(("model", "path"), problem)
+        except LlmcError as error:
+            yield Problem(("model", "path"), str(error))
+    for name, path in config.model.networks().items():
+        keys: KeyPath = ("model", name)
+        yield from _missing(config, keys, path)
+        if name not in adapter.networks:
+            able = ", ".join(other for other, cls in adapters().items() if name in cls.networks)
+            yield Problem(keys, f"{config.model.type} reads its folder alone; leave it out (it is for {able})")
+        elif components is not None and name not in components:
+            yield Problem(keys, f"{config.model.path} has no {name} that it could stand in for; leave it out")
+    for index, lora in enumerate(config.model.lora):
+        yield from _missing(config, ("model", "lora", index, "path"), lora.path)
+        if components and lora.part is not None and lora.part not in components:
+            text = f"it is {lora.part}; the model has no such network: {choice(lora.part, sorted(components))}"
+            yield Problem(("model", "lora", index, "part"), text)
+
+
+def encoder_problems(config: Config) -> Iterator[Problem]:
+    """Whether the pipeline has the encoders that are to be quantized or replaced, of classes whose layout is known."""
+    adapter = config.model.adapter()
+    for name, path in config.model.encoder_weights().items():
+        yield from _missing(config, ("model", name), path)
+    try:
+        classes = encoder_classes(adapter.index(config.model.path), adapter.encoders)
+    except LlmcError:  # said already
+        return
+    for name in sorted(config.model.encoder_weights().keys() - classes.keys()):
+        has = ", ".join(classes) or "no encoder at all"
+        yield Problem(("model", name), f"the pipeline has {has}; leave model.{name} out")
+    for section in config.quant.sections():
+        mine = {name: found for name, found in classes.items() if section_of(name) == section}
+        if section != "video_gen" and not mine:
+            has = ", ".join(classes) or "no encoder at all"
+            yield Problem(("quant", section), f"the pipeline has {has}; leave quant.{section} out")
+        for name, found in mine.items():
+            try:
+                known_class(name, found)
+            except LlmcError as error:
+                yield Problem(("quant", section), str(error))
+            for exporter, _ in config.save.targets():
+                spec = config.quant.sections()[section].default_spec()
+                if (problem := exporter.encoder_problem(found, spec)) is not None:
+                    yield Problem(("quant", section), f"{exporter.name} was asked for in `save`, and {problem}")
+
+
+def samples_problems(config: Config) -> Iterator[Problem]:
+    """Whether samples.json can be read, and every image it names is there."""
+    adapter = config.model.adapter()
+    for key, samples in _sample_sections(config):
+        if samples.name not in adapter.tasks():
+            wanted = " or ".join(TASKS[task] for task in adapter.tasks())
+            yield Problem((key, "name"), f"it is {samples.name}; {config.model.type} is of the kind {wanted}")
+            continue
+        yield from _missing(config, (key, "path"), samples.path)
+        if samples.path.exists():
+            try:
+                samples.samples(adapter)
+            except LlmcError as error:
+                yield Problem((key, "path"), str(error))
+
+
+def sampling_problems(config: Config) -> Iterator[Problem]:
+    """Whether the model family can make videos of these sizes."""
+    adapter = type(config.model.adapter())
+    for key, samples in _sample_sections(config):
+        if samples.num_frames is None and not adapter.makes_images:
+            yield Problem((key, "num_frames"), "the key is missing; give the frames of the video")
+            continue
+        if samples.num_frames not in (None, 1) and adapter.makes_images:
+            text = f"it is {samples.num_frames}; {config.model.type} makes images: leave it out"
+            yield Problem((key, "num_frames"), text)
+        for sentence in adapter.check_sampling(samples.target_height, samples.target_width, samples.num_frames or 1):
+            name = sentence.split()[0]
+            keys = (key, name) if name in type(samples).model_fields else (key,)
+            yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+        for field, name in SCHEDULE.items():
+            if getattr(samples, name) is not None and field not in adapter.optional:
+                able = [other for other, cls in adapters().items() if field in cls.optional]
+                yield Problem(
+                    (key, name), f"{config.model.type} does not read it; leave it out (it is for {', '.join(able)})"
+                )
+        if samples.guidance_scale_2 is not None and (samples.guidance_scale_2 > 1) != (samples.guidance_scale > 1):
+            text = (
+                f"it is {samples.guidance_scale_2:g} beside guidance_scale {samples.guidance_scale:g}; guidance is on "
+            )
+            yield Problem(
+                (key, "guidance_scale_2"), text + "for both experts or for none: put both above 1, or leave it out"
+            )
+    yield from step_problems(config)
+
+
+def step_problems(config: Config) -> Iterator[Problem]:
+    """Whether the number of steps is that of the list of a distilled model."""
+    given = [("calib", "sample_steps", config.calib.sample_steps, config.calib.denoising_step_list)]
+    if config.eval is not None:
+        listed = config.eval.denoising_step_list or config.calib.denoising_step_list
+        given.append(("eval", "steps", config.eval.steps or 0, listed))
+    for section, key, steps, listed in given:
+        if listed and steps and steps != len(listed):
+            yield Problem(
+                (section, key), f"it is {steps}, but denoising_step_list has {len(listed)}; write {len(listed)}"
+            )
+
+
+def metric_problems(config: Config) -> Iterator[Problem]:
+    """Whether each metric that was asked for can tell of what the model makes."""
+    if config.eval is None or not config.model.adapter().makes_images or "metrics" not in config.eval.model_fields_set:
+        return
+    for index, metric in enumerate(config.eval.metrics):
+        if metric.least_frames > 1:
+            text = f"{metric.name} compares videos, and {config.model.type} makes images: leave it out"
+            yield Problem(("eval", "metrics", index), text)
+
+
+def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:
+    return [("calib", config.calib), *([("eval", config.eval)] if config.eval else [])]
+
+
+def _missing(config: Config, keys: KeyPath, path: Path) -> Iterator[Problem]:
+    if not path.exists():
+        folder = config.source.path.parent if config.source else None
+        looked = ", ".join(str(place) for place in input_candidates(path, folder) if place != path)
+        yield Problem(
+            keys, f"{path} does not exist{f' (looked for {looked})' if looked else ''}; put in a path that does"
+        )

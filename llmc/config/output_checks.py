@@ -1,0 +1,64 @@
+"""What a run writes: folders that can be made, where nothing else lies in the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmc.config.document import KeyPath
+from llmc.config.explain import Problem
+from llmc.config.schema import Config
+from llmc.errors import LlmcError
+from llmc.models.folder import file_header
+
+
+def output_problems(config: Config) -> Iterator[Problem]:
+    """Whether folders can be made where they are asked for, and nothing else lies where the export is to be written."""
+    yield from _unwritable(("base", "run_dir"), config.run_dir)
+    keys: KeyPath = ("save", "save_path")
+    path = config.save.save_path
+    if path is None:
+        return
+    if unwritable := list(_unwritable(keys, path)):
+        yield from unwritable
+        return
+    if path.resolve() == config.model.path.resolve():
+        yield Problem(keys, f"{path} is the folder of the float model; name another one")
+        return
+    for exporter, folder in config.save.targets():
+        inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
+        if inside and not config.save.overwrite and _written_for(folder) != config.fingerprint():
+            yield Problem(
+                keys, f"{folder} holds {inside}, which this configuration did not write; "
+                "name another folder, or add `overwrite: True`"
+            )  # fmt: skip
+        elif (obstacle := exporter.obstacle(folder)) is not None:
+            yield Problem(keys, obstacle)
+
+
+def _unwritable(keys: KeyPath, path: Path) -> Iterator[Problem]:
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        yield Problem(keys, f"{there} is a file; name a folder")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Problem(keys, f"{there} may not be written to; name a folder elsewhere, or give access")
+
+
+def _found_in(folder: Path, expected: set[str]) -> str:
+    """The first few names in a folder."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name not in expected) if folder.is_dir() else []
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _written_for(folder: Path) -> str | None:
+    """The fingerprint in the metadata of a checkpoint; None if there is no checkpoint of ours."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        try:
+            header = file_header(file)
+        except LlmcError:  # so nothing of ours
+            continue
+        found: str | None = header.get("__metadata__", {}).get("fingerprint")
+        if found is not None:  # files that were only linked there say nothing
+            return found
+    return None
