@@ -76,9 +76,9 @@ class DumperManager:
         return {"timestep_idx": call.step, "args": call.args, "kwargs": call.kwargs}
 
 
-def read_calls(calib_data: Sequence[Any], with_steps: bool = False) -> CallStore:
-    """The calls of such data, in any of the three forms; `with_steps` accepts only the one that tells the steps."""
-    store = CallStore()
+def read_calls(calib_data: Sequence[Any], model: nn.Module, with_steps: bool = False) -> CallStore:
+    """Calls of `model`, in any of the three forms; `with_steps` accepts only the one that tells the steps."""
+    store, signature = CallStore(), inspect.signature(model.forward)
     for number, item in enumerate(calib_data):
         match item:
             case {"timestep_idx": int(step), "args": list() | tuple() as args, "kwargs": dict() as kwargs} if step >= 0:
@@ -97,6 +97,13 @@ def read_calls(calib_data: Sequence[Any], with_steps: bool = False) -> CallStore
                     f"calib_data[{number}] is a {type(item).__name__}; a call is a list of its arguments, a dictionary "
                     "of them, or one with timestep_idx, args and kwargs: load what DumperManager.save wrote"
                 )
+        try:
+            signature.bind(*call.args, **call.kwargs)
+        except TypeError as error:
+            raise CalibrationError(
+                f"calib_data[{number}] is no call of {type(model).__name__}: {error}; forward takes "
+                f"{', '.join(signature.parameters)}: dump the calls of this very model with DumperManager"
+            ) from None
         store.add(call)
     return store
 
