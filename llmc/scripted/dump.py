@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
-from llmc.atomic import atomic_file
 from llmc.calib.store import Call, CallStore
+from llmc.convert.writer import write_pickle
 from llmc.errors import CalibrationError, ConfigError
 from llmc.layers.steps import running_step
 
@@ -49,8 +48,7 @@ class DumperManager:
             raise CalibrationError(f"the model was not called, so there is nothing for {path}; run the pipeline first")
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file, mode=0o600) as opened:
-            torch.save([self._item(call) for call in self._calls.calls("cpu")], opened)
+        write_pickle(file, [self._item(call) for call in self._calls.calls("cpu")], mode=0o600)
 
     def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = self._signature.bind(*args, **kwargs)
