@@ -11,6 +11,8 @@ from llmc.layers.transforms import Rotate
 from llmc.numerics.hadamard import block_hadamard, largest_order
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llmc.calib.block import BlockStep, Group
 
 
@@ -35,23 +37,35 @@ class Hadamard(Algorithm):
         return frozenset({"rows"})
 
     def width_problem(self, inputs: int) -> str | None:
-        if self.where == "folded" or self.block_size is None:
+        if self.block_size is None:
             return None
         if largest_order(self.block_size) != self.block_size:
             return f"no Hadamard matrix of block_size {self.block_size} is known here; use a power of two"
-        if inputs % self.block_size:
+        if self.where == "online" and inputs % self.block_size:
             return f"block_size {self.block_size} does not divide its {inputs} inputs; choose a divisor, or none"
         return None
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            if self.where == "online" or (group.head_width and group.fold):
-                block.transform_if_better(group, [self._rotation(group)], self.name, self.gate)
+            if self.where == "online":
+                rotation = Rotate(self._matrix(group, self.block_size))
+            elif group.head_width is None:
+                continue
+            elif not group.fold:
+                block.rejected[f"{self.name} folded, where no v can absorb it"] += 1
+                continue
+            else:
+                rotation = Rotate(self._matrix(group, self._within(block, group.head_width)), within_heads=True)
+            block.transform_if_better(group, [rotation], self.name, self.gate)
 
-    def _rotation(self, group: Group) -> Rotate:
-        size = self.block_size
-        if self.where == "folded":
-            heads = group.head_width or 1  # a block must not reach over two heads
-            size = size if size and heads % size == 0 else largest_order(heads)
-        matrix = block_hadamard(group.linears[0].in_features, size).to(group.device)
-        return Rotate(matrix, within_heads=self.where == "folded")
+    def _within(self, block: BlockStep, head_width: int) -> int:
+        """The channels that are mixed: a block must not reach over two heads."""
+        if self.block_size is not None and head_width % self.block_size == 0:
+            return self.block_size
+        if self.block_size is not None:
+            block.rejected[f"{self.name} block_size {self.block_size} in heads of {head_width}"] += 1
+        return largest_order(head_width)
+
+    @staticmethod
+    def _matrix(group: Group, block_size: int | None) -> Tensor:
+        return block_hadamard(group.linears[0].in_features, block_size).to(group.device)
