@@ -11,8 +11,6 @@ from llmc.layers.transforms import Rotate
 from llmc.numerics.hadamard import block_hadamard, largest_order
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from llmc.calib.block import BlockStep, Group
 
 
@@ -47,25 +45,22 @@ class Hadamard(Algorithm):
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            if self.where == "online":
-                rotation = Rotate(self._matrix(group, self.block_size))
-            elif group.head_width is None:
-                continue
-            elif not group.fold:
-                block.rejected[f"{self.name} folded, where no v can absorb it"] += 1
-                continue
-            else:
-                rotation = Rotate(self._matrix(group, self._within(block, group.head_width)), within_heads=True)
-            block.transform_if_better(group, [rotation], self.name, self.gate)
+            rotation = self._rotation(block, group)
+            if rotation is not None:
+                block.transform_if_better(group, [rotation], self.name, self.gate)
 
-    def _within(self, block: BlockStep, head_width: int) -> int:
-        """The channels that are mixed: a block must not reach over two heads."""
-        if self.block_size is not None and head_width % self.block_size == 0:
-            return self.block_size
-        if self.block_size is not None:
-            block.rejected[f"{self.name} block_size {self.block_size} in heads of {head_width}"] += 1
-        return largest_order(head_width)
-
-    @staticmethod
-    def _matrix(group: Group, block_size: int | None) -> Tensor:
-        return block_hadamard(group.linears[0].in_features, block_size).to(group.device)
+    def _rotation(self, block: BlockStep, group: Group) -> Rotate | None:
+        """Of the group's input; None where there is nothing to fold it into."""
+        width, heads = group.linears[0].in_features, group.head_width
+        if self.where == "online":
+            return Rotate(block_hadamard(width, self.block_size).to(group.device))
+        if heads is None:
+            return None
+        if not group.fold:
+            block.rejected[f"{self.name} folded, where no v can absorb it"] += 1
+            return None
+        size = self.block_size or largest_order(heads)
+        if heads % size:  # a block must not reach over two heads
+            block.rejected[f"{self.name} block_size {size} in heads of {heads}"] += 1
+            size = largest_order(heads)
+        return Rotate(block_hadamard(width, size).to(group.device), within_heads=True)

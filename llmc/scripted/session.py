@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 from typing_extensions import TypedDict
@@ -24,13 +24,15 @@ class Settings(Strict):
 
     model_config = ConfigDict(strict=True)
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            name = type(self).__name__
-            found = find_problems(error, values, type(self))
-            raise problems_error([replace(one, keys=(name, *one.keys)) for one in found], None, name) from None
+    if not TYPE_CHECKING:  # editors know the one that pydantic makes of the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                name = type(self).__name__
+                found = find_problems(error, values, type(self))
+                raise problems_error([replace(one, keys=(name, *one.keys)) for one in found], None, name) from None
 
 
 class M3ProcessorConfig(Settings):
