@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.errors import ExportError, LlmcError
+from llmc.errors import ConfigError, ExportError, LlmcError
 from llmc.later import import_later
 
 if TYPE_CHECKING:
@@ -65,7 +65,13 @@ def quant_command(options: argparse.Namespace) -> None:
     from llmc.config.one_command import AFTERWARDS, recipe_of
 
     path, overrides = recipe_of(options, _overrides(options))
-    _run(_checked_config(path, overrides), options)
+    config = _checked_config(path, overrides)
+    if options.eval and config.eval is None:
+        raise ConfigError(
+            f"--eval: {path} has no `eval` section, which says how the videos are made to judge by; give it one "
+            "(docs/config.md has the keys), or leave --eval out"
+        )
+    _run(config, options)
     if _speaks() and not options.json:
         print(AFTERWARDS)
 

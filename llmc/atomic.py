@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 STAGE = ".writing-"  # how the hidden folder of a `staged_folder` begins
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
@@ -23,6 +25,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)  # the name itself survives a power cut only then
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:  # the system does not say what it could not write
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

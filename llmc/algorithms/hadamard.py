@@ -35,23 +35,32 @@ class Hadamard(Algorithm):
         return frozenset({"rows"})
 
     def width_problem(self, inputs: int) -> str | None:
-        if self.where == "folded" or self.block_size is None:
+        if self.block_size is None:
             return None
         if largest_order(self.block_size) != self.block_size:
             return f"no Hadamard matrix of block_size {self.block_size} is known here; use a power of two"
-        if inputs % self.block_size:
+        if self.where == "online" and inputs % self.block_size:
             return f"block_size {self.block_size} does not divide its {inputs} inputs; choose a divisor, or none"
         return None
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            if self.where == "online" or (group.head_width and group.fold):
-                block.transform_if_better(group, [self._rotation(group)], self.name, self.gate)
+            rotation = self._rotation(block, group)
+            if rotation is not None:
+                block.transform_if_better(group, [rotation], self.name, self.gate)
 
-    def _rotation(self, group: Group) -> Rotate:
-        size = self.block_size
-        if self.where == "folded":
-            heads = group.head_width or 1  # a block must not reach over two heads
-            size = size if size and heads % size == 0 else largest_order(heads)
-        matrix = block_hadamard(group.linears[0].in_features, size).to(group.device)
-        return Rotate(matrix, within_heads=self.where == "folded")
+    def _rotation(self, block: BlockStep, group: Group) -> Rotate | None:
+        """Of the group's input; None where there is nothing to fold it into."""
+        width, heads = group.linears[0].in_features, group.head_width
+        if self.where == "online":
+            return Rotate(block_hadamard(width, self.block_size).to(group.device))
+        if heads is None:
+            return None
+        if not group.fold:
+            block.rejected[f"{self.name} folded, where no v can absorb it"] += 1
+            return None
+        size = self.block_size or largest_order(heads)
+        if heads % size:  # a block must not reach over two heads
+            block.rejected[f"{self.name} block_size {size} in heads of {heads}"] += 1
+            size = largest_order(heads)
+        return Rotate(block_hadamard(width, size).to(group.device), within_heads=True)

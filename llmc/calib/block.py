@@ -170,14 +170,16 @@ class Group:
             layer.transform(transform)
 
     def _all_in_one(self, scale: Scale, dtype: ScaleDtype) -> Scale:
-        """A Scale that the runtime multiplies by, exact in what it keeps; one before it is taken back, and goes in."""
+        """A Scale that the runtime multiplies by, exact in what it keeps; one before it is taken back, and goes in. A
+        channel that was silent in the calibration may speak later: its product must stay finite, which in float16 it
+        does up to the root of the largest number."""
         before = self.linears[0].state.transforms[-1:]
         if before and isinstance(before[0], Scale):
             scale = Scale(before[0].multiplier * scale.multiplier)
             for layer in self.linears:
                 layer.take_back_transform()
         kept = getattr(torch, dtype)
-        smallest, largest = torch.finfo(kept).tiny, torch.finfo(kept).max
+        smallest, largest = torch.finfo(kept).tiny, torch.finfo(kept).max ** 0.5
         return Scale(scale.multiplier.clamp(smallest, largest).to(kept).float())
 
     def _absorbed_exactly(self, multiplier: Tensor, place: str | ModulatedRows, norm: nn.Module) -> Tensor:

@@ -9,10 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from llmc.calib.store import CallStore
+from llmc.calib.store import CallStore, check_tensors, write_tensors
+from llmc.errors import CalibrationError
+from llmc.log import log
 from llmc.models.base import Video
+
+VIDEOS = "videos.safetensors"
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,27 @@ class Recording:
 def cached_recording(
     folder: Path, parts: Sequence[str], record: Callable[[dict[str, CallStore]], list[Video]]
 ) -> tuple[Recording, bool]:
-    """Open the recording in `folder`, or make it there; also says whether it was there already."""
+    """Open the recording in `folder`, or make it there; also says whether it was there already, and whole."""
     if folder.is_dir():
-        return Recording(_load_videos(folder), {part: CallStore.open(folder / part) for part in parts}), True
+        try:
+            return _opened(folder, parts), True
+        except CalibrationError as error:
+            log.warning("%s", error)
+            log.warning("%s is damaged: the float run is made again", folder)
+            shutil.rmtree(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    stores = {part: CallStore(partial / part) for part in parts}
-    videos = record(stores)
-    for store in stores.values():
-        store.save_index()
-    tensors = {f"frames.{i}": video.frames.contiguous() for i, video in enumerate(videos)}
-    tensors |= {f"latents.{i}": video.latents.contiguous() for i, video in enumerate(videos)}
-    save_file(tensors, partial / "videos.safetensors")
-    partial.rename(folder)
+    try:
+        stores = {part: CallStore(partial / part) for part in parts}
+        videos = record(stores)
+        for store in stores.values():
+            store.save_index()
+        tensors = {f"frames.{i}": video.frames.contiguous() for i, video in enumerate(videos)}
+        tensors |= {f"latents.{i}": video.latents.contiguous() for i, video in enumerate(videos)}
+        write_tensors(partial / VIDEOS, tensors)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk the room is needed
     return Recording(videos, {part: CallStore.open(folder / part) for part in parts}), False
 
 
@@ -56,6 +68,10 @@ def _describe(thing: object) -> object:
     return [_describe(item) for item in thing] if isinstance(thing, list | tuple) else thing
 
 
-def _load_videos(folder: Path) -> list[Video]:
-    tensors = load_file(folder / "videos.safetensors")
-    return [Video(tensors[f"frames.{i}"], tensors[f"latents.{i}"]) for i in range(len(tensors) // 2)]
+def _opened(folder: Path, parts: Sequence[str]) -> Recording:
+    """A recording that is whole."""
+    calls = {part: CallStore.open(folder / part) for part in parts}
+    check_tensors(folder / VIDEOS)
+    tensors = load_file(folder / VIDEOS)
+    videos = [Video(tensors[f"frames.{i}"], tensors[f"latents.{i}"]) for i in range(len(tensors) // 2)]
+    return Recording(videos, calls)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from llmc.errors import CalibrationError
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,18 @@ class CallStore:
 
     @classmethod
     def open(cls, folder: Path) -> CallStore:
-        """The calls that an earlier run saved."""
-        index = json.loads((folder / "calls.json").read_text(encoding="utf-8"))
-        store = cls(folder)
-        store._tensors = [None] * index["tensors"]
-        for entry in index["calls"]:
-            entry |= {key: _decode(entry[key]) for key in ("args", "kwargs", "output")}
-            store._calls.append(Call(**entry))
+        """The calls that an earlier run saved; refused if not every one is there, and whole."""
+        store, index = cls(folder), folder / "calls.json"
+        try:
+            content = json.loads(index.read_text(encoding="utf-8"))
+            for entry in content["calls"]:
+                entry |= {key: _decode(entry[key]) for key in ("args", "kwargs", "output")}
+                store._calls.append(Call(**entry))
+            store._tensors = [None] * content["tensors"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise CalibrationError(f"{index} does not list recorded calls: {error!r}; record them again") from error
+        for number in range(len(store._tensors)):
+            check_tensors(folder / f"{number}.safetensors")
         return store
 
     def nbytes(self) -> int:
@@ -112,7 +119,7 @@ class CallStore:
         if self.folder is None:
             self._tensors.append(copy)
         else:
-            save_file({"t": copy.contiguous()}, self.folder / f"{number}.safetensors")
+            write_tensors(self.folder / f"{number}.safetensors", {"t": copy.contiguous()})
             self._tensors.append(None)
         self._number_of[key] = (weakref.ref(tensor), number)
         return _Kept(number)
@@ -125,6 +132,26 @@ class CallStore:
         with safe_open(self.folder / f"{number}.safetensors", "pt") as file:
             loaded: Tensor = file.get_tensor("t")
         return loaded
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A file of a recording."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # what the library makes of an error of the system
+        raise CalibrationError(
+            f"{path} cannot be written: {error}; make room there, or record elsewhere: a run keeps its float run in "
+            "its folder (base.run_dir), and what it calibrates on in TMPDIR"
+        ) from error
+
+
+def check_tensors(path: Path) -> None:
+    """Refuse a file of a recording that is missing or cut off; no value is read."""
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except (FileNotFoundError, SafetensorError) as error:
+        raise CalibrationError(f"{path} cannot be read: {error}; record again") from error
 
 
 def map_tree(value: Any, change: Callable[[Any], Any], of: type) -> Any:

@@ -123,6 +123,7 @@ _NEEDS = {
     "string_type": "text is needed; put it in quotes if it looks like a number",
     "path_type": "a path is needed",
     "tuple_type": "a list is needed, such as [a, b]",
+    "list_type": "a list is needed, such as [a, b]",
     "greater_than": "it must be greater than {gt}",
     "greater_than_equal": "it must be at least {ge}",
     "less_than": "it must be less than {lt}",

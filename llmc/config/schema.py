@@ -189,6 +189,11 @@ class Config(Strict):
     save: SaveConfig = Field(SaveConfig(), description="what is written for a runtime")
     _source: Source | None = PrivateAttr(None)
 
+    @field_validator("base", "ignored_layers", "save", mode="before")
+    @classmethod
+    def _empty_is_left_out(cls, section: Any) -> Any:
+        return {} if section is None else section
+
     def model_post_init(self, context: Any) -> None:
         self._source = (context or {}).get("source")
 

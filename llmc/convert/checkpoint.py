@@ -76,7 +76,7 @@ def open_checkpoint(path: Path, network: str = "transformer") -> Checkpoint:
         metadata = about | metadata
     folder = files[0].parent
     config = folder / "config.json"
-    return Checkpoint(folder, tensors, metadata, json.loads(config.read_text("utf-8")) if config.is_file() else None)
+    return Checkpoint(folder, tensors, metadata, _read_object(config) if config.is_file() else None)
 
 
 def checkpoint_files(path: Path, network: str = "transformer") -> list[Path]:
@@ -113,7 +113,12 @@ def _files_in(folder: Path) -> list[Path]:
             f"{folder} holds several indexes: {names}; a checkpoint has one; keep only that in the folder"
         )
     if indexes:
-        weight_map: dict[str, str] = json.loads(indexes[0].read_text("utf-8"))["weight_map"]
+        weight_map = _read_object(indexes[0]).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ExportError(
+                f"{indexes[0]} has no weight_map, which says of each tensor in which file it is; copy or download it "
+                "again, or delete it: the files beside it can be read without"
+            )
         files = sorted({folder / name for name in weight_map.values()})
         if missing := [file.name for file in files if not file.exists()]:
             raise ExportError(
@@ -122,6 +127,17 @@ def _files_in(folder: Path) -> list[Path]:
             )
         return files
     return sorted(folder.glob("*.safetensors")) or sorted(file for file in folder.iterdir() if file.suffix in PICKLED)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ExportError(f"{path} is no JSON: {error}; copy or download it again") from error
+    if not isinstance(found, dict):
+        raise ExportError(f"{path} holds a {type(found).__name__}, not keys with values; copy or download it again")
+    return found
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:

@@ -191,4 +191,14 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         header = None
     if not isinstance(header, dict):
         raise ExportError(f"{path} has no whole header; a safetensors file begins with one; copy or download it again")
+    for name, entry in header.items():
+        if name != "__metadata__" and not _says_where(entry):
+            raise ExportError(f"{path} does not say type, shape and place of {name}; copy or download it again")
     return header
+
+
+def _says_where(entry: Any) -> bool:
+    match entry:
+        case {"dtype": str(), "shape": [*shape], "data_offsets": [int(), int()]}:
+            return all(isinstance(length, int) for length in shape)
+    return False

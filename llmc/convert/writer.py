@@ -47,7 +47,8 @@ def write_checkpoint(
         for file, names in files.items():
             part = {name: tensors[name] for name in names}
             if suffix == ".pth":
-                _write_pickle(stage / file, part, mode)
+                # a clone, since the view of a larger storage would bring all of that along; all of them are in memory
+                write_pickle(stage / file, {name: made(name, tensor).clone() for name, tensor in part.items()}, mode)
             else:
                 write_file(stage / file, part, {"format": "pt", **(metadata or {})}, mode)
         if layout == "sharded" and len(files) > 1:
@@ -98,6 +99,19 @@ def write_json(path: Path, content: Mapping[str, Any], mode: int | None = None) 
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def write_pickle(path: Path, content: Any, mode: int | None = None) -> None:
+    """What `torch.load` reads, whole or not at all."""
+    with atomic_file(path, mode) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(
+                error.__context__, OSError
+            ):  # torch goes on to close its archive, and complains of that alone
+                raise error.__context__ from None
+            raise
+
+
 def check_space(folder: Path, needed: int) -> None:
     """Refuse before the first byte what the disk cannot hold."""
     free = shutil.disk_usage(folder).free
@@ -133,10 +147,3 @@ def _shards(tensors: Mapping[str, LazyTensor], max_size: int, max_count: int | N
             size = byte_count(tensor)
         shards[-1].append(name)
     return shards
-
-
-def _write_pickle(path: Path, tensors: Mapping[str, LazyTensor], mode: int | None) -> None:
-    """What `torch.load` reads; this format holds all tensors of one file in memory, and no metadata."""
-    with atomic_file(path, mode) as file:
-        # a clone, since the view of a larger storage would bring all of that along
-        torch.save({name: made(name, tensor).clone() for name, tensor in tensors.items()}, file)

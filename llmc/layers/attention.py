@@ -91,15 +91,23 @@ class QuantAttention:
         module.forward = forward
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **options: Any,
     ) -> Tensor:
-        """In place of scaled_dot_product_attention."""
+        """In place of scaled_dot_product_attention, whose arguments it takes by position or by name."""
         for x in (query, key, value):
             if x.ndim != 4 or x.shape[1] != self.heads:
                 raise AdapterError(
                     f"{self.name} has {self.heads} heads, and attends with a tensor of the shape {tuple(x.shape)}; "
                     "(batch, heads, tokens, width) is needed to give each head its own scale: exclude this attention"
                 )
+        options |= {"dropout_p": dropout_p, "is_causal": is_causal}
         call = AttentionCall(query, key, value, attn_mask, options, self.asks_itself)
         if self.watch is not None:
             self.watch(self.rotated(call).without_padding())

@@ -17,8 +17,6 @@ from llmc.models.folder import tensor_shapes
 from llmc.models.wan_config import to_diffusers
 from llmc.models.wan_vae import vae_config
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 PIPELINES = {
     "t2v": "WanPipeline", "ti2v": "WanPipeline", "i2v": "WanImageToVideoPipeline", "flf2v": "WanImageToVideoPipeline",
     "vace": "WanVACEPipeline",
@@ -33,6 +31,22 @@ EXPERTS = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"
 BOUNDARY = {"t2v": 0.875, "i2v": 0.9}  # of the schedule of Wan2.2, where the high-noise expert hands over
 FLOW_SHIFT = 5.0  # the usual one of the releases' own scripts; `sample_shift` sets another
 CLIP_HEAD = 80  # the width of a head of ViT-H/14, which no shape tells
+
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """Those of the tensors of one file, or of the files of a folder: one that is missing is told with where it was
+    looked for."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(shapes)
+        self.path = path
+
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        found = ", ".join(list(self)[:3]) or "no tensor"
+        raise AdapterError(
+            f"{self.path} has no {name}, by which its sizes are told (found: {found}); a release of Wan has it there: "
+            "download that file again"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,13 @@ class Release(PipelineIndex):
                 return text_encoder_config(shapes)
             case "image_encoder":
                 return image_encoder_config(shapes)
-        return to_diffusers(original_config(path), shapes)
+        config = original_config(path)
+        if missing := [key for key in ("dim", "num_heads") if not isinstance(config.get(key), int)]:
+            raise AdapterError(
+                f"{path / 'config.json'} does not say {' and '.join(missing)}; a release of Wan does: download that "
+                "file again"
+            )
+        return to_diffusers(config, shapes)
 
 
 def read_release(folder: Path) -> Release | None:
@@ -126,11 +146,13 @@ def shapes_of(path: Path) -> Shapes:
         except (UnpicklingError, RuntimeError, EOFError) as error:
             why = str(error).splitlines()[0] if str(error) else "it is cut off"
             raise AdapterError(f"{path} cannot be read: {why}; copy or download it again") from error
-        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        shapes |= tensor_shapes(file)
-    return shapes
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise AdapterError(
+                f"{path} holds more than names with tensors; a release has just those: download it again"
+            )
+        return Shapes(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    files = sorted(path.glob("*.safetensors"))
+    return Shapes(path, {name: shape for file in files for name, shape in tensor_shapes(file).items()})
 
 
 def text_encoder_config(shapes: Shapes) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
-from llmc.atomic import atomic_file
 from llmc.calib.store import Call, CallStore
+from llmc.convert.writer import write_pickle
 from llmc.errors import CalibrationError, ConfigError
 from llmc.layers.steps import running_step
 
@@ -49,8 +48,7 @@ class DumperManager:
             raise CalibrationError(f"the model was not called, so there is nothing for {path}; run the pipeline first")
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file, mode=0o600) as opened:
-            torch.save([self._item(call) for call in self._calls.calls("cpu")], opened)
+        write_pickle(file, [self._item(call) for call in self._calls.calls("cpu")], mode=0o600)
 
     def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = self._signature.bind(*args, **kwargs)
@@ -76,9 +74,9 @@ class DumperManager:
         return {"timestep_idx": call.step, "args": call.args, "kwargs": call.kwargs}
 
 
-def read_calls(calib_data: Sequence[Any], with_steps: bool = False) -> CallStore:
-    """The calls of such data, in any of the three forms; `with_steps` accepts only the one that tells the steps."""
-    store = CallStore()
+def read_calls(calib_data: Sequence[Any], model: nn.Module, with_steps: bool = False) -> CallStore:
+    """Calls of `model`, in any of the three forms; `with_steps` accepts only the one that tells the steps."""
+    store, signature = CallStore(), inspect.signature(model.forward)
     for number, item in enumerate(calib_data):
         match item:
             case {"timestep_idx": int(step), "args": list() | tuple() as args, "kwargs": dict() as kwargs} if step >= 0:
@@ -97,6 +95,13 @@ def read_calls(calib_data: Sequence[Any], with_steps: bool = False) -> CallStore
                     f"calib_data[{number}] is a {type(item).__name__}; a call is a list of its arguments, a dictionary "
                     "of them, or one with timestep_idx, args and kwargs: load what DumperManager.save wrote"
                 )
+        try:
+            signature.bind(*call.args, **call.kwargs)
+        except TypeError as error:
+            raise CalibrationError(
+                f"calib_data[{number}] is no call of {type(model).__name__}: {error}; forward takes "
+                f"{', '.join(signature.parameters)}: dump the calls of this very model with DumperManager"
+            ) from None
         store.add(call)
     return store
 

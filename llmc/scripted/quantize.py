@@ -54,8 +54,14 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     if any(isinstance(module, QuantLinear) for module in model.modules()):
         raise ConfigError("the model is quantized already; load its float weights again to quantize it in another way")
     adapter, recipe = adapter_of(model), recipe_of(session)
-    part, calls = adapter.part_of(model), calls_of(session, recipe)
-    policy = Policy(recipe.default_spec(), ignored_layers=disabled_layers(part, session.linear.disable_names))
+    part, calls = adapter.part_of(model), calls_of(model, session, recipe)
+    disabled = disabled_layers(part, session.linear.disable_names)
+    if recipe.attention is None and len(disabled) == len(layer_names(part)):
+        raise ConfigError(
+            f"disable_names has all {len(disabled)} linears that can be quantized, so that nothing would be; leave "
+            "some out: get_disable_layer_names gives the names of what is NOT to be quantized"
+        )
+    policy = Policy(recipe.default_spec(), ignored_layers=disabled)
     attention = None if recipe.attention is None else AttentionPolicy(recipe.attention.spec())
     check_layers(adapter, [part], {part.section: (policy, recipe.method)}, exporters)
     check_attentions([part], attention, exporters)
@@ -77,13 +83,13 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     return network
 
 
-def calls_of(session: SessionConfig, recipe: NetworkConfig) -> CallStore:
+def calls_of(model: nn.Module, session: SessionConfig, recipe: NetworkConfig) -> CallStore:
     """What the model was called with, where a method reads it; refused where it could not work on that."""
     reading = [method for method in recipe.method if method.needs]
     readers = [method.name for method in reading] + (["fa3"] if recipe.attention is not None else [])
     if not readers:  # a copy of the calls would be for nothing
         return CallStore()
-    calls = read_calls(session.calib_data or (), with_steps="w8a8_timestep" in session.processor_cfg_map)
+    calls = read_calls(session.calib_data or (), model, with_steps="w8a8_timestep" in session.processor_cfg_map)
     if len(calls) == 0:
         raise CalibrationError(
             f"calib_data is empty, and {readers[0]} reads what the model was called with; give it what "

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 from typing_extensions import TypedDict
 
+from llmc.config.explain import find_problems, problems_error
+from llmc.config.words import choice
 from llmc.export.mindie_types import Soc, Version
+from llmc.plugin import Strict
 
 ActMethod = Literal["minmax", "histogram", "mix"]
 ANTI_OUTLIER = ("m3", "m4", "m6")
 LINEAR = ("w8a8", "w8a8_dynamic", "w8a8_timestep")
 
 
-class Settings(BaseModel):
-    """Settings that refuse unknown names, and values of another type."""
+class Settings(Strict):
+    """Settings that refuse unknown names, and values of another type, in the words in which a YAML is refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(strict=True)
+
+    if not TYPE_CHECKING:  # editors know the one that pydantic makes of the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                name = type(self).__name__
+                found = find_problems(error, values, type(self))
+                raise problems_error([replace(one, keys=(name, *one.keys)) for one in found], None, name) from None
 
 
 class M3ProcessorConfig(Settings):
@@ -75,7 +89,7 @@ class W8A8DynamicQuantConfig(Settings):
 class LinearSettings(Settings):
     """Which linears stay float."""
 
-    disable_names: list[str] = []
+    disable_names: Annotated[list[str], Field(strict=False)] = []
 
 
 class W8A8ProcessorConfig(LinearSettings):
@@ -152,7 +166,23 @@ class SessionConfig(Settings):
 
     processor_cfg_map: Processors
     calib_data: list[Any] | None = Field(None, repr=False)
-    device: str = Field("cpu", pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$")
+    device: str = Field(
+        "cpu", pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$", description="auto, cpu, cuda, npu, or one such as npu:1"
+    )
+
+    @field_validator("processor_cfg_map", mode="before")
+    @classmethod
+    def _knows_every_processor(cls, asked: Any) -> Any:
+        known = get_type_hints(Processors)
+        if not isinstance(asked, dict):
+            raise ValueError(f"a dictionary is needed, found {type(asked).__name__}; its keys: {', '.join(known)}")
+        for name, processor in asked.items():
+            if name not in known:
+                raise ValueError(f"it has the processor {name}; {choice(name, known)}")
+            if not isinstance(processor, known[name] | dict):
+                kind, needed = type(processor).__name__, known[name].__name__
+                raise ValueError(f"{name} is of the type {kind}; write {name!r}: {needed}(...)")
+        return asked
 
     @model_validator(mode="after")
     def _is_one_recipe(self) -> SessionConfig:

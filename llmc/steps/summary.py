@@ -112,7 +112,7 @@ def attention_table(networks: Sequence[Network]) -> list[AttentionResult]:
 
 
 def rejections(networks: Sequence[Network]) -> dict[str, int]:
-    """How many groups each method left alone because its transform did not pay."""
+    """How many groups each method left alone because its transform did not pay, or did not treat as it was asked to."""
     return dict(sum((block.rejected for network in networks for block in network.blocks), Counter()))
 
 

@@ -20,6 +20,11 @@ from llmc.verify.verdict import Checked, Finding, NotChecked, some
 NO_QUANT = "NO_QUANT"  # the type of a model whose linears are all float
 MOST = 0o640  # what the loader bears of a file's mode
 LARGEST = 100 * 1024**3  # bytes of weights that it reads
+WRITTEN_FOR: Mapping[str, tuple[str, ...]] = {  # what a manifest may say of the run
+    "mindie_version": ("2.3", "3", "2026-07"),
+    "soc": ("a2", "a3", "a5"),
+    "dtype": ("bf16", "fp16"),
+}
 Problems = Iterator[str]
 
 
@@ -171,9 +176,12 @@ def _run(network: Described, leaf: str) -> str:
 
 def runtime_takes_them(network: Described) -> Finding:
     """The generation and the chip that it was written for load these types, and their kernels take these sizes."""
-    problems = [problem for layer in network.layers if (of := network.sizes(layer)) is not None
-                for problem in _kernel_problems(network, layer, of)]  # fmt: skip
-    says = [f"{key} {network.about[key]}" for key in ("mindie_version", "soc", "dtype") if key in network.about]
+    said = {key: network.about[key] for key in WRITTEN_FOR if key in network.about}
+    problems = [f"the manifest says {key} {value}; there is {', '.join(WRITTEN_FOR[key])}"
+                for key, value in said.items() if str(value) not in WRITTEN_FOR[key]]  # fmt: skip
+    problems += [problem for layer in network.layers if (of := network.sizes(layer)) is not None
+                 for problem in _kernel_problems(network, layer, of)]  # fmt: skip
+    says = [f"{key} {value}" for key, value in said.items()]
     return Checked(problems, ", ".join(says) or "nobody says which MindIE it is for")
 
 

@@ -56,8 +56,8 @@ class FloatNetwork:
 
 def find_sources(float_model: Path | None, against: Path | None) -> Sources:
     """Read what the command line names; without a float model, the one that the run quantized."""
-    if float_model is not None and not float_model.is_dir():
-        raise ExportError(f"--float {float_model} is no folder; name the folder of the float model")
+    if float_model is not None:
+        _check_holds_weights(float_model)
     if against is None:
         return Sources(float_model)
     judged = read_object(against / JUDGED)
@@ -73,6 +73,18 @@ def find_sources(float_model: Path | None, against: Path | None) -> Sources:
     found = float_model or (path if model.get("path") and path.is_dir() else None)
     replaced = frozenset() if float_model else frozenset(name for name in OTHERS if model.get(name))
     return Sources(found, f"the run's float model {path} is not there: give --float PATH", judged, against, replaced)
+
+
+def _check_holds_weights(folder: Path) -> None:
+    """Without weights nothing would be held against the model that was asked for, and the export would pass."""
+    if not folder.is_dir():
+        raise ExportError(f"--float {folder} is no folder; name the folder of the float model")
+    if all(open_float(folder, part) is None for part in OTHERS):
+        inside = ", ".join(sorted(file.name for file in folder.iterdir())[:6])
+        raise ExportError(
+            f"--float {folder} holds no weights (found: {inside or 'nothing'}); safetensors are looked for in it, and "
+            f"below it in {', '.join((*OTHERS, *RELEASED.values()))}; name the folder of a pipeline, release or network"
+        )
 
 
 def open_float(folder: Path, part: str) -> FloatNetwork | None:

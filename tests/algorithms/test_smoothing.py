@@ -11,10 +11,10 @@ from llmc.algorithms.flexsmooth import FlexSmooth
 from llmc.algorithms.itersmooth import IterSmooth
 from llmc.calib.block import BlockStep, Group
 from llmc.calib.probe import Probe
-from llmc.layers.linear import QuantLinear
+from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
 from llmc.numerics.smoothing import smoothing
-from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
 
 W8A8 = LayerSpec(
     weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
@@ -56,6 +56,27 @@ def test_the_formula_holds_in_float64_and_leaves_dead_channels_alone() -> None:
     torch.testing.assert_close(smoothing(act, weight, 0.7, 0.2), act**0.7 / weight**0.2, rtol=1e-14, atol=0)
     act[3], weight[5] = 0, 0
     assert smoothing(act, weight, 0.7, 0.2)[[3, 5]].tolist() == [1, 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("alpha", [0.5, 0.9])
+def test_silent_channels_are_left_alone_and_faint_ones_stay_finite_when_they_speak(
+    dtype: ScaleDtype, alpha: float
+) -> None:
+    step, kept = block(), getattr(torch, dtype)
+    (group,) = step.groups
+    group.multiplier_dtype = dtype
+    group.stats["rows"][:, :4] = torch.tensor([0, 1e-30, 1e-12, 1e-6])
+    group.stats["absmax"] = group.stats["rows"].abs().amax(0)
+    found = multiplier(IterSmooth(alpha=alpha, gate=False), step)
+    assert found[0] == 1 and (found[1:4] > 1).all() and found.to(kept).float().equal(found)
+    loud = torch.full((1, 32), 200.0, dtype=kept)
+    layer = group.linears[0]
+    assert layer.state.transforms[0].input(loud).isfinite().all()
+    with in_mode([layer], "transformed"):  # the weight has taken up what is kept, not what was asked for
+        wanted = nn.functional.linear(loud.float(), layer.weight, layer.bias)
+        torch.testing.assert_close(layer(loud.float()), wanted, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize(("alpha", "scale_min"), [(0.5, 1e-5), (0.9, 1e-5), (0.5, 0.9)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.recording import cached_recording
 from llmc.calib.samples import read_samples
-from llmc.calib.store import CallStore
+from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import block_errors, first_tensor, teacher_forced_errors
-from llmc.errors import AdapterError
+from llmc.errors import AdapterError, CalibrationError
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import Scale
 from llmc.models.base import Sample, Sampling, Video
@@ -195,6 +196,53 @@ def test_a_recording_on_disk_is_read_by_the_next_run(
     ):
         assert (before.step, before.branch, before.kwargs.keys()) == (after.step, after.branch, after.kwargs.keys())
         assert torch.equal(before.kwargs["hidden_states"], after.kwargs["hidden_states"])
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+@pytest.mark.parametrize(
+    "file, damage",
+    [
+        ("part/0.safetensors", cut),
+        ("part/1.safetensors", Path.unlink),
+        ("part/calls.json", cut),
+        ("part/calls.json", Path.unlink),
+        ("videos.safetensors", cut),
+        ("videos.safetensors", Path.unlink),
+    ],
+)
+def test_a_recording_that_is_damaged_is_made_again_and_the_log_says_so(
+    file: str, damage: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = []
+
+    def make(stores: dict[str, CallStore]) -> list[Video]:
+        made.append(file)
+        stores["part"].add(Call(0, 0, 1.0, "cond", (torch.full((2,), len(made)), torch.ones(3))))
+        return [Video(torch.zeros(1, 3, 2, 2), torch.zeros(1))]
+
+    cached_recording(tmp_path / "float", ["part"], make)
+    damage(tmp_path / "float" / file)
+    recording, was_there = cached_recording(tmp_path / "float", ["part"], make)
+    assert len(made) == 2 and not was_there
+    assert str(tmp_path / "float" / file) in caplog.text and "is damaged: the float run is made again" in caplog.text
+    assert [float(call.args[0][0]) for call in recording.calls["part"].calls("cpu")] == [2]
+    assert cached_recording(tmp_path / "float", ["part"], make)[1]
+
+
+def test_a_disk_that_fills_up_while_recording_is_told_with_the_file_and_given_back(
+    tmp_path: Path, little_room: int
+) -> None:
+    def make(stores: dict[str, CallStore]) -> list[Video]:
+        stores["part"].add(Call(0, 0, 1.0, "cond", (torch.ones(2),)))
+        stores["part"].add(Call(0, 1, 1.0, "cond", (torch.ones(little_room),)))
+        raise AssertionError("there is no room for that")
+
+    with pytest.raises(CalibrationError, match=r"float\.partial/part/1\.safetensors cannot be written: .* make room"):
+        cached_recording(tmp_path / "float", ["part"], make)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recording_that_broke_off_is_made_again(tmp_path: Path) -> None:

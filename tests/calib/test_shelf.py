@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from llmc.calib.shelf import on_disk, put_away
+from llmc.errors import CalibrationError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
@@ -28,3 +29,8 @@ def test_a_layer_gives_the_same_from_disk() -> None:
         before = layer(x)
         put_away(layer)
         assert torch.equal(layer(x), before)
+
+
+def test_a_disk_that_fills_up_is_told_with_the_file(little_room: int) -> None:
+    with pytest.raises(CalibrationError, match=r"llmc-codes-\w+ cannot be written: .*; make room there, or let TMPDIR"):
+        on_disk(torch.zeros(2 * little_room, dtype=torch.int8))

@@ -46,6 +46,12 @@ def test_a_yaml_of_ones_own_keeps_its_eval() -> None:
     assert meant("--config_path", "mine.yaml") == (Path("mine.yaml"), ["model.type=Wan2_1"])
 
 
+def test_judging_by_a_yaml_without_an_eval_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = str(RECIPES / "wan_i2v_tiny" / "mindie_w8a8_dynamic.yaml")
+    said = refusal(capsys, *FULL, "--config_path", mine, "--eval", "--set", "eval=null")
+    assert f"--eval: {mine} has no `eval` section" in said and "leave --eval out" in said
+
+
 @pytest.mark.parametrize(
     ("adapter", "kinds"), SERVED.items(), ids=lambda value: value if isinstance(value, str) else ""
 )

@@ -1,6 +1,7 @@
 """`--set key.key=value`."""
 
 import pytest
+import yaml
 
 from llmc.config.load import load_config
 from llmc.errors import ConfigError
@@ -17,6 +18,15 @@ def test_values_have_the_types_of_yaml(good: str, write: Write) -> None:
 
 def test_null_takes_a_value_away(good: str, write: Write) -> None:
     assert load_config(write(good), ["quant.video_gen.act=null"]).quant.video_gen.act is None
+
+
+@pytest.mark.parametrize("section", ["base", "ignored_layers", "save", "eval"])
+def test_a_section_that_is_taken_away_is_as_one_left_out(section: str, good: str, write: Write) -> None:
+    values = yaml.safe_load(good)
+    values.pop(section, None)
+    without = load_config(write(yaml.safe_dump(values))).model_dump()
+    assert load_config(write(good), [f"{section}=null"]).model_dump() == without
+    assert load_config(write(yaml.safe_dump({**values, section: None}))).model_dump() == without
 
 
 def test_items_of_lists_go_by_number(good: str, write: Write) -> None:

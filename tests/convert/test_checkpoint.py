@@ -52,6 +52,29 @@ def test_an_index_that_names_a_missing_file_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ('{"weight_map": {"x": ', "is no JSON: Expecting value.*; copy or download it again"),
+        ("\xff", "is no JSON: 'utf-8' codec"),
+        ("[1]", "holds a list, not keys with values"),
+        ("{}", "has no weight_map, which says of each tensor in which file it is; .* or delete it"),
+        ('{"weight_map": ["a.safetensors"]}', "has no weight_map"),
+        ('{"weight_map": {"x": 3}}', "has no weight_map"),
+    ],
+)
+def test_a_broken_index_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    (shards(tmp_path) / "model.safetensors.index.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ExportError, match=rf"model\.safetensors\.index\.json {reason}"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_broken_config_is_named(tmp_path: Path) -> None:
+    (shards(tmp_path) / "config.json").write_text("{")
+    with pytest.raises(ExportError, match=r"config\.json is no JSON"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_tensor_that_is_in_two_files_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.ones(5)}, shards(tmp_path) / "other.safetensors")
     with pytest.raises(ExportError, match=r"x is in a\.safetensors and in other\.safetensors"):

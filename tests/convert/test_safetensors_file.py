@@ -1,3 +1,4 @@
+import json
 import weakref
 from pathlib import Path
 
@@ -105,3 +106,11 @@ def test_a_truncated_file_is_refused(tmp_path: Path, cut: int, message: str) -> 
     (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:cut])
     with pytest.raises(ExportError, match=message):
         read_header(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("entry", [3, {}, {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]}])
+def test_a_header_that_does_not_say_where_a_tensor_is_is_refused(tmp_path: Path, entry: object) -> None:
+    text = json.dumps({"x": entry}).encode()
+    (tmp_path / "odd").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ExportError, match="odd does not say type, shape and place of x; copy or download it again"):
+        read_header(tmp_path / "odd")

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmc.convert.checkpoint import open_checkpoint
-from llmc.convert.writer import check_space, plan_files, write_checkpoint
+from llmc.convert.writer import STEM, Suffix, check_space, plan_files, write_checkpoint
 from llmc.errors import ExportError
 from tests.convert.tiny import Made, lazy
 
@@ -86,3 +86,13 @@ def test_a_pth_does_not_bring_along_the_storage_that_a_view_was_cut_from(tmp_pat
 def test_what_the_disk_cannot_hold_is_refused_beforehand(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="GB are to be written"):
         check_space(tmp_path, 10**18)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_disk_that_fills_up_is_told_with_the_file_of_which_nothing_stays(
+    tmp_path: Path, suffix: Suffix, little_room: int
+) -> None:
+    tensors = {"fits": lazy(torch.ones(2)), "does not": lazy(torch.ones(little_room))}
+    with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/new/.*/{STEM}{suffix}'"):
+        write_checkpoint(tmp_path / "new", tensors, "single", suffix=suffix)
+    assert list(tmp_path.iterdir()) == []

@@ -169,3 +169,22 @@ def test_a_release_with_a_file_that_is_cut_off_is_refused_by_its_name(tmp_path: 
     for path in (tmp_path / "Wan2.1_VAE.pth", tmp_path):
         with pytest.raises(AdapterError, match="copy or download it again"):
             shapes_of(path)
+
+
+def test_what_tells_a_size_and_is_missing_is_named_with_its_file(tmp_path: Path) -> None:
+    small_config(tmp_path, 1, "WanI2V")
+    release = tmp_path / "release"
+    save_release(with_released_sizes("WanI2V", tmp_path / "model"), tmp_path / "model", release)
+    index = pipeline_index(release)
+    for component in ("text_encoder", "image_encoder", "vae"):
+        file = index.files[component]
+        torch.save({"strange.weight": torch.ones(2)}, file)
+        with pytest.raises(AdapterError, match=rf"{file.name} has no \S+, .* \(found: strange\.weight\)"):
+            index.config(component)
+        torch.save([torch.ones(2)], file)
+        with pytest.raises(AdapterError, match=rf"{file.name} holds more than names with tensors"):
+            index.config(component)
+    config = json.loads((release / "config.json").read_text())
+    (release / "config.json").write_text(json.dumps({key: config[key] for key in config if key != "dim"}))
+    with pytest.raises(AdapterError, match=r"config\.json does not say dim; a release of Wan does"):
+        index.config("transformer")

@@ -44,7 +44,7 @@ def test_every_form_gives_the_calls_of_the_pipeline(load: Load, dumped: Callable
             ]
             assert outputs[0].equal(outputs[1]) and outputs[0].equal(outputs[2])
     for data, steps in ((args, [0, 1, 2, 3]), (both, [0, 1, 0, 1])):
-        assert [call.step for call in read_calls(data).headers()] == steps
+        assert [call.step for call in read_calls(data, model).headers()] == steps
 
 
 def test_a_tensor_that_calls_share_is_in_the_file_once(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_tensor_that_calls_share_is_in_the_file_once(tmp_path: Path) -> None:
     calls = safe_torch_load(tmp_path / "calib.pth")
     assert [float(item["args"][0][0]) for item in calls] == list(range(10))
     assert all(item["kwargs"]["text"] is calls[0]["kwargs"]["text"] for item in calls)
-    assert read_calls(calls).nbytes() == 4 * (text.numel() + 20)
+    assert read_calls(calls, network).nbytes() == 4 * (text.numel() + 20)
 
 
 def test_what_changes_later_is_kept_as_it_was(tmp_path: Path) -> None:
@@ -113,7 +113,23 @@ def test_a_form_that_cannot_keep_the_arguments_is_refused() -> None:
 def test_data_of_another_form_are_refused(item: Any) -> None:
     if isinstance(item, dict):  # told from a call by names only by what is in it
         with pytest.raises(CalibrationError, match="does not tell its denoising step"):
-            read_calls([item], with_steps=True)
+            read_calls([item], Network(), with_steps=True)
     else:
         with pytest.raises(CalibrationError, match=rf"calib_data\[1\] is a {type(item).__name__}"):
-            read_calls([(torch.zeros(1),), item])
+            read_calls([(torch.zeros(1), torch.zeros(1)), item], Network())
+
+
+@pytest.mark.parametrize(
+    "item, reason",
+    [
+        ((1,), "missing a required argument: 'text'"),
+        ((1, 2, 3, 4), "too many positional arguments"),
+        ({"x": 1, "text": 2, "mask": 3}, "unexpected keyword argument 'mask'"),
+        ({"timestep_idx": 0, "args": (1, 2), "kwargs": {"x": 1}}, "multiple values for argument 'x'"),
+    ],
+)
+def test_a_call_that_does_not_fit_the_network_is_named_with_its_argument(item: Any, reason: str) -> None:
+    with pytest.raises(
+        CalibrationError, match=rf"calib_data\[1\] is no call of Network: .*{reason}.* x, text, options"
+    ):
+        read_calls([(1, 2), item], Network())

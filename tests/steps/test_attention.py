@@ -91,6 +91,20 @@ class SwappedLayout(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class Causal(TorchFunctionMode):
+    """No query sees a later key, said by name or by position."""
+
+    def __init__(self, by_position: bool) -> None:
+        super().__init__()
+        self.by_position = by_position
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is scaled_dot_product_attention:
+            qkv = [*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)]
+            return func(*qkv, None, 0.0, True) if self.by_position else func(*qkv, is_causal=True)
+        return func(*args, **(kwargs or {}))
+
+
 def test_scales_of_hunyuan_have_one_entry_for_each_head(attending: Attending) -> None:
     network, store = attending("HunyuanVideo", STATIC)
     values: dict[str, list[Tensor]] = {name: [] for name in network.attentions}
@@ -130,6 +144,28 @@ def test_another_layout_of_queries_is_refused(attending: Attending) -> None:
     module.processor = swapped  # type: ignore[assignment]
     with in_mode(network.switched, "quantized"), pytest.raises(AdapterError, match=r"4 heads.*shape \(1, 32, 4, 16\)"):
         run(network, first(store))
+
+
+def test_what_torch_takes_by_position_is_taken_by_position(attending: Attending) -> None:
+    network, store = attending("WanT2V", INT8)
+    call, outputs = first(store), []
+    processors = {module: module.processor for module in network.part.module.modules() if hasattr(module, "processor")}
+
+    def causal(processor: Any, by_position: bool) -> Callable[..., Any]:
+        def attend(*args: Any, **kwargs: Any) -> Any:
+            with Causal(by_position):
+                return processor(*args, **kwargs)
+
+        attend.__call__ = processor.__call__  # type: ignore[attr-defined]
+        return attend
+
+    with in_mode(network.switched, "quantized"):
+        plain = run(network, call)
+        for by_position in (False, True):
+            for module, processor in processors.items():
+                module.processor = causal(processor, by_position)  # type: ignore[assignment]
+            outputs.append(run(network, call))
+    assert outputs[0].equal(outputs[1]) and not outputs[0].equal(plain)
 
 
 def test_padding_sets_no_scale(attending: Attending) -> None:

@@ -94,11 +94,15 @@ def test_the_command_passes_with_0_fails_with_1_and_refuses_with_2(
     assert report["passed"] is False and report["target"] == "lightx2v"
     failed = [rule for rule in report["rules"] if rule["status"] == "fail"]
     assert [rule["problems"] for rule in failed] == [["there is no config.json that can be read"]]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").touch()
     for wrong, says in (
         ([str(tmp_path / "nowhere")], "does not exist"),
         ([str(made.model)], "is no export that can be verified"),
         ([str(made.folder), "--against", str(made.model)], "has no weights.json"),
         ([str(made.folder), "--float", str(made.model / "model_index.json")], "is no folder"),
+        ([str(made.folder), "--float", str(empty)], "holds no weights (found: notes.txt); safetensors are looked for"),
     ):
         assert main(["verify", *wrong]) == 2
         assert says in capsys.readouterr().err

@@ -185,9 +185,12 @@ def bytes_for_version_3(it: Spoiled) -> None:
     it.put(name, torch.zeros(it.tensors[name].shape[0], it.tensors[name].shape[1] // 2, dtype=torch.uint8))
 
 
-def for_another_chip(it: Spoiled) -> None:
-    path = it.folder / "llmc_manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "soc": "a2"}))
+def written_for(**said: Any) -> Callable[[Spoiled], object]:
+    def change(it: Spoiled) -> None:
+        path = it.folder / "llmc_manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
+
+    return change
 
 
 def half_rotated(it: Spoiled) -> None:
@@ -296,7 +299,13 @@ FAULTS: dict[str, tuple[str, Callable[[Spoiled], object], dict[str, str]]] = {
     "an exponent of no number": (
         "mxfp8", lambda it: it.tensors[f"{QKV}.linear.weight_scale"][0, :1].fill_(255),
         {"scale values": f"{QKV}.linear.weight_scale holds 255"}),
-    "another chip": ("mxfp8", for_another_chip, {"kernels": "W8A8_MXFP8, which only an a5 computes"}),
+    "another chip": ("mxfp8", written_for(soc="a2"), {"kernels": "W8A8_MXFP8, which only an a5 computes"}),
+    "a version that there is not": (
+        "mixed", written_for(mindie_version="2.4"),
+        {"kernels": "the manifest says mindie_version 2.4; there is 2.3, 3, 2026-07"}),
+    "a chip and a type that there are not": (
+        "mixed", written_for(soc=3, dtype="float16"),
+        {"kernels": "soc 3; there is a2, a3, a5\nthe manifest says dtype float16; there is bf16, fp16"}),
     "a step lost": (
         "steps", fewer_steps, {"steps": f"{Q} has 1 rows of grids; the schedule has 2 steps"}),
     "every step lost": (

@@ -39,6 +39,11 @@ def refusal(path: Path, model: Path, *more: str) -> str:
     return str(refused.value)
 
 
+def told(path: Path, model: Path, *more: str) -> dict[str | int, str]:
+    """The problems of a configuration, by the last key of each."""
+    return {problem.keys[-1]: problem.text for problem in config_problems(load_config(path, beside(model, *more)))}
+
+
 def test_the_published_example_becomes_a_configuration_of_ours(wan_t2v: Path) -> None:
     config = load_config(SEED, beside(wan_t2v))
     assert config.model.type == "WanT2V"
@@ -223,6 +228,9 @@ def test_attention_is_taken_by_the_runtimes_names(write: Write, wan22_t2v: Path,
     }  # fmt: skip
     path = write([LINEAR, {"type": "fa3_quant", "include": ["double_blocks*"]}])
     assert load_document(path, beside(hunyuan)).values["save"]["mindie_version"] == "2.3"
+    assert "attention" not in told(path, hunyuan)
+    found = told(path, hunyuan, "save.mindie_version=3")["attention"]
+    assert "read by `mindie_version: 2.3` alone, found 3" in found and "--set save.mindie_version=2.3" in found
     assert quant(path, hunyuan)["attention"] == {
         "bit": 8, "static": True, "include": ["transformer_blocks.*.attn"]
     }  # fmt: skip
