@@ -45,12 +45,12 @@ def cost(work: Callable[[], object], device: torch.device) -> Cost:
 
 @contextmanager
 def tensors_as_mappings() -> Iterator[None]:
-    """Processes started meanwhile give each tensor of 1 MB or more its own pages, and give them back once it is freed.
+    """Processes started meanwhile give each tensor of 128 kB or more its own pages, and give them back once it is freed.
 
-    The C library does so by itself from 32 MB on, as tensors of large models are; below, what was freed long ago stays
-    in the heap, and would be counted as held.
+    The C library starts so, and moves on to 32 MB as it runs: tensors of large models are above that, but those of a
+    benchmark below, where what was freed long ago stays in the heap, and would be counted as held.
     """
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 17)
     try:
         yield
     finally:

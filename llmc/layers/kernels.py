@@ -65,7 +65,7 @@ def real_product(x: Tensor, act: TensorSpec, act_scale: Tensor | None, weight: T
     """x (..., in) quantized as `act` says, times weight (out, in) with its scales, in the type of x."""
     rows = x.reshape(-1, x.shape[-1])
     one_scale = act.granularity == "per_tensor" and act_scale is None  # which only all rows together tell
-    count = len(rows) if one_scale else at_once(max(weight.shape), x.device)
+    count = len(rows) if one_scale else at_once(rows.shape[0], rows.shape[1], x.device)
     parts = []
     for some in rows.split(max(1, count)):  # type: ignore[no-untyped-call]
         codes = quantize(some, act, act_scale)

@@ -59,7 +59,7 @@ def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
 
         return _best(tried)
 
-    count = at_once(some.shape[1], some.device)
+    count = at_once(some.shape[0], some.shape[1], some.device)
     return _joined([best(first) for first in range(0, len(slices), count)])
 
 
@@ -115,7 +115,8 @@ def output_scales(weight: Tensor, spec: TensorSpec, rows: Tensor) -> Grid:
 
         return _best(tried)
 
-    count = at_once(weight.shape[1] + x.shape[0] * x.shape[2], weight.device)  # of a weight and its outputs
+    outputs = x.shape[0] * x.shape[2]
+    count = at_once(len(weight), weight.shape[1] + outputs, weight.device)
     return _joined([best(part) for part in weight.split(count)])  # type: ignore[no-untyped-call]
 
 

@@ -14,7 +14,7 @@ from llmc.numerics.float_round import power_of_two
 from llmc.numerics.spec import TensorSpec
 
 LARGEST = 2.0**127  # what a scale reaches: an infinity saturates there, and the largest code times it stays finite
-CACHED, HELD = 1 << 18, 1 << 24  # values worked on at a time on a CPU, where a few of those fit a cache, and elsewhere
+CACHED, HELD = 1 << 19, 1 << 24  # values worked on at a time on a CPU, where a few of those fit a cache, and elsewhere
 SMALLEST_WHOLE = 2.0**-100  # so that the smallest scale under it is no subnormal number
 
 # fixed before the values are seen, as `quantize` takes it: the scale (1, 1) of a tensor, and its zero point on an
@@ -84,9 +84,10 @@ class Quantized:
         return grid.to(dtype)
 
 
-def at_once(width: int, device: torch.device) -> int:
-    """How many rows of so many values to work on at a time: arithmetic needs several times their room on the way."""
-    return max(1, (CACHED if device.type == "cpu" else HELD) // width)
+def at_once(rows: int, width: int, device: torch.device) -> int:
+    """How many of so many rows to work on at a time, in equal parts: arithmetic needs several times their room."""
+    limit = CACHED if device.type == "cpu" else HELD
+    return -(-rows // max(1, round(rows * width / limit)))
 
 
 def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
@@ -208,7 +209,7 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
 
 def packed_codes(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes as they are stored, made a part at a time."""
-    count = at_once(slices.shape[1], slices.device)
+    count = at_once(slices.shape[0], slices.shape[1], slices.device)
 
     def some(values: Tensor, first: int) -> Tensor:
         return values[first : first + count] if len(values) == len(slices) else values
