@@ -45,7 +45,7 @@ def cost(work: Callable[[], object], device: torch.device) -> Cost:
 
 @contextmanager
 def tensors_as_mappings() -> Iterator[None]:
-    """Processes started meanwhile give each tensor of 128 kB or more its own pages, and give them back once it is freed.
+    """Processes started meanwhile give each tensor of 128 kB or more its own pages, and give them back once freed.
 
     The C library starts so, and moves on to 32 MB as it runs: tensors of large models are above that, but those of a
     benchmark below, where what was freed long ago stays in the heap, and would be counted as held.

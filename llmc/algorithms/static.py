@@ -36,5 +36,7 @@ class Static(Algorithm):
         return True
 
     def apply(self, block: BlockStep) -> None:
+        from llmc.calib.act_scales import fix_act_scales
+
         for group in block.groups:
-            group.fix_act_scales(self.range, self.percentile)
+            fix_act_scales(group, self.range, self.percentile)

@@ -46,5 +46,7 @@ class Timestep(Algorithm):
         )
 
     def apply(self, block: BlockStep) -> None:
+        from llmc.calib.act_scales import fix_step_scales
+
         for group in block.groups:
-            group.fix_step_scales(block.steps, self.timestep_sep, self.range)
+            fix_step_scales(group, block.steps, self.timestep_sep, self.range)

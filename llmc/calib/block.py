@@ -6,23 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from llmc.calib.probe import RANGE_ROWS, Probe, best_share, spread
+from llmc.calib.probe import Probe
 from llmc.calib.shelf import put_away
 from llmc.layers.linear import QuantLinear
-from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
 from llmc.models.parts import Fold, Part
-from llmc.numerics.clip import RangeRule, act_range
-from llmc.numerics.quantize import fake_quantize, static_grid
-from llmc.numerics.spec import ScaleDtype, TensorSpec
+from llmc.numerics.spec import ScaleDtype
 
-ActRule = RangeRule | Literal["output"]
-StepRule = Literal["absmax", "mse", "output"]
 Stats = dict[str, Tensor]  # observer name -> what it measured
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
 
@@ -74,68 +68,16 @@ class Group:
             moment = self._in_basis(moment).T
         return moment.contiguous()
 
-    def fix_act_scales(self, by: ActRule = "absmax", percentile: float = 100.0) -> None:
-        """Static activation scales in the present basis where there are none yet: from the range of every call of the
-        calibration, or by a rule over the sampled rows."""
-        for spec, layers in self._without_scales():
-            ends = self._act_range(spec, layers, by, percentile)
-            for layer in layers:
-                layer.fix_act_scale(*ends)
-
-    def fix_step_scales(self, steps: int, dynamic_below: int, by: StepRule) -> None:
-        """The same for each step of the schedule, from its own range; all steps clip the same share of theirs."""
-        for spec, layers in self._without_scales():
-            grids = self._step_grids(spec, layers, steps, dynamic_below, by)
-            for layer in layers:
-                layer.state = replace(layer.state, steps=grids)
-
-    def _without_scales(self) -> Iterator[tuple[TensorSpec, list[QuantLinear]]]:
-        """Layers that are to have static scales and have none yet, by how their input is rounded."""
-        waiting = [layer for layer in self.linears if layer.awaits_act_scale]
-        for spec in dict.fromkeys(layer.spec.act for layer in waiting):
-            assert spec is not None
-            yield spec, [layer for layer in waiting if layer.spec.act == spec]
-
-    def _act_range(
-        self, spec: TensorSpec, layers: Sequence[QuantLinear], by: ActRule, percentile: float
-    ) -> tuple[Tensor, Tensor]:
-        if by == "mse" or by == "percentile":
-            return act_range(self.rows(), spec, by, percentile)
-        low, high = self._range()
-        if by == "absmax":
-            return low, high
-
-        def rounded(rows: Tensor, share: float) -> Tensor:
-            return fake_quantize(rows, spec, *static_grid(low * share, high * share, spec))
-
-        share = best_share(spread(self.rows(), RANGE_ROWS), rounded, layers)
-        return low * share, high * share
-
-    def _step_grids(
-        self, spec: TensorSpec, layers: Sequence[QuantLinear], steps: int, dynamic_below: int, by: StepRule
-    ) -> StepGrids:
-        ranges = self._step_ranges()
-        row_steps = spread(self.stats["row_steps"], RANGE_ROWS)[:, 0].to(self.device, torch.long)
-
-        def grids(share: float) -> StepGrids:
-            return StepGrids.of({step: ends * share for step, ends in ranges.items()}, spec, steps, dynamic_below)
-
-        def rounded(rows: Tensor, share: float) -> Tensor:
-            return grids(share).rounded(rows, row_steps, spec)
-
-        if by == "absmax":
-            return grids(1)
-        return grids(best_share(spread(self.rows(), RANGE_ROWS), rounded, layers if by == "output" else ()))
-
-    def _range(self) -> tuple[Tensor, Tensor]:
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest value of the calibration, in the present basis."""
         if self._is_scaled_alone():
             low, high = self._in_basis(self.stats["range"].to(self.device))
             return low.min(), high.max()
         rows = self.rows()  # a rotation mixes channels: their ranges say nothing any more, the sampled rows do
         return rows.min(), rows.max()
 
-    def _step_ranges(self) -> dict[int, Tensor]:
-        """The least and the largest value (2,) in each step that was seen."""
+    def step_ranges(self) -> dict[int, Tensor]:
+        """The same (2,) for each step that was seen."""
         if self._is_scaled_alone():
             channels = self._in_basis(self.stats["step_range"].to(self.device))
             ranges = torch.stack([channels[:, 0].amin(1), channels[:, 1].amax(1)], 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.act_scales import fix_act_scales
 from llmc.calib.block import BlockStep, Group, LayerError, block_steps
 from llmc.calib.layer_errors import layer_errors
 from llmc.export.base import ORIGINAL, Carrier, Exporter, as_computed
@@ -174,7 +175,7 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
             stage.needed_later = frozenset[str]().union(*(later.needs for later in recipe[position:]))
             method.apply(stage)
         for group in stage.groups:
-            group.fix_act_scales()
+            fix_act_scales(group)
         for layer in stage.linears.values():
             if layer.state.rounded is None:
                 layer.round()
