@@ -40,10 +40,10 @@ class GPTQ(Algorithm):
         "symmetric", description="what is aimed at: the float layer on the inputs observed, or on its float inputs"
     )
     pull: float = Field(
-        0.1,
+        10.0,
         gt=0,
-        description="with target asymmetric: what draws the weight back to the float one, as a share of each channel's "
-        "energy, lest it fits the calls that were observed and no others",
+        description="with target asymmetric: what draws the weight back to the float one, in units of damping, lest it "
+        "fits the calls that were observed and no others",
     )
     precision: Literal["float32", "float64"] = Field("float32", description="what the Gram matrices are added up in")
 
@@ -84,7 +84,7 @@ class GPTQ(Algorithm):
         weights = [layer.float_weight() for layer in layers]
         if self.target == "asymmetric":
             cross = group.second_moment(self._moment("cross"), keep=self._moment("cross") in block.needed_later)
-            aim = Factor.of(gram.clone(), self.pull, self.act_order)
+            aim = Factor.of(gram.clone(), self.pull * self.damping, self.act_order)
             branches = [layer.lowrank_product() for layer in layers]
             weights = [
                 least_squares(weight + branch, cross, aim) - branch

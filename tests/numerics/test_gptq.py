@@ -133,6 +133,22 @@ def test_the_asymmetric_target_is_the_least_squares_solution() -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_damping_keeps_the_asymmetric_target_from_fitting_the_few_rows_that_it_saw() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(5000, 24, generator=generator)
+    q = 0.8 * x + 0.1 * torch.randn(5000, 24, generator=generator)
+    weight = torch.randn(10, 24, generator=generator)
+    seen = slice(0, 36)
+    gram, cross = q[seen].T @ q[seen], x[seen].T @ q[seen]
+
+    def error(damping: float) -> float:
+        found = least_squares(weight, cross, Factor.of(gram.clone(), damping, True))
+        return float((q @ found.T - x @ weight.T).square().mean())
+
+    assert error(0.1) < error(0.01) < error(1e-6)
+    assert error(0.1) < float(((q - x) @ weight.T).square().mean())  # and still it mends
+
+
 def test_a_range_of_least_squared_error_is_never_worse_than_the_whole_range() -> None:
     weight, _ = problem()
     weight[:, 0] *= 8
