@@ -95,16 +95,17 @@ class StepRange:
 def exact_products(dtype: torch.dtype) -> Iterator[None]:
     """Let float32 products of bf16 values be taken by the units for short factors, where a device has them: bf16 and
     tf32 hold every such factor exactly, and sums stay float32."""
+    if dtype != torch.bfloat16:
+        yield
+        return
     backends: Any = torch.backends
-    backends = (backends.mkldnn.matmul, backends.cuda.matmul)
-    before = [backend.fp32_precision for backend in backends]
+    on_cpu, on_cuda = backends.mkldnn.matmul, backends.cuda.matmul
+    before = on_cpu.fp32_precision, on_cuda.fp32_precision
     try:
-        for backend, short in zip(backends, ("bf16", "tf32") if dtype == torch.bfloat16 else before, strict=True):
-            backend.fp32_precision = short
+        on_cpu.fp32_precision, on_cuda.fp32_precision = "bf16", "tf32"
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        on_cpu.fp32_precision, on_cuda.fp32_precision = before
 
 
 class Gram:

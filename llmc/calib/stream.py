@@ -126,7 +126,8 @@ class BlockStream:
             block.observe_again = None
             for stream, output in zip(self.float_streams, float_outputs, strict=True):
                 stream[_key(self.part, index)] = output
-        block.put_away()
+        for last in self.blocks[-1:]:
+            last.put_away()
 
     def _observe(
         self,

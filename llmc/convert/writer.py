@@ -105,10 +105,9 @@ def write_pickle(path: Path, content: Any, mode: int | None = None) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(
-                error.__context__, OSError
-            ):  # torch goes on to close its archive, and complains of that alone
-                raise error.__context__ from None
+            cause = error.__context__  # torch goes on to close its archive, and complains of that alone
+            if isinstance(cause, OSError):
+                raise cause from None
             raise
 
 
