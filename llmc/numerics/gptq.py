@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmc.numerics.quantize import Quantized, packed_codes, round_to_grid, sliced, whole_scale
+from llmc.numerics.quantize import Quantized, codes_of, packed_codes, round_to_grid, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
 PANEL = 128  # columns that later ones reach with one product of matrices
@@ -37,8 +37,8 @@ class Factor:
         the place of `gram`: at large widths a second matrix of that size is most of the memory."""
         energy = gram.diagonal().clone()
         order = energy.argsort() if act_order else torch.arange(len(gram), device=gram.device).flip(0)
-        _reorder(gram, order)
-        _reorder(gram.T, order)
+        _reorder_rows(gram, order)
+        _reorder_columns(gram, order)
         used = 0.0
         while used < MAX_DAMPING:
             used = max(damping, used * 10, 1e-4 if used else 0.0)
@@ -59,10 +59,16 @@ class Factor:
         return torch.empty_like(known).index_copy_(1, self.order, known)
 
 
-def _reorder(matrix: Tensor, order: Tensor) -> None:
+def _reorder_rows(matrix: Tensor, order: Tensor) -> None:
     """Put rows in another order, in place."""
     for columns in matrix.split(PANEL, 1):  # type: ignore[no-untyped-call]
-        columns.copy_(columns[order])
+        columns.copy_(columns.index_select(0, order))
+
+
+def _reorder_columns(matrix: Tensor, order: Tensor) -> None:
+    """Put columns in another order, in place."""
+    for rows in matrix.split(PANEL):  # type: ignore[no-untyped-call]
+        rows.copy_(rows.gather(1, order.expand(len(rows), -1)))
 
 
 def _factorize(gram: Tensor) -> Tensor | None:
@@ -78,7 +84,9 @@ def _factorize(gram: Tensor) -> Tensor | None:
             return None
         diagonal = root.diagonal()
         below.addmm_(gram[end:, :start], reach, alpha=-1)
-        below.copy_(torch.linalg.solve_triangular(root.T, below, upper=True, left=False)).div_(diagonal)
+        # the inverse of a panel is soon found, and a product with it is faster than solving for so many rows
+        inverse = torch.linalg.solve_triangular(root, torch.eye(end - start).to(root), upper=False)
+        below.copy_(below @ (inverse / diagonal[:, None]).T)
         corner.copy_(corner.triu() + (root / diagonal).tril(-1))
         pivots[start:end] = diagonal.square()
     return pivots
@@ -112,16 +120,17 @@ def gptq(
     shapes = [(weight.shape[0], weight.shape[1]) for weight in weights]
     step = torch.cat([_by_column(scale, spec, shape) for (scale, _), shape in zip(grids, shapes, strict=True)], 1)
     zeros = [_by_column(zero, spec, shape) for (_, zero), shape in zip(grids, shapes, strict=True) if zero is not None]
+    zero = torch.cat(zeros, 1) if zeros else None
     rows = [rows for rows, _ in shapes]
     # one input column of the weights is one contiguous row here: layout decides the speed
     columns = torch.empty(len(factor.order), sum(rows), device=step.device)
     parts = columns.split(rows, 1)  # type: ignore[no-untyped-call]
     for weight, part in zip(weights, parts, strict=True):
         part.copy_(weight.T)
-    _reorder(columns, factor.order)
-    solver = _Columns(columns, factor, step, torch.cat(zeros, 1) if zeros else None, spec, compare)
+    _reorder_rows(columns, factor.order)
+    solver = _Columns(columns, factor, step, zero, spec, compare)
     solver.solve()
-    _reorder(columns, factor.order.argsort())
+    _reorder_rows(columns, factor.order.argsort())
     errors = [None] * len(rows) if solver.errors is None else torch.split(solver.errors, rows)
     return [
         Solution(_quantized(weight, grid, part.T, spec), error)
@@ -170,17 +179,27 @@ class _Columns:
     ) -> None:
         self.left = columns  # a column's weights; once it is rounded, the error that it leaves
         self.unit, self.spec = factor.unit.to(columns.dtype), spec
-        self.steps, self.zeros = step.unbind(), None if zero is None else zero.unbind()
-        width = spec.group_size if spec.granularity in ("per_group", "per_block") else len(columns)
-        self.grid_row = (factor.order // (width or 1)).tolist()
+        self.step, self.zero = step, zero
+        self.one_grid = len(step) == 1  # all columns share it: then they are worked on in units of it
+        self.grids: list[Grid] = []
+        if not self.one_grid:
+            steps, zeros = step.unbind(), [None] * len(step) if zero is None else zero.unbind()
+            assert spec.group_size is not None
+            self.grids = [(steps[row], zeros[row]) for row in (factor.order // spec.group_size).tolist()]
         self.pivots = factor.pivots.tolist()
         self.errors = torch.zeros_like(columns[0]) if compare else None  # of each output, squared
 
     def solve(self) -> None:
         """Leave the errors of rounding in place of the weights, and fill `errors`."""
+        if self.one_grid:
+            self.left.div_(self.step).add_(0 if self.zero is None else self.zero)
         for end in range(len(self.left), 0, -PANEL):
             start = max(0, end - PANEL)
             self._halve(start, end, torch.addmm(self.left[start:end], self.unit[end:, start:end].T, self.left[end:]))
+        if self.one_grid:
+            self.left.mul_(self.step)
+            if self.errors is not None:
+                self.errors.mul_(self.step[0].square())
 
     def _halve(self, start: int, end: int, aims: Tensor) -> None:
         """Each column aims at its own weights, moved to make up for the errors of the columns after it; within a panel
@@ -197,15 +216,19 @@ class _Columns:
         reach = self.unit[start:end, start:end].tril(-1).unbind()
         left, aims = self.left[start:end].unbind(), moved.unbind()
         for i in range(end - start - 1, -1, -1):
-            row = self.grid_row[start + i]
-            step, zero = self.steps[row], None if self.zeros is None else self.zeros[row]
-            code = round_to_grid(aims[i], step, zero, self.spec)
-            value = (code if zero is None else code.sub_(zero)).mul_(step)
+            value = self._rounded(aims[i], start + i)
             left[i].sub_(value)
             if self.errors is not None:
                 missed = aims[i].sub_(value)  # what of this column's aim nothing will make up for
                 self.errors.addcmul_(missed, missed, value=self.pivots[start + i])
             moved.addr_(reach[i], left[i])
+
+    def _rounded(self, aim: Tensor, column: int) -> Tensor:
+        if self.one_grid:
+            return codes_of(aim, self.spec)
+        step, zero = self.grids[column]
+        code = round_to_grid(aim, step, zero, self.spec)
+        return (code if zero is None else code.sub_(zero)).mul_(step)
 
 
 def least_squares(weight: Tensor, cross: Tensor, factor: Factor) -> Tensor:

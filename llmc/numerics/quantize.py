@@ -200,10 +200,13 @@ def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
 
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
-    if zero is not None:
-        return spec.format.round(slices / scale + zero, spec.rounding)
-    codes = spec.format.round(quotient(slices, scale, spec), spec.rounding)
-    mirrored = spec.format.integer and spec.mirrored and spec.divisor == "largest_code"
+    return codes_of(quotient(slices, scale, spec) if zero is None else slices / scale + zero, spec)
+
+
+def codes_of(units: Tensor, spec: TensorSpec) -> Tensor:
+    """The codes, unpacked, of values in units of their scales, counted from the zero point."""
+    codes = spec.format.round(units, spec.rounding)
+    mirrored = spec.format.integer and spec.symmetric and spec.mirrored and spec.divisor == "largest_code"
     return codes.clamp_(min=-spec.format.max) if mirrored else codes
 
 
