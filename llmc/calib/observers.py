@@ -14,7 +14,7 @@ from torch import Tensor
 from llmc import distributed
 from llmc.layers.steps import running_step
 
-PANEL = 256  # columns of a Gram matrix that are added up at once
+PANEL = 192  # columns of a Gram matrix that are added up at once
 TOKENS = 4096  # that are added up at once: what is made float32 for it stays small
 
 

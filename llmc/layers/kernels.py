@@ -66,12 +66,13 @@ def real_product(x: Tensor, act: TensorSpec, act_scale: Tensor | None, weight: T
     rows = x.reshape(-1, x.shape[-1])
     one_scale = act.granularity == "per_tensor" and act_scale is None  # which only all rows together tell
     count = len(rows) if one_scale else at_once(rows.shape[0], rows.shape[1], x.device)
-    parts = []
-    for some in rows.split(max(1, count)):  # type: ignore[no-untyped-call]
-        codes = quantize(some, act, act_scale)
+    y = x.new_empty(len(rows), len(weight))
+    for first in range(0, len(rows), max(1, count)):
+        part = slice(first, first + count)
+        codes = quantize(rows[part], act, act_scale)
         sums = multiply(codes.stored(), weight)
-        parts.append(sums.mul_(codes.scale).mul_(scale.reshape(-1)).to(x.dtype))
-    return torch.cat(parts).reshape(*x.shape[:-1], -1)
+        y[part] = sums.mul_(codes.scale).mul_(scale.reshape(-1))
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _int8_sums(act: Tensor, weight: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from llmc.numerics.spec import TensorSpec
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
 TRIED = (1.0, 0.9, 0.8, 0.7, 0.6)  # where every range costs a whole solution
 ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can reach far beyond all others
-ENOUGH = 512  # elements of a slice, evenly spaced, that tell its best range as well as all of them
+ENOUGH = 512  # elements of a slice at most, evenly spaced, tell its best range as well as all of them
 ROWS = 128  # tokens that tell an output error
 AT_ONCE = 1 << 22  # values of acts held at a time
 
@@ -43,7 +43,7 @@ def weight_scales(slices: Tensor, spec: TensorSpec, by: RangeRule, percentile: f
 def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
     """Scale (and zero point) of each slice with the least squared rounding error over a grid of ranges."""
     whole = whole_scale(slices, spec)
-    some = slices[:, :: max(1, slices.shape[1] // ENOUGH)]
+    some = slices[:, :: -(-slices.shape[1] // ENOUGH)]
     ends = torch.stack([slices.amin(1), slices.amax(1)], 1)
     wholes = None if whole is None else whole.expand(len(slices), 1)
 

@@ -205,9 +205,8 @@ def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: Tens
 
 def codes_of(units: Tensor, spec: TensorSpec) -> Tensor:
     """The codes, unpacked, of values in units of their scales, counted from the zero point."""
-    codes = spec.format.round(units, spec.rounding)
-    mirrored = spec.format.integer and spec.symmetric and spec.mirrored and spec.divisor == "largest_code"
-    return codes.clamp_(min=-spec.format.max) if mirrored else codes
+    mirrored = spec.symmetric and spec.mirrored and spec.divisor == "largest_code"
+    return spec.format.round(units, spec.rounding, mirrored)
 
 
 def packed_codes(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:

@@ -25,8 +25,9 @@ class Format(Plugin):
     whole_groups: ClassVar[int | None] = None  # so many groups of a row are under it; None: those of the whole tensor
 
     @abstractmethod
-    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
-        """The nearest code of each float32 value, saturating at the ends."""
+    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
+        """The nearest code of each float32 value, saturating at the ends; `mirrored` leaves out a lowest code that is
+        the opposite of no other."""
 
     def scale(self, absmax: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:
         """The scale with which values up to `absmax` fill the grid; `whole` is that of the tensor, if it has one."""

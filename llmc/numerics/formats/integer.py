@@ -22,7 +22,7 @@ class Integer(Format):
         cls.max = float(2 ** (cls.bits - 1) - 1)
         cls.lowest = -cls.max - 1
 
-    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
+    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
         if rounding == "qtorch":
             raise UnsupportedSpec(
                 f"use_qtorch rounds float formats; {self.__class__.__name__} is an integer grid: leave it out"
@@ -34,7 +34,7 @@ class Integer(Format):
                 rounded = torch.trunc(x)
             case _:
                 rounded = torch.sign(x) * torch.floor(x.abs() + 0.5)
-        return rounded.clamp_(self.lowest, self.max)
+        return rounded.clamp_(-self.max if mirrored else self.lowest, self.max)
 
 
 class Int8(Integer):

@@ -66,9 +66,9 @@ class MxFp4Dual(Mx, E2M1):
         assert whole is not None
         return super().scale(self._kept(absmax / whole)) * whole
 
-    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
+    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
         # x is in units of both scales, and the lower one, a power of two, changes nothing of what is kept
-        return super().round(self._kept(x), rounding)
+        return super().round(self._kept(x), rounding, mirrored)
 
     def _kept(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(getattr(torch, self.between)).to(torch.float32)

@@ -19,7 +19,7 @@ class SmallFloat(Format):
     exponent_bits: ClassVar[int]
     mantissa_bits: ClassVar[int]
 
-    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even") -> torch.Tensor:
+    def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
         if rounding == "nearest_even":
             return self.nearest_even(x)
         if rounding == "toward_zero":
