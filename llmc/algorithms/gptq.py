@@ -79,19 +79,19 @@ class GPTQ(Algorithm):
     def _round(self, layers: list[QuantLinear], group: Group, block: BlockStep) -> None:
         from llmc.numerics.gptq import Factor, gptq_on_best_grid, least_squares
 
-        has_branch = any(layer.state.lowrank is not None for layer in layers)
         gram = group.second_moment(self._moment("gram"), keep=self._moment("gram") in block.needed_later)
         weights = [layer.float_weight() for layer in layers]
         if self.target == "asymmetric":
             cross = group.second_moment(self._moment("cross"), keep=self._moment("cross") in block.needed_later)
-            aim = Factor.of(gram.clone(), self.pull * self.damping, self.act_order)
+            aim = Factor.of(gram, self.pull * self.damping, self.act_order)
             branches = [layer.lowrank_product() for layer in layers]
             weights = [
                 least_squares(weight + branch, cross, aim) - branch
                 for weight, branch in zip(weights, branches, strict=True)
             ]
-            del aim, cross
-        factor = Factor.of(gram.clone() if has_branch else gram, self.damping, self.act_order)
+            gram = aim.gram()
+            del cross
+        factor = Factor.of(gram, self.damping, self.act_order)
         if factor.damping > self.damping:
             block.rejected[f"{self.name} damping"] += 1
         for spec in dict.fromkeys(layer.spec.weight for layer in layers):  # linears of one grid are solved at once
@@ -101,8 +101,10 @@ class GPTQ(Algorithm):
             rounded = gptq_on_best_grid(own, factor, spec, [self._grids(weight, spec) for weight in own])
             for index, codes in zip(alike, rounded, strict=True):
                 layers[index].round(codes)
-                if layers[index].state.lowrank is not None:
-                    fit_branch(layers[index], weights[index] - codes.dequantize(), gram)
+        if any(layer.state.lowrank is not None for layer in layers):
+            gram = factor.gram()
+            for layer, weight in zip(layers, weights, strict=True):
+                fit_branch(layer, weight, gram)
 
     def _grids(self, weight: torch.Tensor, spec: TensorSpec) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         from llmc.numerics.clip import shrunk_scales, weight_scales
@@ -119,10 +121,13 @@ class GPTQ(Algorithm):
         return kind if self.precision == "float32" else f"{kind}64"
 
 
-def fit_branch(layer: QuantLinear, error: torch.Tensor, gram: torch.Tensor) -> None:
-    """Turn a low-rank branch to what rounding left undone of the layer's outputs, in the directions that it has."""
+def fit_branch(layer: QuantLinear, weight: torch.Tensor, gram: torch.Tensor) -> None:
+    """Turn a low-rank branch, if there is one, to what rounding left undone of a weight, in the directions that it
+    has."""
     from llmc.numerics.lowrank import best_up
 
-    assert layer.state.lowrank is not None
-    up, down = layer.state.lowrank
-    layer.state = replace(layer.state, lowrank=(up + best_up(error, down, gram), down))
+    state = layer.state
+    if state.lowrank is not None and state.rounded is not None:
+        up, down = state.lowrank
+        error = weight - state.rounded.dequantize()
+        layer.state = replace(state, lowrank=(up + best_up(error, down, gram), down))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from llmc.models.parts import Fold, Part
 from llmc.numerics.spec import ScaleDtype
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
+PANEL = 256  # rows of a moment that change their basis at once
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
 
 
@@ -61,12 +62,11 @@ class Group:
     def second_moment(self, name: str, keep: bool = True) -> Tensor:
         """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides. It is for the
         caller to change; who is the last to need it does not `keep` it, since nothing else is as large."""
-        moment = (self.stats[name] if keep else self.stats.pop(name)).to(self.device)
-        if not self.linears[0].state.transforms:
-            return moment.clone() if keep else moment
-        for _ in range(2):
-            moment = self._in_basis(moment).T
-        return moment.contiguous()
+        moment = (self.stats[name].clone() if keep else self.stats.pop(name)).to(self.device)
+        for side in (moment, moment.T) if self.linears[0].state.transforms else ():
+            for some in side.split(PANEL):  # type: ignore[no-untyped-call]
+                some.copy_(self._in_basis(some))
+        return moment
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The least and the largest value of the calibration, in the present basis."""
@@ -90,9 +90,10 @@ class Group:
         """Whether channels are those that were measured, each times a number."""
         return all(isinstance(transform, Scale) for transform in self.linears[0].state.transforms)
 
-    def forget(self) -> None:
-        """Drop what is large; a static scale can still be found."""
-        self.stats = {name: value for name, value in self.stats.items() if name == "range"}
+    def forget(self, names: Iterable[str] | None = None) -> None:
+        """Drop these statistics, or all that are large: a static scale can still be found."""
+        gone = self.stats.keys() - {"range"} if names is None else names
+        self.stats = {name: value for name, value in self.stats.items() if name not in gone}
 
     def transform(self, transform: Transform) -> None:
         """Change the basis of the shared input. Linears before it that can absorb the change do so at once, a norm can

@@ -22,9 +22,9 @@ from llmc.models.parts import Part
 Outputs = dict[type | int, Any]
 
 
-SECOND_LOOK = frozenset(
-    {"gram", "cross", "gram64", "cross64", "range", "step_range"}
-)  # what rounding methods need; rows stay those of the first look
+# what rounding methods need; rows stay those of the first look
+SECOND_LOOK = frozenset({"gram", "cross", "gram64", "cross64", "range", "step_range"})
+Look = tuple[Sequence[Group], frozenset[str]]  # groups, and what is to be observed of them
 
 
 class _Halt(BaseException):
@@ -87,8 +87,9 @@ class BlockStream:
     that later blocks see the errors of earlier ones.
 
     `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
-    comes with its stages, and observes each again on what its own linears give once they are rounded. What the first
-    block reads is float in any case: who observed it during the recording says that it is known.
+    comes with its stages, and observes each but the first again on what its own linears give once they are rounded:
+    what is taken then (`SECOND_LOOK`) need not be taken before, unless it is one of the `early` statistics. What the
+    first block reads is float in any case: who observed it during the recording says that it is known.
     """
 
     def __init__(
@@ -102,10 +103,11 @@ class BlockStream:
         propagate: Literal["float", "quantized"] = "float",
         within: bool = False,
         first_is_known: bool = False,
+        early: frozenset[str] = frozenset(),
     ) -> None:
         self.part, self.blocks, self.store, self.device = part, blocks, store, device
         self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
-        self.first_is_known = first_is_known
+        self.first_is_known, self.early = first_is_known, early
         self.streams: list[Outputs] = [{} for _ in range(len(store))]
         self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if {"cross", "cross64"} & needs else []
 
@@ -114,14 +116,17 @@ class BlockStream:
         float_outputs: list[Any] = []
         for index, block in enumerate(self.blocks):
             before = self.blocks[max(0, index - 1) : index]
+            done = before if self.propagate == "quantized" else []
+            looks: list[Look] = [(block.groups, self.needs)]
+            if self.within:
+                first, *later = block.stages = self._stages(index, done)
+                looks = [(first, self.needs)]
+                looks += [(groups, self.needs - SECOND_LOOK | self.early) for groups in later]
+                block.observe_again = partial(self._observe_again, index)
             if index or not self.first_is_known:
-                done = before if self.propagate == "quantized" else []
-                float_outputs = self._observe(index, block.groups, self.needs, done)
+                float_outputs = self._observe(index, looks, done)
             for finished in before:
                 finished.put_away()
-            if self.within:
-                block.stages = self._stages(index)
-                block.observe_again = partial(self._observe_again, index)
             yield block
             block.observe_again = None
             for stream, output in zip(self.float_streams, float_outputs, strict=True):
@@ -132,24 +137,28 @@ class BlockStream:
     def _observe(
         self,
         index: int,
-        groups: Sequence[Group],
-        needs: frozenset[str],
+        looks: Sequence[Look],
         done: Sequence[BlockStep] = (),
         again: bool = False,
     ) -> list[Any]:
-        """What these groups read over all calls. The streams first move on to what blocks that are `done` make of them;
-        float ones then to what this block makes of them. What it makes of the float streams beside, which later looks
-        at it still read, is returned."""
+        """What groups read over all calls. The streams first move on to what blocks that are `done` make of them; float
+        ones then to what this block makes of them. What it makes of the float streams beside, which later looks at it
+        still read, is returned."""
         halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
-        observation = Observation(groups, needs, len(self.store), self.max_rows)
+        groups = [group for some, _ in looks for group in some]
+        observations = [Observation(some, needs, len(self.store), self.max_rows) for some, needs in looks]
+        seeing = {group.name: observation.see for observation in observations for group in observation.groups}
         float_outputs = []
         for number, (call, stream) in enumerate(zip(self.store.calls(self.device), self.streams, strict=True)):
             inputs: dict[str, Tensor] = {}
 
-            def beside(name: str, reference: Tensor, inputs: dict[str, Tensor] = inputs) -> None:
-                observation.see(name, inputs.pop(name), reference)
+            def see_alone(name: str, x: Tensor) -> None:
+                seeing[name](name, x)
 
-            see = inputs.__setitem__ if self.float_streams else observation.see
+            def see_beside(name: str, reference: Tensor, inputs: dict[str, Tensor] = inputs) -> None:
+                seeing[name](name, inputs.pop(name), reference)
+
+            see = inputs.__setitem__ if self.float_streams else see_alone
             with quantized(layer for block in done for layer in block.linears.values()):
                 output = self._run(index, call, stream, groups, see, halt, len(done))
             if not halt:
@@ -157,23 +166,27 @@ class BlockStream:
             if self.float_streams:
                 with in_mode(self.blocks[index].linears.values(), "float"):
                     float_stream = self.float_streams[number]
-                    float_outputs.append(self._run(index, call, float_stream, groups, beside, again))
-        observation.attach()
+                    float_outputs.append(self._run(index, call, float_stream, groups, see_beside, again))
+        for observation in observations:
+            observation.attach()
         return float_outputs
 
     @torch.no_grad()
     def _observe_again(self, index: int, groups: Sequence[Group]) -> None:
         layers = self.blocks[index].linears.values()
         rounded = [layer for layer in layers if layer.state.rounded is not None]
+        for group in groups:
+            group.forget(SECOND_LOOK)
         with in_mode(layers, "transformed"), quantized(rounded):
-            self._observe(index, groups, self.needs & SECOND_LOOK, again=True)
+            self._observe(index, [(groups, self.needs & SECOND_LOOK)], again=True)
 
-    def _stages(self, index: int) -> list[list[Group]]:
+    def _stages(self, index: int, done: Sequence[BlockStep]) -> list[list[Group]]:
         """What a group reads depends on linears before it if it changes when these give nothing."""
-        block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), self.streams[0]
+        block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), dict(self.streams[0])
         ran: dict[str, Tensor] = {}
         without: dict[str, Tensor] = {}
-        self._run(index, call, stream, block.groups, ran.__setitem__)
+        with quantized(layer for before in done for layer in before.linears.values()):
+            self._run(index, call, stream, block.groups, ran.__setitem__, live=len(done))
         with ExitStack() as hooks:
             for layer in block.linears.values():
                 hooks.callback(layer.register_forward_hook(lambda *io: torch.zeros_like(io[-1])).remove)

@@ -28,7 +28,7 @@ class Factor:
     unit: Tensor  # (in, in): below the diagonal the Cholesky factor, each column divided by its diagonal element
     pivots: Tensor  # (in,): the squares of those diagonal elements
     order: Tensor  # (in,): channels from the last to be rounded to the first
-    ridge: Tensor  # (in,): what was added to the energy of each channel, in their own order
+    energy: Tensor  # (in,): the diagonal of the Gram matrix, in the channels' own order
     damping: float  # the share of each channel's energy that it took to be positive definite
 
     @classmethod
@@ -42,13 +42,26 @@ class Factor:
         used = 0.0
         while used < MAX_DAMPING:
             used = max(damping, used * 10, 1e-4 if used else 0.0)
-            ridge = _ridge(energy, used)
-            gram.diagonal().copy_((energy + ridge)[order])
+            gram.diagonal().copy_((energy + _ridge(energy, used))[order])
             pivots = _factorize(gram)
             if pivots is not None:
-                return cls(gram, pivots, order, ridge, used)
+                return cls(gram, pivots, order, energy, used)
             _mirror(gram)
         raise ValueError("the Gram matrix holds NaN or infinity")
+
+    @property
+    def ridge(self) -> Tensor:
+        """What was added to the energy of each channel, in their own order."""
+        return _ridge(self.energy, self.damping)
+
+    def gram(self) -> Tensor:
+        """The Gram matrix again; it takes the place of the factor, which is no more."""
+        _mirror(self.unit)
+        self.unit.diagonal().copy_(self.energy[self.order])
+        back = self.order.argsort()
+        _reorder_rows(self.unit, back)
+        _reorder_columns(self.unit, back)
+        return self.unit
 
     def solve(self, matrix: Tensor) -> Tensor:
         """matrix (rows, in) times the inverse of the damped Gram matrix."""

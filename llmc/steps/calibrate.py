@@ -116,7 +116,7 @@ def quantize_on_calls(network: Network, store: CallStore, max_rows: int, first_i
     propagate: Literal["quantized", "float"] = "quantized" if network.sequential else "float"
     blocks = BlockStream(
         network.part, network.blocks, store, network.needs, max_rows, device, propagate, network.within_block,
-        first_is_known,
+        first_is_known, network.early_needs,
     )  # fmt: skip
     with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
         for block in blocks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from torch import nn
 
@@ -69,6 +70,11 @@ class Network:
         if any(is_static(layer) for layer in self.layers.values()):
             needs |= {"range"}
         return needs | {"rows"} if needs else needs  # each layer's error is told from the rows
+
+    @property
+    def early_needs(self) -> frozenset[str]:
+        """Those that are asked for of a whole block, before any of its linears is rounded."""
+        return frozenset[str]().union(*(method.needs for method in before_rounding(self.recipe)))
 
     @property
     def sequential(self) -> bool:
@@ -167,11 +173,11 @@ def fused_by(exporters: Sequence[Exporter], table: Original, names: Iterable[str
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
     """All methods of the recipe in order; what none of them rounded is rounded to nearest. Changes of basis look at
     the whole block (one linear may absorb another's scale), rounding at what earlier linears give when rounded."""
-    first = next((i for i, method in enumerate(recipe) if "rounded" in method.leaves), len(recipe))
-    for method in recipe[:first]:
+    before = before_rounding(recipe)
+    for method in before:
         method.apply(block)
     for stage in block.in_turn():
-        for position, method in enumerate(recipe[first:], first + 1):
+        for position, method in enumerate(recipe[len(before) :], len(before) + 1):
             stage.needed_later = frozenset[str]().union(*(later.needs for later in recipe[position:]))
             method.apply(stage)
         for group in stage.groups:
@@ -182,6 +188,11 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
     block.errors = layer_errors(block)
     for group in block.groups:
         group.forget()
+
+
+def before_rounding(recipe: Sequence[Algorithm]) -> Sequence[Algorithm]:
+    """The methods that only prepare a block."""
+    return list(takewhile(lambda method: "rounded" not in method.leaves, recipe))
 
 
 @contextmanager

@@ -110,6 +110,7 @@ def test_the_factor_is_that_of_the_damped_matrix(act_order: bool) -> None:
     torch.testing.assert_close(unit * pivots @ unit.T, damped, rtol=1e-10, atol=1e-8)
     torch.testing.assert_close(factor.pivots, pivots)
     assert factor.damping == 0.01
+    assert torch.equal(factor.gram(), gram.double())
 
 
 def test_damping_grows_until_a_singular_matrix_can_be_factored() -> None:
