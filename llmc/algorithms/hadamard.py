@@ -11,6 +11,8 @@ from llmc.layers.transforms import Rotate
 from llmc.numerics.hadamard import block_hadamard, largest_order
 
 if TYPE_CHECKING:
+    import torch
+
     from llmc.calib.block import BlockStep, Group
 
 
@@ -53,7 +55,7 @@ class Hadamard(Algorithm):
         """Of the group's input; None where there is nothing to fold it into."""
         width, heads = group.linears[0].in_features, group.head_width
         if self.where == "online":
-            return Rotate(block_hadamard(width, self.block_size).to(group.device))
+            return Rotate(self._factors(width, self.block_size, group))
         if heads is None:
             return None
         if not group.fold:
@@ -63,4 +65,8 @@ class Hadamard(Algorithm):
         if heads % size:  # a block must not reach over two heads
             block.rejected[f"{self.name} block_size {size} in heads of {heads}"] += 1
             size = largest_order(heads)
-        return Rotate(block_hadamard(width, size).to(group.device), within_heads=True)
+        return Rotate(self._factors(width, size, group), within_heads=True)
+
+    @staticmethod
+    def _factors(width: int, size: int | None, group: Group) -> tuple[torch.Tensor, ...]:
+        return tuple(factor.to(group.device) for factor in block_hadamard(width, size))

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from llmc.numerics.hadamard import times_kronecker
+
 
 class Transform(Protocol):
     """A change of basis. `undo` takes an input back, `restore` a weight; with `upstream` the input arrives changed."""
@@ -85,24 +87,24 @@ class Scale:
 
 @dataclass(frozen=True)
 class Rotate:
-    """Multiply the input by an orthogonal matrix; one that mixes no two heads of an attention can go into the linears
-    that made its values."""
+    """Multiply each block of input channels by an orthogonal matrix; one that mixes no two heads of an attention can go
+    into the linears that made its values."""
 
-    matrix: torch.Tensor  # (in_features, in_features) float32
+    factors: tuple[torch.Tensor, ...]  # orthogonal, float32; the matrix is their Kronecker product
     within_heads: bool = False
     upstream: bool = False
 
     def input(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.matrix.to(x.dtype)
+        return times_kronecker(x, self.factors)
 
     def undo(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.matrix.T.to(x.dtype)
+        return times_kronecker(x, [factor.T for factor in self.factors])
 
     def weight(self, w: torch.Tensor) -> torch.Tensor:
-        return w @ self.matrix
+        return self.input(w)  # the inverse of an orthogonal matrix is its transpose
 
     def restore(self, w: torch.Tensor) -> torch.Tensor:
-        return w @ self.matrix.T
+        return self.undo(w)
 
     def __str__(self) -> str:
         return "rotate, folded into the linear before" if self.upstream else "rotate, at run time"

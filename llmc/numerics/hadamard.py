@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 
 from llmc.errors import UnsupportedSpec
+from llmc.numerics.quantize import at_once
+
+LARGEST_DOUBLING = 6  # factors of 64: products of small matrices, and few of them
 
 
-def block_hadamard(width: int, block_size: int | None = None) -> torch.Tensor:
-    """An orthogonal block-diagonal (width, width) matrix of equal Hadamard blocks; by default the largest that fit."""
+def block_hadamard(width: int, block_size: int | None = None) -> tuple[torch.Tensor, ...]:
+    """Orthogonal factors of a Hadamard matrix whose size divides the width; by default of the largest that does."""
     size = block_size or largest_order(width)
     if width % size:
         raise UnsupportedSpec(f"block_size {size} does not divide the {width} inputs of a layer; leave it out")
-    return torch.kron(torch.eye(width // size), hadamard(size))
+    return hadamard(size)
+
+
+def times_kronecker(x: torch.Tensor, factors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Each block of the last dimension times the Kronecker product of square matrices, in float32 or better; it costs
+    the sum of their sizes per element, and not the product."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    sizes = [len(factor) for factor in factors]
+    blocks = x.reshape(-1, math.prod(sizes))
+    turned = torch.empty_like(blocks)
+    count = at_once(blocks.shape[0], blocks.shape[1], x.device)
+    for first in range(0, len(blocks), max(1, count)):
+        some = blocks[first : first + count]
+        y = some.to(exact)
+        for size, factor in zip(sizes, factors, strict=True):  # the first axis is multiplied and goes last, in turn
+            y = y.reshape(len(some), size, -1).transpose(1, 2) @ factor.to(exact)
+        turned[first : first + count] = y.reshape(some.shape)
+    return turned.reshape(x.shape)
 
 
 def largest_order(width: int) -> int:
@@ -23,23 +45,23 @@ def largest_order(width: int) -> int:
 
 
 def random_hadamard(width: int, generator: torch.Generator) -> torch.Tensor:
-    """The same with the signs of its rows drawn at random, so that no direction is special."""
+    """A matrix of the largest blocks, with the signs of its rows drawn at random, so that no direction is special."""
     signs = torch.randint(0, 2, (width, 1), generator=generator) * 2 - 1
-    return block_hadamard(width) * signs
+    return times_kronecker(torch.eye(width), block_hadamard(width)) * signs
 
 
 @cache
-def hadamard(order: int) -> torch.Tensor:
-    """An orthogonal Hadamard matrix of that order."""
+def hadamard(order: int) -> tuple[torch.Tensor, ...]:
+    """Orthogonal matrices whose Kronecker product is a Hadamard matrix of that order."""
     parts = _parts(order)
     if parts is None:
         raise UnsupportedSpec(f"no Hadamard matrix of order {order} is known here; use a power of two")
     prime, doublings = parts
-    matrix = torch.ones(1, 1) if prime is None else _paley(prime)
-    for _ in range(doublings):
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    unit: torch.Tensor = matrix / order**0.5
-    return unit
+    sizes = [2 ** min(LARGEST_DOUBLING, doublings - done) for done in range(0, doublings, LARGEST_DOUBLING)]
+    factors = [_sylvester(size) for size in sizes]
+    if prime is not None or not factors:
+        factors.append(torch.ones(1, 1) if prime is None else _paley(prime))
+    return tuple(factor / len(factor) ** 0.5 for factor in factors)
 
 
 @cache
@@ -48,11 +70,19 @@ def _parts(order: int) -> tuple[int | None, int] | None:
     doublings = (order & -order).bit_length() - 1
     if order == 1 << doublings:
         return None, doublings
-    for k in range(doublings - 1):
+    for k in range(doublings - 2, -1, -1):  # the smallest prime makes the smallest factors
         q = (order >> k) - 1
         if q % 4 == 3 and all(q % divisor for divisor in range(2, int(q**0.5) + 1)):
             return q, k
     return None
+
+
+def _sylvester(order: int) -> torch.Tensor:
+    """Of a power of two, by doubling."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < order:
+        matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), matrix)
+    return matrix
 
 
 def _paley(q: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ def layer(spec: LayerSpec = W8A8, dtype: torch.dtype = torch.float32) -> tuple[Q
 def changes() -> list[Transform]:
     generator = torch.Generator().manual_seed(1)
     q, _ = torch.linalg.qr(torch.randn(32, 32, generator=generator))
-    return [Scale(torch.rand(32, generator=generator) + 0.5), Rotate(q)]
+    return [Scale(torch.rand(32, generator=generator) + 0.5), Rotate((q,))]
 
 
 @torch.no_grad()
