@@ -51,7 +51,6 @@ W8A8 = LayerSpec(
     weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
 )
 MAX_ROWS = 512
-ROUNDS = 3
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def main() -> None:
     arguments = _arguments()
     device = _device()
     size = SIZES[arguments.size]
-    rows = [measure(method, size, arguments.threads) for method in arguments.method]
+    rows = [measure(method, size, arguments.threads, arguments.rounds) for method in arguments.method]
     result: dict[str, Any] = {
         "size": asdict(size),
         "device": str(device),
@@ -67,27 +66,30 @@ def main() -> None:
         "methods": rows,
     }
     if arguments.slopes:
-        result["slopes"] = [_slopes(method, size, arguments.threads, rows) for method in arguments.method]
+        result["slopes"] = [
+            _slopes(method, size, arguments.threads, arguments.rounds, rows) for method in arguments.method
+        ]
     if arguments.solver:
         result["solver"] = solver(arguments.solver, device, arguments.threads)
     if arguments.page:
-        write_page("calibrate", _table(result), device)
+        of = ("" if arguments.size == "small" else arguments.size) + ("slopes" if arguments.slopes else "")
+        write_page("calibrate", _table(result), device, of)
     print(json.dumps(result) if arguments.json else _table(result))
 
 
-def measure(method: str, size: Size, threads: int) -> dict[str, Any]:
+def measure(method: str, size: Size, threads: int, rounds: int) -> dict[str, Any]:
     """What one method takes: its time and its memory, each in a process of its own."""
-    seconds = _in_own_process(measure_time, method, size, threads)
+    seconds = _in_own_process(measure_time, method, size, threads, rounds)
     with tensors_as_mappings():
         memory = _in_own_process(measure_memory, method, size, threads)
     return {"method": method} | seconds | memory
 
 
-def measure_time(method: str, size: Size, threads: int) -> dict[str, Any]:
+def measure_time(method: str, size: Size, threads: int, rounds: int) -> dict[str, Any]:
     """Seconds, beside those of one float trajectory over the same calls: the least of a few turns of each, since others
     on the machine only ever make it slower."""
     work, float_run, _ = _work(method, size, threads)
-    runs = [(cost(float_run, _device()).seconds, cost(work, _device()).seconds) for _ in range(ROUNDS)]
+    runs = [(cost(float_run, _device()).seconds, cost(work, _device()).seconds) for _ in range(rounds)]
     float_seconds, seconds = (min(each) for each in zip(*runs, strict=True))
     return {"ratio": seconds / float_seconds, "seconds": seconds, "float_seconds": float_seconds}
 
@@ -170,22 +172,20 @@ def solver(width: int, device: torch.device, threads: int) -> dict[str, Any]:
     return {"width": width, "seconds": solved, "product_seconds": product, "share_of_product_flops": share}
 
 
-def _slopes(method: str, size: Size, threads: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _slopes(method: str, size: Size, threads: int, rounds: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How the time grows when one of the sizes doubles: 1 is in proportion."""
     before = next(row for row in rows if row["method"] == method)["seconds"]
     grown = {name: replace(size, **{name: 2 * getattr(size, name)}) for name in ("tokens", "calls", "blocks")}
     return {"method": method} | {
-        name: _in_own_process(measure_time, method, larger, threads)["seconds"] / before / 2
+        name: _in_own_process(measure_time, method, larger, threads, rounds)["seconds"] / before / 2
         for name, larger in grown.items()
     }
 
 
-def _in_own_process(
-    measured: Callable[[str, Size, int], dict[str, Any]], method: str, size: Size, threads: int
-) -> dict[str, Any]:
+def _in_own_process(measured: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
     """So that no memory of one method is there when the next is measured."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measured, (method, size, threads))
+        return pool.apply(measured, arguments)
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -210,6 +210,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="turns that float run and method take; the least counts")
     parser.add_argument("--slopes", action="store_true", help="also double tokens, calls and blocks")
     parser.add_argument("--solver", type=int, nargs="?", const=5120, help="also time GPTQ's solver at this width")
     parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")

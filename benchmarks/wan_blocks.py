@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -41,10 +42,10 @@ class WanCalls(ModelAdapter):
     name: Literal["WanCalls"] = "WanCalls"
     pipeline: ClassVar[str] = "none"
 
-    def load(self, path: Path, torch_dtype: str, device: str) -> Any:
+    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
         raise NotImplementedError("made by `network`, not read from a folder")
 
-    def skeleton(self, path: Path) -> list[Part]:
+    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
         raise NotImplementedError("made by `network`, not read from a folder")
 
     def parts(self, pipeline: Any) -> list[Part]:
@@ -66,7 +67,7 @@ class WanCalls(ModelAdapter):
 
 
 def network(size: Size, device: torch.device) -> Calls:
-    """Random weights, with some channels of large inputs as trained networks have them."""
+    """As diffusers makes it, with random weights."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)

@@ -9,7 +9,6 @@ from functools import cache
 import torch
 
 from llmc.errors import UnsupportedSpec
-from llmc.numerics.quantize import at_once
 
 LARGEST_DOUBLING = 6  # factors of 64: products of small matrices, and few of them
 
@@ -25,6 +24,8 @@ def block_hadamard(width: int, block_size: int | None = None) -> tuple[torch.Ten
 def times_kronecker(x: torch.Tensor, factors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Each block of the last dimension times the Kronecker product of square matrices, in float32 or better; it costs
     the sum of their sizes per element, and not the product."""
+    from llmc.numerics.quantize import at_once  # which needs all of torch; who only lists methods does not
+
     exact = torch.promote_types(x.dtype, torch.float32)
     sizes = [len(factor) for factor in factors]
     blocks = x.reshape(-1, math.prod(sizes))
