@@ -15,10 +15,10 @@ from llmc.calib.shelf import put_away
 from llmc.layers.linear import QuantLinear
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
 from llmc.models.parts import Fold, Part
+from llmc.numerics.quantize import at_once
 from llmc.numerics.spec import ScaleDtype
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
-PANEL = 256  # rows of a moment that change their basis at once
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
 
 
@@ -63,8 +63,9 @@ class Group:
         """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides. It is for the
         caller to change; who is the last to need it does not `keep` it, since nothing else is as large."""
         moment = (self.stats[name].clone() if keep else self.stats.pop(name)).to(self.device)
+        count = at_once(len(moment), len(moment), moment.device)
         for side in (moment, moment.T) if self.linears[0].state.transforms else ():
-            for some in side.split(PANEL):  # type: ignore[no-untyped-call]
+            for some in side.split(count):  # type: ignore[no-untyped-call]
                 some.copy_(self._in_basis(some))
         return moment
 
