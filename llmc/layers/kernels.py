@@ -65,11 +65,12 @@ def real_product(x: Tensor, act: TensorSpec, act_scale: Tensor | None, weight: T
     """x (..., in) quantized as `act` says, times weight (out, in) with its scales, in the type of x."""
     rows = x.reshape(-1, x.shape[-1])
     one_scale = act.granularity == "per_tensor" and act_scale is None  # which only all rows together tell
-    count = len(rows) if one_scale else at_once(rows.shape[0], rows.shape[1], x.device)
+    count = len(rows) if one_scale else at_once(len(rows), max(weight.shape), x.device)
+    act = act.of_input(x.dtype)
     y = x.new_empty(len(rows), len(weight))
     for first in range(0, len(rows), max(1, count)):
         part = slice(first, first + count)
-        codes = quantize(rows[part], act, act_scale)
+        codes = quantize(rows[part].float(), act, act_scale)
         sums = multiply(codes.stored(), weight)
         y[part] = sums.mul_(codes.scale).mul_(scale.reshape(-1))
     return y.reshape(*x.shape[:-1], -1)

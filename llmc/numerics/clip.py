@@ -43,7 +43,7 @@ def weight_scales(slices: Tensor, spec: TensorSpec, by: RangeRule, percentile: f
 def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
     """Scale (and zero point) of each slice with the least squared rounding error over a grid of ranges."""
     whole = whole_scale(slices, spec)
-    some = slices[:, :: -(-slices.shape[1] // ENOUGH)]
+    some = slices[:, :: -(-slices.shape[1] // ENOUGH)].contiguous()
     ends = torch.stack([slices.amin(1), slices.amax(1)], 1)
     wholes = None if whole is None else whole.expand(len(slices), 1)
 

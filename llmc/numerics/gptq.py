@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmc.numerics.quantize import Quantized, codes_of, packed_codes, round_to_grid, sliced, whole_scale
+from llmc.numerics.quantize import Quantized, packed_codes, round_to_grid, rounder, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
 PANEL = 128  # columns that later ones reach with one product of matrices
@@ -193,6 +193,7 @@ class _Columns:
         self.left = columns  # a column's weights; once it is rounded, the error that it leaves
         self.unit, self.spec = factor.unit.to(columns.dtype), spec
         self.step, self.zero = step, zero
+        self.round = rounder(spec)
         self.one_grid = len(step) == 1  # all columns share it: then they are worked on in units of it
         self.grids: list[Grid] = []
         if not self.one_grid:
@@ -224,21 +225,20 @@ class _Columns:
         aims = aims[: middle - start].addmm_(self.unit[middle:end, start:middle].T, self.left[middle:end])
         return self._halve(start, middle, aims)
 
-    def _one_by_one(self, start: int, end: int, moved: Tensor) -> None:
+    def _one_by_one(self, start: int, end: int, aims: Tensor) -> None:
         # rows of each matrix taken apart once: on narrow layers, indexing would cost as much as the arithmetic
-        reach = self.unit[start:end, start:end].tril(-1).unbind()
-        left, aims = self.left[start:end].unbind(), moved.unbind()
-        for i in range(end - start - 1, -1, -1):
-            value = self._rounded(aims[i], start + i)
-            left[i].sub_(value)
+        reached = self.unit[start:end, start:end].tril(-1).T.contiguous().unbind()  # by later columns; by others: 0
+        strip = self.left[start:end].T
+        for i, (left, aim) in reversed(list(enumerate(zip(strip.unbind(1), aims.unbind(), strict=True)))):
+            value = self._rounded(aim.addmv_(strip, reached[i]), start + i)
+            left.sub_(value)
             if self.errors is not None:
-                missed = aims[i].sub_(value)  # what of this column's aim nothing will make up for
+                missed = aim.sub_(value)  # what of this column's aim nothing will make up for
                 self.errors.addcmul_(missed, missed, value=self.pivots[start + i])
-            moved.addr_(reach[i], left[i])
 
     def _rounded(self, aim: Tensor, column: int) -> Tensor:
         if self.one_grid:
-            return codes_of(aim, self.spec)
+            return self.round(aim)
         step, zero = self.grids[column]
         code = round_to_grid(aim, step, zero, self.spec)
         return (code if zero is None else code.sub_(zero)).mul_(step)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -200,13 +202,13 @@ def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
 
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
-    return codes_of(quotient(slices, scale, spec) if zero is None else slices / scale + zero, spec)
+    return rounder(spec)(quotient(slices, scale, spec) if zero is None else slices / scale + zero)
 
 
-def codes_of(units: Tensor, spec: TensorSpec) -> Tensor:
-    """The codes, unpacked, of values in units of their scales, counted from the zero point."""
+def rounder(spec: TensorSpec) -> Callable[[Tensor], Tensor]:
+    """What makes codes, unpacked, of values in units of their scales, counted from the zero point."""
     mirrored = spec.symmetric and spec.mirrored and spec.divisor == "largest_code"
-    return spec.format.round(units, spec.rounding, mirrored)
+    return partial(spec.format.round, rounding=spec.rounding, mirrored=mirrored)
 
 
 def packed_codes(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
