@@ -42,7 +42,7 @@ def discover(package: str, base: type[P]) -> dict[str, type[P]]:
     for module in pkgutil.iter_modules(root.__path__, f"{package}."):
         importlib.import_module(module.name)
     found: dict[str, type[P]] = {}
-    for cls in _subclasses(base):
+    for cls in subclasses(base):
         field = cls.model_fields.get("name")
         if field is None or not isinstance(field.default, str):
             continue
@@ -61,5 +61,6 @@ def by_name(package: str, base: type[P]) -> Any:
     return Annotated[Union[plugins], Field(discriminator="name"), as_mapping]  # noqa: UP007
 
 
-def _subclasses(base: type[S]) -> list[type[S]]:
-    return [cls for direct in base.__subclasses__() for cls in (direct, *_subclasses(direct))]
+def subclasses(base: type[S]) -> list[type[S]]:
+    """All of them that are loaded, of any depth."""
+    return [cls for direct in base.__subclasses__() for cls in (direct, *subclasses(direct))]

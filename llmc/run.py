@@ -26,6 +26,7 @@ from llmc.steps.folder import RunFolder, open_run_folder, versions
 from llmc.steps.judge import judge
 from llmc.steps.layer_checks import check_layers
 from llmc.steps.network import Network, prepare_all
+from llmc.steps.resume import calibration_journal
 from llmc.steps.source import check_weights, load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
@@ -72,7 +73,10 @@ def run(config: Config) -> Results:
             for i, sample in distributed.share(samples)
         ]
         allowed = None if attention is None else attention.max_error
-        seen = calibrate(adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed, allowed)
+        journal = calibration_journal(config, samples, device, folder)
+        seen = calibrate(
+            adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed, allowed, journal
+        )
         coverage = coverage_table(seen, networks, samples)
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, judged)
@@ -84,6 +88,7 @@ def run(config: Config) -> Results:
             judgement = judge(config, adapter, pipeline, networks, folder.path)
     results = collect(config, networks, coverage, judgement, checkpoint, folder)
     distributed.wait()
+    journal.remove()
     distributed.stop()
     return results
 

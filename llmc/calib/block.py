@@ -190,15 +190,21 @@ class BlockStep:
     errors: dict[str, LayerError] = field(default_factory=dict)  # of each linear, once the recipe is done
     stages: Sequence[Sequence[Group]] = ()  # groups in running order; those of one stage need nothing of one another
     needed_later: frozenset[str] = frozenset()  # statistics that methods after the one at work read
+    on_disk: bool = False  # whether its codes are read from there
 
     @cached_property
     def linears(self) -> dict[str, QuantLinear]:
         return {name: layer for group in self.groups for name, layer in zip(group.names, group.linears, strict=True)}
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
     def put_away(self) -> None:
         """Nobody works on this block any more: its codes wait on disk until the network runs or is written."""
-        for layer in self.linears.values():
+        for layer in [] if self.on_disk else self.linears.values():
             put_away(layer)
+        self.on_disk = True
 
     def in_turn(self) -> Iterator[BlockStep]:
         """The groups in the order in which they run, each observed again once those before it are rounded; the whole

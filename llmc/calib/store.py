@@ -134,14 +134,14 @@ class CallStore:
         return loaded
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """A file of a recording."""
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
     except SafetensorError as error:  # what the library makes of an error of the system
         raise CalibrationError(
-            f"{path} cannot be written: {error}; make room there, or record elsewhere: a run keeps its float run in "
-            "its folder (base.run_dir), and what it calibrates on in TMPDIR"
+            f"{path} cannot be written: {error}; make room there, or record elsewhere: a run keeps its float run "
+            "and its finished blocks in its folder (base.run_dir), and what it calibrates on in TMPDIR"
         ) from error
 
 

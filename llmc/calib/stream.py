@@ -89,7 +89,8 @@ class BlockStream:
     `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
     comes with its stages, and observes each but the first again on what its own linears give once they are rounded:
     what is taken then (`SECOND_LOOK`) need not be taken before, unless it is one of the `early` statistics. What the
-    first block reads is float in any case: who observed it during the recording says that it is known.
+    first block reads is float in any case: who observed it during the recording says that it is known. The first
+    `finished` blocks are done, and only run.
     """
 
     def __init__(
@@ -104,27 +105,29 @@ class BlockStream:
         within: bool = False,
         first_is_known: bool = False,
         early: frozenset[str] = frozenset(),
+        finished: int = 0,
     ) -> None:
         self.part, self.blocks, self.store, self.device = part, blocks, store, device
         self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
-        self.first_is_known, self.early = first_is_known, early
+        self.first_is_known, self.early, self.finished = first_is_known, early, finished
         self.streams: list[Outputs] = [{} for _ in range(len(store))]
         self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if {"cross", "cross64"} & needs else []
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[BlockStep]:
         float_outputs: list[Any] = []
-        for index, block in enumerate(self.blocks):
-            before = self.blocks[max(0, index - 1) : index]
-            done = before if self.propagate == "quantized" else []
+        for index, block in enumerate(self.blocks[self.finished :], self.finished):
+            starts = index == self.finished  # then no stream has been through any block yet
+            before = self.blocks[0 if starts else index - 1 : index]
+            ahead = before if starts or self.propagate == "quantized" else []
             looks: list[Look] = [(block.groups, self.needs)]
             if self.within:
-                first, *later = block.stages = self._stages(index, done)
+                first, *later = block.stages = self._stages(index, ahead)
                 looks = [(first, self.needs)]
                 looks += [(groups, self.needs - SECOND_LOOK | self.early) for groups in later]
                 block.observe_again = partial(self._observe_again, index)
             if index or not self.first_is_known:
-                float_outputs = self._observe(index, looks, done)
+                float_outputs = self._observe(index, looks, ahead, ahead if starts else [])
             for finished in before:
                 finished.put_away()
             yield block
@@ -138,12 +141,13 @@ class BlockStream:
         self,
         index: int,
         looks: Sequence[Look],
-        done: Sequence[BlockStep] = (),
+        ahead: Sequence[BlockStep] = (),
+        float_ahead: Sequence[BlockStep] = (),
         again: bool = False,
     ) -> list[Any]:
-        """What groups read over all calls. The streams first move on to what blocks that are `done` make of them; float
-        ones then to what this block makes of them. What it makes of the float streams beside, which later looks at it
-        still read, is returned."""
+        """What groups read over all calls. The streams first move on to what the blocks just `ahead` of this one make
+        of them, and the float streams beside to what float blocks make; float ones then to what this block makes of
+        them. What it makes of the float streams beside, which later looks at it still read, is returned."""
         halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
         groups = [group for some, _ in looks for group in some]
         observations = [Observation(some, needs, len(self.store), self.max_rows) for some, needs in looks]
@@ -159,14 +163,15 @@ class BlockStream:
                 seeing[name](name, inputs.pop(name), reference)
 
             see = inputs.__setitem__ if self.float_streams else see_alone
-            with quantized(layer for block in done for layer in block.linears.values()):
-                output = self._run(index, call, stream, groups, see, halt, len(done))
+            with self._as_propagated(ahead):
+                output = self._run(index, call, stream, groups, see, halt, len(ahead))
             if not halt:
                 stream[_key(self.part, index)] = output
             if self.float_streams:
                 with in_mode(self.blocks[index].linears.values(), "float"):
                     float_stream = self.float_streams[number]
-                    float_outputs.append(self._run(index, call, float_stream, groups, see_beside, again))
+                    output = self._run(index, call, float_stream, groups, see_beside, again, len(float_ahead))
+                    float_outputs.append(output)
         for observation in observations:
             observation.attach()
         return float_outputs
@@ -180,13 +185,13 @@ class BlockStream:
         with in_mode(layers, "transformed"), quantized(rounded):
             self._observe(index, [(groups, self.needs & SECOND_LOOK)], again=True)
 
-    def _stages(self, index: int, done: Sequence[BlockStep]) -> list[list[Group]]:
+    def _stages(self, index: int, ahead: Sequence[BlockStep]) -> list[list[Group]]:
         """What a group reads depends on linears before it if it changes when these give nothing."""
         block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), dict(self.streams[0])
         ran: dict[str, Tensor] = {}
         without: dict[str, Tensor] = {}
-        with quantized(layer for before in done for layer in before.linears.values()):
-            self._run(index, call, stream, block.groups, ran.__setitem__, live=len(done))
+        with self._as_propagated(ahead):
+            self._run(index, call, stream, block.groups, ran.__setitem__, live=len(ahead))
         with ExitStack() as hooks:
             for layer in block.linears.values():
                 hooks.callback(layer.register_forward_hook(lambda *io: torch.zeros_like(io[-1])).remove)
@@ -194,6 +199,13 @@ class BlockStream:
         by_name = {group.name: group for group in block.groups}
         free = [by_name[name] for name in ran if torch.equal(ran[name], without[name])]
         return [free, *([by_name[name]] for name in ran if by_name[name] not in free)]
+
+    @contextmanager
+    def _as_propagated(self, blocks: Sequence[BlockStep]) -> Iterator[None]:
+        """Run blocks as their outputs are to be."""
+        done = blocks if self.propagate == "quantized" else []
+        with quantized(layer for block in done for layer in block.linears.values()):
+            yield
 
     def _run(
         self,

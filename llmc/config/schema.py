@@ -252,9 +252,9 @@ class Config(Strict):
         videos = not self.model.adapter().makes_images
         return tuple(metric for metric in given if videos or metric.least_frames == 1)
 
-    def fingerprint(self) -> str:
-        """The same for the same work, wherever its output goes: sha256 over everything else."""
-        work = self.model_dump(mode="json", exclude=OUTPUTS)
+    def fingerprint(self, *but: str) -> str:
+        """The same for the same work, wherever its output goes: sha256 over all else, `but` for some sections."""
+        work = self.model_dump(mode="json", exclude=OUTPUTS | dict.fromkeys(but, True))
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 

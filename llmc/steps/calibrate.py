@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 
 from llmc.calib.coverage import Coverage
+from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
 from llmc.errors import CalibrationError
 from llmc.layers.linear import in_mode
-from llmc.log import progress
+from llmc.log import log, progress
 from llmc.models.base import ModelAdapter, Sample, Sampling
 from llmc.steps.attention import calibrate_attentions
 from llmc.steps.network import Network, quantize_block
@@ -35,17 +36,22 @@ def calibrate(
     max_rows: int,
     streamed: bool = False,
     max_attention_error: float | None = None,
+    journal: Journal | None = None,
 ) -> Coverage:
     """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself.
 
     `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
     and encoders, whose recorded calls are without padding. Attentions are calibrated over recorded calls too, and last:
-    what methods do to linears changes what attentions are given.
+    what methods do to linears changes what attentions are given. Blocks go into the `journal` as they are finished, and
+    those that are there already are taken from it.
     """
 
     def goes_by_block(network: Network) -> bool:
-        return bool(network.needs) and (streamed or network.sequential or network.part.section != "video_gen")
+        waits = bool(network.needs and network.unfinished)
+        return waits and (streamed or network.sequential or network.part.section != "video_gen")
 
+    for network in networks:
+        network.finished = 0 if journal is None else finished_before(network, journal)
     for network in networks:
         for block in network.blocks if network.part.section == "video_gen" else []:
             block.steps = max((how.steps for _, _, how in planned), default=0)
@@ -59,8 +65,9 @@ def calibrate(
         recorded = [network for network in networks if goes_by_block(network) or network.attentions]
         stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in recorded}
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
-        groups = [(n, n.groups) for n in at_once if n.needs]
-        groups += [(n, n.blocks[0].groups) for n in by_block if n.first_is_like_float]
+        looked_at = [(n, n.unfinished) for n in at_once if n.needs and n.unfinished]
+        looked_at += [(n, n.blocks[:1]) for n in by_block if n.first_is_like_float and not n.finished]
+        groups = [(n, [group for block in blocks for group in block.groups]) for n, blocks in looked_at]
         observations = [Observation(known, n.needs, calls[n.part.name], max_rows) for n, known in groups]
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
@@ -68,18 +75,31 @@ def calibrate(
                 for observation in observations:
                     stack.enter_context(observation.watching())
                 record_calls(adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage)
+            coverage.reduce()
+            if journal is not None:
+                journal.keep_coverage(coverage)
+        elif journal is not None:
+            coverage = journal.coverage()
         for observation in observations:
             observation.attach()
-        quantize_all(at_once)
+        quantize_all(at_once, journal)
         for network in by_block:
-            quantize_on_calls(network, stores[network.part.name], max_rows, network.first_is_like_float)
+            store = stores[network.part.name]
+            quantize_on_calls(network, store, max_rows, network.first_is_like_float, journal)
         for network in attending:
             with in_mode(network.layers.values(), "transformed"):
                 network.attention_errors = calibrate_attentions(
                     network.part, network.attentions, stores[network.part.name], max_attention_error
                 )
-    coverage.reduce()
     return coverage
+
+
+def finished_before(network: Network, journal: Journal) -> int:
+    """Take over the blocks that a run finished before it was cut off; returns how many."""
+    finished = journal.restore(network.part.name, network.blocks)
+    if finished:
+        log.info("%d of %d blocks of %s were finished before", finished, len(network.blocks), network.part.name)
+    return finished
 
 
 def expected_calls(
@@ -99,26 +119,36 @@ def expected_calls(
     return calls
 
 
-def quantize_all(networks: Sequence[Network]) -> None:
+def quantize_all(networks: Sequence[Network], journal: Journal | None = None) -> None:
     """Let the recipes work on every block, all statistics being there."""
-    blocks = [(block, network.recipe) for network in networks for block in network.blocks]
+    blocks = [(network, block) for network in networks for block in network.unfinished]
     with progress("quantizing blocks", len(blocks)) as advance:
-        for block, recipe in blocks:
-            quantize_block(block, recipe)
+        for network, block in blocks:
+            quantize_block(block, network.recipe)
+            if journal is not None:
+                journal.keep(network.part.name, block)
             block.put_away()
             advance()
 
 
 @torch.no_grad()
-def quantize_on_calls(network: Network, store: CallStore, max_rows: int, first_is_known: bool = False) -> None:
+def quantize_on_calls(
+    network: Network,
+    store: CallStore,
+    max_rows: int,
+    first_is_known: bool = False,
+    journal: Journal | None = None,
+) -> None:
     """Quantize a network block by block over recorded calls; the first block may have been observed already."""
     device = next(network.part.module.parameters()).device
     propagate: Literal["quantized", "float"] = "quantized" if network.sequential else "float"
     blocks = BlockStream(
         network.part, network.blocks, store, network.needs, max_rows, device, propagate, network.within_block,
-        first_is_known, network.early_needs,
+        first_is_known, network.early_needs, network.finished,
     )  # fmt: skip
-    with progress(f"streaming {network.part.name}", len(network.blocks)) as advance:
+    with progress(f"streaming {network.part.name}", len(network.unfinished)) as advance:
         for block in blocks:
             quantize_block(block, network.recipe)
+            if journal is not None:
+                journal.keep(network.part.name, block)
             advance()

@@ -42,6 +42,7 @@ class Network:
     prefix: str = ""  # before the names of layers and blocks in tables: the part's name, if others have such names
     attentions: dict[str, QuantAttention] = field(default_factory=dict)
     attention_errors: dict[str, float] = field(default_factory=dict)  # of each, once it is calibrated
+    finished: int = 0  # of its blocks, by a run that was cut off
 
     @property
     def switched(self) -> list[Switched]:
@@ -51,6 +52,10 @@ class Network:
     @property
     def groups(self) -> list[Group]:
         return [group for block in self.blocks for group in block.groups]
+
+    @property
+    def unfinished(self) -> list[BlockStep]:
+        return self.blocks[self.finished :]
 
     @property
     def first_is_like_float(self) -> bool:
@@ -174,6 +179,7 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
     """All methods of the recipe in order; what none of them rounded is rounded to nearest. Changes of basis look at
     the whole block (one linear may absorb another's scale), rounding at what earlier linears give when rounded."""
     before = before_rounding(recipe)
+    block.on_disk = False
     for method in before:
         method.apply(block)
     for stage in block.in_turn():

@@ -5,12 +5,17 @@ What composes does not know the family, so that the whole product of methods and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.coverage import Coverage
+from llmc.calib.journal import Journal
+from llmc.calib.packed import Packer
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import teacher_forced_errors
@@ -18,6 +23,7 @@ from llmc.layers.linear import in_mode
 from llmc.models.base import adapters
 from llmc.plugin import discover
 from llmc.steps.calibrate import calibrate
+from llmc.steps.network import Network
 from tests.contracts.conftest import Family
 
 METHODS = discover("llmc.algorithms", Algorithm)
@@ -96,3 +102,52 @@ def test_a_stack_of_methods_works_on_every_family(family: Family, names: tuple[s
     worst = worst_errors(family, names)
     assert worst["transformed"] < 1e-9
     assert 0 < worst["quantized"] < 0.0025
+
+
+def assert_same(networks: Sequence[Network], others: Sequence[Network]) -> None:
+    """All that is known of finished layers, bit for bit."""
+    for network, other in zip(networks, others, strict=True):
+        assert network.errors == other.errors
+        assert [block.rejected for block in network.blocks] == [block.rejected for block in other.blocks]
+        for name, layer in network.layers.items():
+            one, two = Packer(), Packer()
+            assert one.pack(layer.state) == two.pack(other.layers[name].state), name
+            assert all(torch.equal(one.tensors[key].float(), two.tensors[key].float()) for key in one.tensors), name
+
+
+RESUMED = [(family, (method,), streamed) for family, method in ALONE for streamed in (False, True)]
+RESUMED += [(family, stack, False) for family, stack in ON_EVERY_FAMILY]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "names", "streamed"), RESUMED, indirect=["family"],
+    ids=[" ".join([family, *names, *["streamed"] * streamed]) for family, names, streamed in RESUMED],
+)  # fmt: skip
+def test_a_calibration_that_was_cut_off_goes_on_and_gives_the_same(
+    family: Family, names: tuple[str, ...], streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = [METHODS[name]() for name in names]
+
+    def calibrated(journal: Journal | None) -> tuple[list[Network], Coverage]:
+        pipeline, networks = family.load(recipe=recipe)
+        return networks, calibrate(
+            family.adapter, pipeline, networks, family.planned[:1], 64, streamed, journal=journal
+        )
+
+    def assert_same_again() -> None:
+        found, again = calibrated(Journal(tmp_path))
+        assert_same(found, networks)
+        assert again == coverage
+
+    networks, coverage = calibrated(None)
+    assert_same_again()
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
+    assert len(files) == sum(len(network.blocks) for network in networks)
+    last = tmp_path / f"{networks[-1].part.name}.{networks[-1].blocks[-1].name}.safetensors"
+    last.unlink()
+    assert_same_again()
+    assert {file for file, time in files.items() if file.stat().st_mtime_ns != time} == {last}
+    pipeline, _ = family.load()
+    monkeypatch.setattr(type(pipeline), "__call__", None)  # nothing is left that would need it
+    assert_same_again()

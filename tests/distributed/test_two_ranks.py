@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.end_to_end.small_run import small_config
+from tests.end_to_end.small_run import kill_once_a_block_is_finished, small_config
 
 
 def run_llmc(config: Path, folder: Path, ranks: int) -> dict[str, object]:
@@ -36,3 +36,17 @@ def test_two_ranks_share_the_samples_and_agree_with_one(tmp_path: Path) -> None:
     assert different == []
     for one, two in zip(*(summary["metrics"]["fake_quant"].values() for summary in summaries), strict=True):  # type: ignore[index]
         assert one == pytest.approx(two, rel=1e-6)
+
+
+def test_two_ranks_go_on_where_one_was_killed(tmp_path: Path) -> None:
+    tensors = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        config = small_config(folder, samples=2, eval=None)
+        if ranks == 2:
+            kill_once_a_block_is_finished(config, folder / "run")
+        summary = run_llmc(config, folder, ranks)
+        tensors.append(load_file(Path(str(summary["checkpoint"])) / "diffusion_pytorch_model.safetensors"))
+    assert "blocks of transformer were finished before" in (tmp_path / "2" / "run" / "run.log").read_text()
+    assert all(tensors[0][name].equal(tensors[1][name]) for name in tensors[0])

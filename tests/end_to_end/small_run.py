@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +42,15 @@ def small_config(folder: Path, samples: int = 1, family: str = "WanI2V", **chang
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
+
+
+def kill_once_a_block_is_finished(config: Path, run: Path) -> None:
+    """Start the run, and end it as a crash would while it calibrates, or soon after."""
+    process = subprocess.Popen([sys.executable, "-m", "llmc", "run", "--config", str(config)])
+    last = time.monotonic() + 120
+    while not list(run.glob("calibration-*/transformer.blocks.0.safetensors")):
+        assert process.poll() is None and time.monotonic() < last
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "results.json").exists()
