@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ def write_page(kind: str, table: str, device: torch.device, of: str = "") -> Pat
         if device.type == "cuda"
         else f"{platform.machine()}, {torch.get_num_threads()} threads"
     )
-    command = " ".join(["python -m", f"benchmarks.{kind}", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", f"benchmarks.{kind}", *sys.argv[1:]])
     packages = ", ".join(f"{key} {value}" for key, value in versions().items())
     text = f"# {kind}, {date}\n\n`{command}` on {device.type} ({name}); {packages}\n\n```text\n{table}\n```\n"
     path = RESULTS / f"{'-'.join(filter(None, [date, kind, of, device.type]))}.md"
