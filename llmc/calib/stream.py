@@ -127,7 +127,7 @@ class BlockStream:
                 looks += [(groups, self.needs - SECOND_LOOK | self.early) for groups in later]
                 block.observe_again = partial(self._observe_again, index)
             if index or not self.first_is_known:
-                float_outputs = self._observe(index, looks, ahead, ahead if starts else [])
+                float_outputs = self._observe(index, looks, ahead, len(ahead) if starts else 0)
             for finished in before:
                 finished.put_away()
             yield block
@@ -142,12 +142,12 @@ class BlockStream:
         index: int,
         looks: Sequence[Look],
         ahead: Sequence[BlockStep] = (),
-        float_ahead: Sequence[BlockStep] = (),
+        float_ahead: int = 0,
         again: bool = False,
     ) -> list[Any]:
         """What groups read over all calls. The streams first move on to what the blocks just `ahead` of this one make
-        of them, and the float streams beside to what float blocks make; float ones then to what this block makes of
-        them. What it makes of the float streams beside, which later looks at it still read, is returned."""
+        of them, the float streams beside to what so many float blocks make; float ones then to what this block makes
+        of them. What it makes of the float streams beside, which later looks at it still read, is returned."""
         halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
         groups = [group for some, _ in looks for group in some]
         observations = [Observation(some, needs, len(self.store), self.max_rows) for some, needs in looks]
@@ -170,7 +170,7 @@ class BlockStream:
             if self.float_streams:
                 with in_mode(self.blocks[index].linears.values(), "float"):
                     float_stream = self.float_streams[number]
-                    output = self._run(index, call, float_stream, groups, see_beside, again, len(float_ahead))
+                    output = self._run(index, call, float_stream, groups, see_beside, again, float_ahead)
                     float_outputs.append(output)
         for observation in observations:
             observation.attach()

@@ -67,8 +67,10 @@ def calibrate(
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
         looked_at = [(n, n.unfinished) for n in at_once if n.needs and n.unfinished]
         looked_at += [(n, n.blocks[:1]) for n in by_block if n.first_is_like_float and not n.finished]
-        groups = [(n, [group for block in blocks for group in block.groups]) for n, blocks in looked_at]
-        observations = [Observation(known, n.needs, calls[n.part.name], max_rows) for n, known in groups]
+        observations = [
+            Observation([group for block in blocks for group in block.groups], n.needs, calls[n.part.name], max_rows)
+            for n, blocks in looked_at
+        ]
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
             with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
