@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
@@ -126,9 +127,7 @@ def quantize_all(networks: Sequence[Network], journal: Journal | None = None) ->
     blocks = [(network, block) for network in networks for block in network.unfinished]
     with progress("quantizing blocks", len(blocks)) as advance:
         for network, block in blocks:
-            quantize_block(block, network.recipe)
-            if journal is not None:
-                journal.keep(network.part.name, block)
+            finish(block, network, journal)
             block.put_away()
             advance()
 
@@ -150,7 +149,12 @@ def quantize_on_calls(
     )  # fmt: skip
     with progress(f"streaming {network.part.name}", len(network.unfinished)) as advance:
         for block in blocks:
-            quantize_block(block, network.recipe)
-            if journal is not None:
-                journal.keep(network.part.name, block)
+            finish(block, network, journal)
             advance()
+
+
+def finish(block: BlockStep, network: Network, journal: Journal | None) -> None:
+    """Let the recipe work on a block, and note that it is done."""
+    quantize_block(block, network.recipe)
+    if journal is not None:
+        journal.keep(network.part.name, block)
