@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import statistics
+import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -53,12 +55,20 @@ W8A8 = LayerSpec(
 MAX_ROWS = 512
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long one method is timed."""
+
+    rounds: int  # at least, and
+    seconds: float
+
+
 def main() -> None:
     """Print a table, or one JSON object as the last line."""
     arguments = _arguments()
     device = _device()
-    size = SIZES[arguments.size]
-    rows = [measure(method, size, arguments.threads, arguments.rounds) for method in arguments.method]
+    size, patience = SIZES[arguments.size], Patience(arguments.rounds, arguments.seconds)
+    rows = [measure(method, size, arguments.threads, patience) for method in arguments.method]
     result: dict[str, Any] = {
         "size": asdict(size),
         "device": str(device),
@@ -66,9 +76,7 @@ def main() -> None:
         "methods": rows,
     }
     if arguments.slopes:
-        result["slopes"] = [
-            _slopes(method, size, arguments.threads, arguments.rounds, rows) for method in arguments.method
-        ]
+        result["slopes"] = [_slopes(method, size, arguments.threads, patience, rows) for method in arguments.method]
     if arguments.solver:
         result["solver"] = solver(arguments.solver, device, arguments.threads)
     if arguments.page:
@@ -77,21 +85,30 @@ def main() -> None:
     print(json.dumps(result) if arguments.json else _table(result))
 
 
-def measure(method: str, size: Size, threads: int, rounds: int) -> dict[str, Any]:
+def measure(method: str, size: Size, threads: int, patience: Patience) -> dict[str, Any]:
     """What one method takes: its time and its memory, each in a process of its own."""
-    seconds = _in_own_process(measure_time, method, size, threads, rounds)
+    seconds = _in_own_process(measure_time, method, size, threads, patience)
     with tensors_as_mappings():
         memory = _in_own_process(measure_memory, method, size, threads)
     return {"method": method} | seconds | memory
 
 
-def measure_time(method: str, size: Size, threads: int, rounds: int) -> dict[str, Any]:
-    """Seconds, beside those of one float trajectory over the same calls: the least of a few turns of each, since others
+def measure_time(method: str, size: Size, threads: int, patience: Patience) -> dict[str, Any]:
+    """Seconds, beside those of one float trajectory over the same calls: the least of some turns of each, since others
     on the machine only ever make it slower."""
     work, float_run, _ = _work(method, size, threads)
-    runs = [(cost(float_run, _device()).seconds, cost(work, _device()).seconds) for _ in range(rounds)]
+    runs: list[tuple[float, float]] = []
+    start = time.perf_counter()
+    while len(runs) < patience.rounds or time.perf_counter() - start < patience.seconds:
+        runs.append((cost(float_run, _device()).seconds, cost(work, _device()).seconds))
     float_seconds, seconds = (min(each) for each in zip(*runs, strict=True))
-    return {"ratio": seconds / float_seconds, "seconds": seconds, "float_seconds": float_seconds}
+    return {
+        "ratio": seconds / float_seconds,
+        "median_ratio": statistics.median(each / its_float for its_float, each in runs),
+        "turns": len(runs),
+        "seconds": seconds,
+        "float_seconds": float_seconds,
+    }
 
 
 def measure_memory(method: str, size: Size, threads: int) -> dict[str, Any]:
@@ -173,12 +190,12 @@ def solver(width: int, device: torch.device, threads: int) -> dict[str, Any]:
     return {"width": width, "seconds": solved, "product_seconds": product, "share_of_product_flops": share}
 
 
-def _slopes(method: str, size: Size, threads: int, rounds: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _slopes(method: str, size: Size, threads: int, patience: Patience, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How the time grows when one of the sizes doubles: 1 is in proportion."""
     before = next(row for row in rows if row["method"] == method)["seconds"]
     grown = {name: replace(size, **{name: 2 * getattr(size, name)}) for name in ("tokens", "calls", "blocks")}
     return {"method": method} | {
-        name: _in_own_process(measure_time, method, larger, threads, rounds)["seconds"] / before / 2
+        name: _in_own_process(measure_time, method, larger, threads, patience)["seconds"] / before / 2
         for name, larger in grown.items()
     }
 
@@ -190,9 +207,10 @@ def _in_own_process(measured: Callable[..., dict[str, Any]], *arguments: object)
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{'method':<20} {'x float':>8} {'peak MB':>8} {'of allowed':>11}"]
+    lines = [f"{'method':<20} {'x float':>8} {'median':>8} {'turns':>6} {'peak MB':>8} {'of allowed':>11}"]
     lines += [
-        f"{row['method']:<20} {row['ratio']:>8.2f} {row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
+        f"{row['method']:<20} {row['ratio']:>8.2f} {row['median_ratio']:>8.2f} {row['turns']:>6} "
+        f"{row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
         for row in result["methods"]
     ]
     for row in result.get("slopes", []):
@@ -212,6 +230,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="turns that float run and method take; the least counts")
+    parser.add_argument("--seconds", type=float, default=60, help="go on taking turns for so long, in each method")
     parser.add_argument("--slopes", action="store_true", help="also double tokens, calls and blocks")
     parser.add_argument("--solver", type=int, nargs="?", const=5120, help="also time GPTQ's solver at this width")
     parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")

@@ -14,7 +14,8 @@ from torch import Tensor
 from llmc import distributed
 from llmc.layers.steps import running_step
 
-PANEL = 192  # columns of a Gram matrix that are added up at once
+PANEL = 192  # columns of a Gram matrix that are added up at once: so many at least,
+PANELS = 16  # and of a wide one a sixteenth, since each product reads all columns to the right of its own
 TOKENS = 4096  # that are added up at once: what is made float32 for it stays small
 
 
@@ -127,8 +128,9 @@ class Gram:
                 self._add(self.value, x[some].to(self.dtype), reference[some])
 
     def _add(self, value: Tensor, x: Tensor, reference: Tensor) -> None:
-        for start in range(0, x.shape[-1], PANEL):  # it is symmetric: the half on and above the diagonal is enough
-            value[start : start + PANEL, start:].addmm_(x[:, start : start + PANEL].T, x[:, start:])
+        panel = max(PANEL, x.shape[-1] // PANELS)
+        for start in range(0, x.shape[-1], panel):  # it is symmetric: the half on and above the diagonal is enough
+            value[start : start + panel, start:].addmm_(x[:, start : start + panel].T, x[:, start:])
 
     def reduce(self) -> None:
         assert self.value is not None

@@ -60,7 +60,7 @@ class QuantLinear(nn.Module):
             up, down = self.state.lowrank
             y = y + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
         bias = self.float_bias()
-        return y if bias is None else y + bias.to(y.dtype)
+        return y if bias is None else y.add_(bias.to(y.dtype))  # in place: nobody else has it
 
     @property
     def multiplies_int8(self) -> bool:
