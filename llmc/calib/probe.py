@@ -33,7 +33,8 @@ class Probe:
     def error(self, transform: Transform | None = None) -> float:
         """Squared output error of plain rounding after `transform`, each linear's relative to its output, summed."""
         x = self.rows if transform is None else transform.input(self.rows)
-        return sum(sample.error(x, transform) for sample in self.samples)
+        acts = {act: fake_quantize(x, act) for act in {sample.layer.spec.act for sample in self.samples}}
+        return sum(sample.error(acts[sample.layer.spec.act], transform) for sample in self.samples)
 
 
 def best_share(rows: Tensor, rounded: Callable[[Tensor, float], Tensor], linears: Sequence[QuantLinear] = ()) -> float:
@@ -61,9 +62,10 @@ class _Sample:
         whole = self.target if layer.state.lowrank is None else self.target + _branch(layer, rows, channels)
         self.power = whole.square().sum().clamp(min=1e-30)
 
-    def error(self, x: Tensor, transform: Transform | None) -> float:
+    def error(self, act: Tensor, transform: Transform | None) -> float:
+        """With an act that is rounded already: linears of a group mostly round it alike."""
         weight = self.weight if transform is None else transform.weight(self.weight)
-        output = linear(fake_quantize(x, self.layer.spec.act), fake_quantize(weight, self.layer.spec.weight))
+        output = linear(act, fake_quantize(weight, self.layer.spec.weight))
         return float((output - self.target).square().sum() / self.power)
 
 
