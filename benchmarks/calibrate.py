@@ -229,7 +229,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns that float run and method take; the least counts")
+    parser.add_argument("--rounds", type=int, default=3, help="turns to take at least; the fastest counts")
     parser.add_argument("--seconds", type=float, default=60, help="go on taking turns for so long, in each method")
     parser.add_argument("--slopes", action="store_true", help="also double tokens, calls and blocks")
     parser.add_argument("--solver", type=int, nargs="?", const=5120, help="also time GPTQ's solver at this width")

@@ -203,7 +203,7 @@ class _Columns:
         self.pivots = factor.pivots.tolist()
         self.errors = torch.zeros_like(columns[0]) if compare else None  # of each output, squared
 
-    @torch.inference_mode()  # a good part of the time is what each small product takes to be called
+    @torch.inference_mode()  # to call so many small operations takes longer with the bookkeeping of autograd
     def solve(self) -> None:
         """Leave the errors of rounding in place of the weights, and fill `errors`."""
         if self.one_grid:
