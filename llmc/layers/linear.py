@@ -93,10 +93,13 @@ class QuantLinear(nn.Module):
 
     def float_weight(self, channels: slice = slice(None)) -> Tensor:
         """The float32 weight in its new basis, less the low-rank branch: what is rounded. Of some output channels."""
-        weight = self.weight.float()
-        for transform in self.state.out_transforms:
-            weight = transform.input(weight.T).T
-        weight = weight[channels]
+        if self.state.out_transforms:  # these mix channels: all are needed for any
+            weight = self.weight.float()
+            for transform in self.state.out_transforms:
+                weight = transform.input(weight.T).T
+            weight = weight[channels]
+        else:
+            weight = self.weight[channels].float()
         for transform in self.state.transforms:
             weight = transform.weight(weight)
         return weight if self.state.lowrank is None else weight - self.lowrank_product(channels)

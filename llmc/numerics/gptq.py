@@ -16,8 +16,9 @@ from torch import Tensor
 from llmc.numerics.quantize import Quantized, packed_codes, round_to_grid, rounder, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
-PANEL = 128  # columns that later ones reach with one product of matrices
-STRIP = 16  # columns inside a panel that reach each other one by one
+PANEL = 128  # columns that are factorized, moved or mirrored at a time
+SPAN = 512  # columns that all after them reach with one product of matrices; in it halves reach each other,
+STRIP = 16  # down to so many columns, one by one
 MAX_DAMPING = 10.0
 
 
@@ -207,9 +208,11 @@ class _Columns:
     def solve(self) -> None:
         """Leave the errors of rounding in place of the weights, and fill `errors`."""
         if self.one_grid:
-            self.left.div_(self.step).add_(0 if self.zero is None else self.zero)
-        for end in range(len(self.left), 0, -PANEL):
-            start = max(0, end - PANEL)
+            self.left.div_(self.step)
+            if self.zero is not None:
+                self.left.add_(self.zero)
+        for end in range(len(self.left), 0, -SPAN):
+            start = max(0, end - SPAN)
             self._halve(start, end, torch.addmm(self.left[start:end], self.unit[end:, start:end].T, self.left[end:]))
         if self.one_grid:
             self.left.mul_(self.step)
@@ -217,7 +220,7 @@ class _Columns:
                 self.errors.mul_(self.step[0].square())
 
     def _halve(self, start: int, end: int, aims: Tensor) -> None:
-        """Each column aims at its own weights, moved to make up for the errors of the columns after it; within a panel
+        """Each column aims at its own weights, moved to make up for the errors of the columns after it; within a span
         the later half goes first, and reaches the other one as a product of matrices."""
         if end - start <= STRIP:
             return self._one_by_one(start, end, aims)
