@@ -95,20 +95,33 @@ def measure(method: str, size: Size, threads: int, patience: Patience) -> dict[s
 
 def measure_time(method: str, size: Size, threads: int, patience: Patience) -> dict[str, Any]:
     """Seconds, beside those of one float trajectory over the same calls: the least of some turns of each, since others
-    on the machine only ever make it slower."""
+    on the machine only ever make it slower. Both turns are equally long, several runs of what takes less: a short one
+    would find a quiet moment sooner than a long one."""
     work, float_run, _ = _work(method, size, threads)
-    runs: list[tuple[float, float]] = []
+    each = (float_run, work)
+    first = [cost(run, _device()).seconds for run in each]
+    times = [max(1, round(max(first) / seconds)) for seconds in first]
+    turns = [_repeated(run, count) for run, count in zip(each, times, strict=True)]
+    runs: list[list[float]] = []
     start = time.perf_counter()
     while len(runs) < patience.rounds or time.perf_counter() - start < patience.seconds:
-        runs.append((cost(float_run, _device()).seconds, cost(work, _device()).seconds))
-    float_seconds, seconds = (min(each) for each in zip(*runs, strict=True))
+        runs.append([cost(turn, _device()).seconds / count for turn, count in zip(turns, times, strict=True)])
+    float_seconds, seconds = (min(found) for found in zip(*runs, strict=True))
     return {
         "ratio": seconds / float_seconds,
-        "median_ratio": statistics.median(each / its_float for its_float, each in runs),
+        "median_ratio": statistics.median(found / its_float for its_float, found in runs),
         "turns": len(runs),
         "seconds": seconds,
         "float_seconds": float_seconds,
     }
+
+
+def _repeated(run: Callable[[], object], times: int) -> Callable[[], None]:
+    def several() -> None:
+        for _ in range(times):
+            run()
+
+    return several
 
 
 def measure_memory(method: str, size: Size, threads: int) -> dict[str, Any]:
