@@ -93,7 +93,7 @@ class QuantLinear(nn.Module):
 
     def float_weight(self, channels: slice = slice(None)) -> Tensor:
         """The float32 weight in its new basis, less the low-rank branch: what is rounded. Of some output channels."""
-        if self.state.out_transforms:  # these mix channels: all are needed for any
+        if self.state.out_transforms:  # a rotation mixes channels: all are needed for any
             weight = self.weight.float()
             for transform in self.state.out_transforms:
                 weight = transform.input(weight.T).T
