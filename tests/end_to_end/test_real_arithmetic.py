@@ -56,13 +56,17 @@ def test_real_arithmetic_makes_the_video_that_was_judged(name: str, product: str
     calibrate(adapter, pipeline, [network], [(0, sample, SAMPLING)], 256)
     outputs: list[torch.Tensor] = []
     network.part.module.register_forward_hook(lambda *io: outputs.append(io[-1][0]))
+    with in_position([network], "pretrain"):
+        adapter.generate(pipeline, sample, SAMPLING)
     with in_position([network], "fake_quant"):
         simulated = adapter.generate(pipeline, sample, SAMPLING)
     with in_position([network], "real_quant"), Products() as products:
         real = adapter.generate(pipeline, sample, SAMPLING)
     assert products.count[product] == LINEARS * SAMPLING.steps
-    for wanted, found in zip(outputs[: SAMPLING.steps], outputs[SAMPLING.steps :], strict=True):
-        assert (found - wanted).norm() <= 1e-3 * wanted.norm()
+    steps = range(0, len(outputs), SAMPLING.steps)
+    for exact, wanted, found in zip(*(outputs[first : first + SAMPLING.steps] for first in steps), strict=True):
+        # sums in another order round a few acts the other way, and how many depends on the processor
+        assert (found - wanted).norm() <= 0.25 * (wanted - exact).norm()
     psnr = PSNR().score(simulated.frames, real.frames).value
     assert psnr is not None and psnr >= 50
 
