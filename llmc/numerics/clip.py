@@ -11,7 +11,6 @@ from torch import Tensor
 from llmc.numerics.quantize import (
     at_once,
     fake_quantize,
-    quantize,
     round_to_grid,
     scales,
     sliced,
@@ -66,7 +65,8 @@ def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
 def shrunk_scales(slices: Tensor, spec: TensorSpec) -> list[Grid]:
     """Grids to choose from: the best by squared error, and the whole range made smaller in steps."""
     whole = whole_scale(slices, spec)
-    return [least_squares_scales(slices, spec), *(scales(slices * shrink, spec, whole) for shrink in TRIED)]
+    ends = torch.stack([slices.amin(1), slices.amax(1)], 1)
+    return [least_squares_scales(slices, spec), *(scales(ends * shrink, spec, whole) for shrink in TRIED)]
 
 
 def percentile_scales(slices: Tensor, spec: TensorSpec, percentile: float) -> Grid:
@@ -106,10 +106,11 @@ def output_scales(weight: Tensor, spec: TensorSpec, rows: Tensor) -> Grid:
 
     def best(part: Tensor) -> Grid:
         slices = sliced(part, spec)
+        ends = torch.stack([slices.amin(1), slices.amax(1)], 1)
 
         def tried(shrink: float) -> tuple[Grid, Tensor]:
-            scale, zero = scales(slices * shrink, spec, whole)
-            change = quantize(part, spec, scale, zero, whole).dequantize().sub_(part)
+            scale, zero = scales(ends * shrink, spec, whole)
+            change = fake_quantize(part, spec, scale, zero, whole).sub_(part)
             error = (change.reshape(len(part), -1, width).transpose(0, 1) @ x).square().sum(2).T  # (out, groups)
             return (scale, zero), error.reshape(-1, 1)
 

@@ -140,14 +140,15 @@ def gptq(
     columns = torch.empty(len(factor.order), sum(rows), device=step.device)
     parts = columns.split(rows, 1)  # type: ignore[no-untyped-call]
     for weight, part in zip(weights, parts, strict=True):
-        part.copy_(weight.T)
-    _reorder_rows(columns, factor.order)
+        for outputs in range(0, len(weight), PANEL):
+            some = slice(outputs, outputs + PANEL)
+            part[:, some] = weight[some].index_select(1, factor.order).T
     solver = _Columns(columns, factor, step, zero, spec, compare)
     solver.solve()
-    _reorder_rows(columns, factor.order.argsort())
+    back = factor.order.argsort()
     errors = [None] * len(rows) if solver.errors is None else torch.split(solver.errors, rows)
     return [
-        Solution(_quantized(weight, grid, part.T, spec), error)
+        Solution(_quantized(weight, grid, part, back, spec), error)
         for weight, grid, part, error in zip(weights, grids, parts, errors, strict=True)
     ]
 
@@ -177,10 +178,15 @@ def _better(one: Solution, other: Solution) -> Solution:
     return Solution(mixed, torch.minimum(one.errors, other.errors))
 
 
-def _quantized(weight: Tensor, grid: Grid, error: Tensor, spec: TensorSpec) -> Quantized:
-    """The codes of a weight without its errors: it lies on the grid, and whatever the rounding it must stay there."""
+def _quantized(weight: Tensor, grid: Grid, errors: Tensor, back: Tensor, spec: TensorSpec) -> Quantized:
+    """The codes of a weight without its errors, which lie in rows of `errors` that `back` tells for each column: it is
+    on the grid, and whatever the rounding it must stay there."""
     nearest = spec.model_copy(update={"rounding": "nearest_even", "quotient": "exact"})
-    codes = packed_codes(sliced(weight - error, spec), *grid, nearest)
+    rounded = torch.empty_like(weight)
+    for start in range(0, len(back), 2 * PANEL):  # transposing is fast for so many
+        some = slice(start, start + 2 * PANEL)
+        torch.sub(weight[:, some], errors.index_select(0, back[some]).T, out=rounded[:, some])
+    codes = packed_codes(sliced(rounded, spec), *grid, nearest)
     whole = whole_scale(sliced(weight.float(), spec), spec)
     return Quantized(codes, *grid, spec, (weight.shape[0], weight.shape[1]), whole)
 
@@ -234,13 +240,15 @@ class _Columns:
         reached = self.unit[start:end, start:end].tril(-1).T.contiguous().unbind()  # by later columns; by others: 0
         strip = self.left[start:end].T
         for i, (left, aim) in reversed(list(enumerate(zip(strip.unbind(1), aims.unbind(), strict=True)))):
-            value = self._rounded(aim.addmv_(strip, reached[i]), start + i)
+            aim.addmv_(strip, reached[i])
+            value = self._rounded(aim if self.errors is None else aim.clone(), start + i)
             left.sub_(value)
             if self.errors is not None:
                 missed = aim.sub_(value)  # what of this column's aim nothing will make up for
                 self.errors.addcmul_(missed, missed, value=self.pivots[start + i])
 
     def _rounded(self, aim: Tensor, column: int) -> Tensor:
+        """What a column becomes; it may take the place of its aim."""
         if self.one_grid:
             return self.round(aim)
         step, zero = self.grids[column]

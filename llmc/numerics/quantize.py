@@ -202,13 +202,14 @@ def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
 
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
-    return rounder(spec)(quotient(slices, scale, spec) if zero is None else slices / scale + zero)
+    return rounder(spec)(quotient(slices, scale, spec) if zero is None else (slices / scale).add_(zero))
 
 
 def rounder(spec: TensorSpec) -> Callable[[Tensor], Tensor]:
-    """What makes codes, unpacked, of values in units of their scales, counted from the zero point."""
+    """What makes codes, unpacked, of values in units of their scales, counted from the zero point; it may put them in
+    the place of those."""
     mirrored = spec.symmetric and spec.mirrored and spec.divisor == "largest_code"
-    return partial(spec.format.round, rounding=spec.rounding, mirrored=mirrored)
+    return partial(spec.format.round_, rounding=spec.rounding, mirrored=mirrored)
 
 
 def packed_codes(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:

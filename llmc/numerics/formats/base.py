@@ -29,6 +29,10 @@ class Format(Plugin):
         """The nearest code of each float32 value, saturating at the ends; `mirrored` leaves out a lowest code that is
         the opposite of no other."""
 
+    def round_(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
+        """The same of values that nobody needs any more: a format may work in their place."""
+        return self.round(x, rounding, mirrored)
+
     def scale(self, absmax: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:
         """The scale with which values up to `absmax` fill the grid; `whole` is that of the tensor, if it has one."""
         return absmax / self.max

@@ -23,18 +23,21 @@ class Integer(Format):
         cls.lowest = -cls.max - 1
 
     def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
+        return self.round_(x.clone(), rounding, mirrored)
+
+    def round_(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
         if rounding == "qtorch":
             raise UnsupportedSpec(
                 f"use_qtorch rounds float formats; {self.__class__.__name__} is an integer grid: leave it out"
             )
         match rounding:
             case "nearest_even":
-                rounded = torch.round(x)
+                x.round_()
             case "toward_zero":
-                rounded = torch.trunc(x)
+                x.trunc_()
             case _:
-                rounded = torch.sign(x) * torch.floor(x.abs() + 0.5)
-        return rounded.clamp_(-self.max if mirrored else self.lowest, self.max)
+                x = torch.sign(x) * torch.floor(x.abs() + 0.5)
+        return x.clamp_(-self.max if mirrored else self.lowest, self.max)
 
 
 class Int8(Integer):
