@@ -35,7 +35,7 @@ class AbsMax:
         self.value: Tensor | None = None
 
     def update(self, x: Tensor, reference: Tensor) -> None:
-        now = x.reshape(-1, x.shape[-1]).abs().amax(0).float()
+        now = _absmax(x.reshape(-1, x.shape[-1])).float()
         self.value = now if self.value is None else torch.maximum(self.value, now)
 
     def reduce(self) -> None:
@@ -44,6 +44,14 @@ class AbsMax:
     def result(self) -> Tensor:
         assert self.value is not None
         return self.value
+
+
+def _absmax(x: Tensor) -> Tensor:
+    """Of each channel. Bits without the sign are in the order of magnitudes, and a CPU compares them as integers twice
+    as fast as floats of 16 bits."""
+    if x.is_cpu and x.element_size() == 2:
+        return (x.contiguous().view(torch.int16) & 0x7FFF).amax(0).view(x.dtype)
+    return x.abs().amax(0)
 
 
 class Range:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from llmc.calib.observers import OBSERVERS, PANEL, Rows
@@ -25,6 +26,22 @@ def test_moments_are_sums_over_all_tokens_of_all_calls() -> None:
         found = observer.result()
         assert (found.double() - wanted).norm() < limit * wanted.norm(), name
         assert name.startswith("cross") or torch.equal(found, found.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_largest_magnitude_is_of_both_signs_and_shows_what_is_not_finite(dtype: torch.dtype) -> None:
+    inf, nan = float("inf"), float("nan")
+    calls = [torch.tensor([[[1.5, -3.0, -0.0, 1e-7, -2.0, 1.0]]]), torch.tensor([[[-2.5, 2.0, 0.0, -1e-7, -inf, nan]]])]
+    observer = OBSERVERS["absmax"](2, 8)
+    for call in calls:
+        observer.update(call.to(dtype), call.to(dtype))
+    *finite, infinite, unknown = observer.result().tolist()
+    assert finite == [2.5, 3.0, 0.0, float(torch.tensor(1e-7).to(dtype))]
+    assert infinite == inf and unknown != unknown
+    every_other = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0)).to(dtype)[..., ::2]
+    observer = OBSERVERS["absmax"](1, 8)
+    observer.update(every_other, every_other)
+    assert torch.equal(observer.result(), every_other.abs().amax((0, 1)).float())
 
 
 RANKS = """
