@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,8 +42,10 @@ def record_calls(
     keep_outputs: bool = False,
     on_video: Callable[[], None] = lambda: None,
     coverage: Coverage | None = None,
+    until: Callable[[Sampling], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> list[Video]:
-    """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all."""
+    """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all.
+    `until` may leave a run before its end: then there is no video of it."""
     clock = Clock()
     videos = []
     with at_step(0), ExitStack() as hooks:
@@ -53,7 +55,8 @@ def record_calls(
         for index, sample, sampling in samples:
             clock.sample, clock.branches = index, adapter.branches_of(sampling)
             clock.tick(0)
-            videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
+            with until(sampling):
+                videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
             on_video()
     for name, store in stores.items():
         if samples and len(store) == 0:
@@ -71,18 +74,18 @@ def _noting(
     keep_output: bool,
     coverage: Coverage | None,
 ) -> Iterator[None]:
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         branch = clock.branches[clock.calls_in_step[part.name] % len(clock.branches)]
         clock.calls_in_step[part.name] += 1
         if coverage is not None:
             coverage.note(part.name, clock.sample, running_step())
         if store is not None:
             timestep = _timestep(kwargs)
-            args, kwargs, output = part.kept(args, kwargs, output)
-            kept = output if keep_output else None
-            store.add(Call(clock.sample, running_step(), timestep, branch, args, kwargs, kept))
+            store.add(Call(clock.sample, running_step(), timestep, branch, *part.kept(args, kwargs, output)))
 
-    hook = part.module.register_forward_hook(note, with_kwargs=True)
+    module = part.module  # without its output a call is noted as it begins: it may be left before its end
+    noting = module.register_forward_hook if keep_output else module.register_forward_pre_hook
+    hook = noting(note, with_kwargs=True)
     try:
         yield
     finally:

@@ -172,9 +172,16 @@ class ModelAdapter(Plugin):
         return self.branches if sampling.guidance_scale > 1 else self.branches[:1]
 
     def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
-        """How many times each part is called for one sample."""
-        calls = sampling.steps * len(self.branches_of(sampling))
+        """How many times each part is called for one sample; a calibration leaves the pipeline at the last of them."""
+        calls = scheduled_steps(pipeline, sampling.steps) * len(self.branches_of(sampling))
         return {part.name: calls for part in self.parts(pipeline)}
+
+
+def scheduled_steps(pipeline: Any, steps: int) -> int:
+    """How often a network is asked in so many steps: a scheduler of a higher order, such as Heun's, asks several times
+    for each but the last."""
+    order = getattr(getattr(pipeline, "scheduler", None), "order", 1)
+    return int(order) * (steps - 1) + 1
 
 
 def flow_shift(pipeline: Any) -> float:

@@ -92,8 +92,8 @@ class Encoder(Part):
     """An encoder of prompts or images: it runs a few times for each sample, and often on padding that nobody reads."""
 
     def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
-        """The call without padding on the right, and of its output only what the pipeline reads."""
-        output = self.read(output)
+        """The call without padding on the right, and of its output, if it is kept, only what the pipeline reads."""
+        output = None if output is None else self.read(output)
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if not isinstance(mask, torch.Tensor) or mask.dim() != 2:
             return args, kwargs, output

@@ -63,7 +63,7 @@ class Part:
     config: Mapping[str, Any] | None = None
 
     def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
-        """What a recording keeps of a call: all of it."""
+        """What a recording keeps of a call: all of it. Without outputs, calls are kept as they begin (None)."""
         return args, kwargs, output
 
     def read(self, output: Any) -> Any:

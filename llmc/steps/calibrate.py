@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 
-from llmc.calib.block import BlockStep
+from llmc.calib.block import BlockStep, Group
 from llmc.calib.coverage import Coverage
+from llmc.calib.enough import left_when_seen
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
@@ -68,16 +69,17 @@ def calibrate(
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
         looked_at = [(n, n.unfinished) for n in at_once if n.needs and n.unfinished]
         looked_at += [(n, n.blocks[:1]) for n in by_block if n.first_is_like_float and not n.finished]
-        observations = [
-            Observation([group for block in blocks for group in block.groups], n.needs, calls[n.part.name], max_rows)
-            for n, blocks in looked_at
-        ]
+        groups = {n.part.name: [group for block in blocks for group in block.groups] for n, blocks in looked_at}
+        observations = [Observation(groups[n.part.name], n.needs, calls[n.part.name], max_rows) for n, _ in looked_at]
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
+            until = until_seen(adapter, pipeline, [part.name for part in parts], groups)
             with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
                 for observation in observations:
                     stack.enter_context(observation.watching())
-                record_calls(adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage)
+                record_calls(
+                    adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage, until=until
+                )
             coverage.reduce()
             if journal is not None:
                 journal.keep_coverage(coverage)
@@ -95,6 +97,19 @@ def calibrate(
                     network.part, network.attentions, stores[network.part.name], max_attention_error
                 )
     return coverage
+
+
+def until_seen(
+    adapter: ModelAdapter, pipeline: Any, parts: Sequence[str], groups: Mapping[str, Sequence[Group]]
+) -> Callable[[Sampling], AbstractContextManager[None]]:
+    """What leaves a run of the pipeline once all calls of the parts were made, and the groups seen in the last one."""
+    denoisers = adapter.parts(pipeline)
+
+    def until(how: Sampling) -> AbstractContextManager[None]:
+        counts = adapter.call_counts(pipeline, how)
+        return left_when_seen(denoisers, {part: counts[part] for part in parts if part in counts}, groups)
+
+    return until
 
 
 def finished_before(network: Network, journal: Journal) -> int:

@@ -20,6 +20,7 @@ from llmc.export.transformed import transformed_tensors
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import ModulatedRows, Scale
 from llmc.models.base import adapters
+from llmc.steps.calibrate import until_seen
 from tests.contracts.conftest import Family
 from tests.tiny_pipelines import TINY
 
@@ -118,6 +119,28 @@ def test_recorded_calls_say_their_step_and_branch(family: Family, guidance: floa
     assert sorted(call for calls in found.values() for call in calls) == sorted(
         (step, branch) for step in range(sampling.steps) for branch in branches
     )
+
+
+@torch.no_grad()
+def test_a_recording_that_is_left_early_has_every_call_and_every_row(family: Family) -> None:
+    pipeline, networks = family.load()
+    parts = [network.part for network in networks]
+    groups = {network.part.name: network.groups for network in networks}
+
+    def recorded(**until: Any) -> tuple[int, list[Any], list[torch.Tensor]]:
+        stores = {part.name: CallStore() for part in parts}
+        watched = [group for some in groups.values() for group in some]
+        observation = Observation(watched, EVERY_ROW, 1, 10**9)
+        with observation.watching():
+            videos = record_calls(family.adapter, pipeline, parts, family.planned[:1], stores, **until)
+        observation.attach()
+        calls = [call for store in stores.values() for call in store.headers()]
+        return len(videos), calls, [group.stats["rows"] for group in watched]
+
+    whole = recorded()
+    left = recorded(until=until_seen(family.adapter, pipeline, [part.name for part in parts], groups))
+    assert (whole[0], left[0]) == (1, 0) and whole[1] == left[1]
+    assert all(torch.equal(one, other) for one, other in zip(whole[2], left[2], strict=True))
 
 
 def test_generating_twice_gives_the_same_video(family: Family) -> None:
