@@ -17,6 +17,8 @@ from llmc.layers.steps import running_step
 PANEL = 192  # columns of a Gram matrix that are added up at once: so many at least,
 PANELS = 16  # and of a wide one a sixteenth, since each product reads all columns to the right of its own
 TOKENS = 4096  # that are added up at once: what is made float32 for it stays small
+WIDE = 2048  # from so many channels on, products of what lies in memory channel by channel repay turning it round,
+TURNED = 128  # so many tokens at a time, as a cache holds them
 
 
 class Observer(Protocol):
@@ -133,12 +135,12 @@ class Gram:
         with exact_products(x.dtype):
             for start in range(0, len(x), TOKENS):
                 some = slice(start, start + TOKENS)
-                self._add(self.value, x[some].to(self.dtype), reference[some])
+                self._add(self.value, _by_channel(x[some], self.dtype), reference[some])
 
-    def _add(self, value: Tensor, x: Tensor, reference: Tensor) -> None:
-        panel = max(PANEL, x.shape[-1] // PANELS)
-        for start in range(0, x.shape[-1], panel):  # it is symmetric: the half on and above the diagonal is enough
-            value[start : start + panel, start:].addmm_(x[:, start : start + panel].T, x[:, start:])
+    def _add(self, value: Tensor, channels: Tensor, reference: Tensor) -> None:
+        panel = max(PANEL, len(channels) // PANELS)
+        for start in range(0, len(channels), panel):  # it is symmetric: the half on and above the diagonal is enough
+            value[start : start + panel, start:].addmm_(channels[start : start + panel], channels[start:].T)
 
     def reduce(self) -> None:
         assert self.value is not None
@@ -152,11 +154,21 @@ class Gram:
         return self.value
 
 
+def _by_channel(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(channels, tokens) of (tokens, channels)."""
+    if x.shape[1] < WIDE:
+        return x.to(dtype).T
+    turned = torch.empty(x.shape[1], len(x), device=x.device, dtype=dtype)
+    for start in range(0, len(x), TURNED):
+        turned[:, start : start + TURNED] = x[start : start + TURNED].T
+    return turned
+
+
 class Cross(Gram):
     """x^T q over all tokens, x the float input and q the one that quantized linears give."""
 
-    def _add(self, value: Tensor, x: Tensor, reference: Tensor) -> None:
-        value.addmm_(reference.to(self.dtype).T, x)
+    def _add(self, value: Tensor, channels: Tensor, reference: Tensor) -> None:
+        value.addmm_(_by_channel(reference, self.dtype), channels.T)
 
     def result(self) -> Tensor:
         assert self.value is not None
@@ -184,8 +196,9 @@ class MeanAbs:
 
     def update(self, x: Tensor, reference: Tensor) -> None:
         x = x.reshape(-1, x.shape[-1])
-        now = x.abs().double().sum(0)
-        self.total = now if self.total is None else self.total + now
+        for some in x.split(TOKENS):  # type: ignore[no-untyped-call]
+            now = some.to(torch.float32, copy=True).abs_().sum(0)  # which is enough for so many
+            self.total = now.double() if self.total is None else self.total.add_(now)
         self.count += len(x)
 
     def reduce(self) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmc.calib.observers import OBSERVERS, PANEL, Rows
+from llmc.calib.observers import OBSERVERS, PANEL, TOKENS, TURNED, WIDE, Rows
+from llmc.layers.steps import at_step
 
 
-def test_moments_are_sums_over_all_tokens_of_all_calls() -> None:
+@pytest.mark.parametrize(("tokens", "width"), [(7, PANEL + 40), (TURNED, WIDE + 8)])
+def test_moments_are_sums_over_all_tokens_of_all_calls(tokens: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    calls = [torch.randn(2, 7, PANEL + 40, generator=generator) for _ in range(3)]
+    calls = [torch.randn(2, tokens, width, generator=generator) for _ in range(3)]
     floats = [call + 0.1 * torch.randn(call.shape, generator=generator) for call in calls]
     q, x = (torch.cat(tensors).flatten(0, 1).double() for tensors in (calls, floats))
     for name, wanted, limit in (("gram", q.T @ q, 1e-5), ("gram64", q.T @ q, 1e-13),
@@ -26,6 +28,28 @@ def test_moments_are_sums_over_all_tokens_of_all_calls() -> None:
         found = observer.result()
         assert (found.double() - wanted).norm() < limit * wanted.norm(), name
         assert name.startswith("cross") or torch.equal(found, found.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_no_observer_changes_what_it_sees_or_keeps_hold_of_it(name: str, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before, observer = x.clone(), OBSERVERS[name](2, 8)
+    with at_step(0):
+        observer.update(x, x)
+        assert torch.equal(x, before)
+        found = observer.result().clone()
+        x.zero_()
+        assert torch.equal(observer.result(), found)
+
+
+def test_the_mean_magnitude_is_over_all_tokens_of_all_calls() -> None:
+    calls = [torch.randn(1, tokens, 24, generator=torch.Generator().manual_seed(tokens)) for tokens in (1, TOKENS + 5)]
+    observer = OBSERVERS["mean"](2, 8)
+    for call in calls:
+        observer.update(call, call)
+    wanted = torch.cat(calls, 1).double().abs().mean((0, 1))
+    assert (observer.result() - wanted).abs().max() < 1e-6 * wanted.max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
