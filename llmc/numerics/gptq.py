@@ -16,7 +16,8 @@ from torch import Tensor
 from llmc.numerics.quantize import Quantized, packed_codes, round_to_grid, rounder, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
-PANEL = 128  # columns that are factorized, moved or mirrored at a time
+PANEL = 128  # columns that are moved or mirrored at a time
+FACTORED = 192  # columns that are factorized at a time
 SPAN = 512  # columns that all after them reach with one product of matrices; in it halves reach each other,
 STRIP = 16  # down to so many columns, one by one
 MAX_DAMPING = 10.0
@@ -89,8 +90,8 @@ def _factorize(gram: Tensor) -> Tensor | None:
     """Find U diag(pivots) U^T = gram, U with ones on its diagonal; U takes the place of what is below the diagonal, and
     the rest stays. Returns the pivots, or None if the matrix is not positive definite."""
     pivots = gram.diagonal().clone()
-    for start in range(0, len(gram), PANEL):
-        end = min(start + PANEL, len(gram))
+    for start in range(0, len(gram), FACTORED):
+        end = min(start + FACTORED, len(gram))
         corner, below = gram[start:end, start:end], gram[end:, start:end]
         reach = (gram[start:end, :start] * pivots[:start]).T
         root, failed = torch.linalg.cholesky_ex(corner - gram[start:end, :start] @ reach)
