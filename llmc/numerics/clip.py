@@ -20,6 +20,7 @@ from llmc.numerics.quantize import (
 from llmc.numerics.spec import TensorSpec
 
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
+IN_VAIN = 2  # ranges that were better for no slice, after which smaller ones are better for none: seen at 2 to 8 bits
 TRIED = (1.0, 0.9, 0.8, 0.7, 0.6)  # where every range costs a whole solution
 ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can reach far beyond all others
 ENOUGH = 512  # elements of a slice at most, evenly spaced, tell its best range as well as all of them
@@ -56,8 +57,10 @@ def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
             rounded = (codes if zero is None else codes.sub_(zero)).mul_(scale)
             return (scale, zero), rounded.sub_(values).square_().sum(1, keepdim=True)
 
-        return _best(tried)
+        return _best(tried, in_vain)
 
+    # with ever smaller ranges the error of integers falls and then rises; that of floats comes back with every half
+    in_vain = IN_VAIN if spec.format.integer else len(SHRINKS)
     count = at_once(some.shape[0], some.shape[1], some.device)
     return _joined([best(first) for first in range(0, len(slices), count)])
 
@@ -127,12 +130,18 @@ def _joined(found: Sequence[Grid]) -> Grid:
     return torch.cat([scale for scale, _ in found]), torch.cat(zeros) if zeros else None
 
 
-def _best(tried: Callable[[float], tuple[Grid, Tensor]]) -> Grid:
-    """For each slice the grid of the range with the least error."""
+def _best(tried: Callable[[float], tuple[Grid, Tensor]], in_vain: int = len(SHRINKS)) -> Grid:
+    """For each slice the grid of the range with the least error; the search ends after so many ranges in turn that were
+    better for none."""
     (scale, zero), error = tried(SHRINKS[0])
-    for shrink in SHRINKS[1:]:
+    last = 0
+    for number, shrink in enumerate(SHRINKS[1:], 1):
         (new_scale, new_zero), new_error = tried(shrink)
         better = new_error < error
+        if better.any():
+            last = number
+        elif number - last == in_vain:
+            break
         error = torch.where(better, new_error, error)
         scale = torch.where(better, new_scale, scale)
         if zero is not None and new_zero is not None:
