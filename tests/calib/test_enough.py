@@ -78,9 +78,7 @@ def test_fewer_calls_than_were_foretold_run_to_the_end(experts: tuple[ModelAdapt
     adapter, pipeline, how = experts
     counts = adapter.call_counts(pipeline, how)
     too_many = {name: count + 1 for name, count in counts.items()}
-    videos, ended = run(
-        adapter, pipeline, how, lambda _: left_when_seen(adapter.parts(pipeline), too_many, {})
-    )  # fmt: skip
+    videos, ended = run(adapter, pipeline, how, lambda _: left_when_seen(adapter.parts(pipeline), too_many, {}))
     assert len(videos) == 1 and ended == counts
 
 

@@ -17,16 +17,12 @@ STATIC = {
     "int8, asymmetric": TensorSpec(format="int8", granularity="per_tensor", symmetric=False, dynamic=False),
     "nvfp4": TensorSpec(format="nvfp4", dynamic=False),
 }
-
-
 WEIGHTS = {
     "normal": torch.distributions.Normal(0.0, 0.02),
     "uniform": torch.distributions.Uniform(-0.1, 0.1),
     "laplace": torch.distributions.Laplace(0.0, 1.0),
     "heavy tails": torch.distributions.StudentT(4.0),
 }
-
-
 INTEGERS = [(name, symmetric) for name in ("int8", "int6", "int4", "int3", "int2") for symmetric in (True, False)]
 
 
