@@ -6,13 +6,15 @@ came to its codes, so that the same functions run a layer of a finished recipe a
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from llmc.errors import UnsupportedSpec
-from llmc.numerics.quantize import at_once, quantize
-from llmc.numerics.spec import TensorSpec
+from llmc.numerics.quantize import at_once, fake_quantize, quantize
+from llmc.numerics.spec import LayerSpec, TensorSpec
 
 INT8_SIZES = (32, 8, 8)  # CUDA's int8 product wants more than 16 rows, and inner and outer sizes in eights
 FP8_SIZE = 16  # CUDA's fp8 product wants inner and outer sizes in sixteens
@@ -23,7 +25,7 @@ INT8, FP8, FLOAT32 = "torch._int_mm", "torch._scaled_mm", "float32 products of t
 def arithmetic(weight: Tensor) -> str:
     """How `multiply` will work with this weight, where it lies."""
     if weight.dtype == torch.int8:
-        return INT8
+        return INT8 if _has_int8_product(weight) else FLOAT32
     return FP8 if _has_fp8_product(weight) else FLOAT32
 
 
@@ -34,12 +36,21 @@ def multiply(act: Tensor, weight: Tensor) -> Tensor:
             f"real arithmetic multiplies codes of one type; found {act.dtype} and {weight.dtype}; "
             "quantize act in the format of the weight"
         )
-    if weight.dtype == torch.int8:
+    if weight.dtype == torch.int8 and _has_int8_product(weight):
         return _int8_sums(act, weight).float()
     if _has_fp8_product(weight):
         one = torch.ones((), device=act.device)
         return torch._scaled_mm(act.contiguous(), weight.t(), one, one, out_dtype=torch.float32)
     return act.float() @ weight.float().t()
+
+
+def rounded_product(x: Tensor, weight: Tensor, spec: LayerSpec) -> Tensor:
+    """x (tokens, in) times weight (out, in), both rounded to nearest; on a CPU by products of int8 codes where it can
+    be, which give the same sums in less time."""
+    if x.is_cpu and spec.act is not None and spec.weight is not None and spec.multiplies_int8:
+        codes = quantize(weight, spec.weight)
+        return real_product(x, spec.act, None, codes.stored(), codes.scale)
+    return linear(fake_quantize(x, spec.act), fake_quantize(weight, spec.weight))
 
 
 class StoredLinear(nn.Module):
@@ -93,10 +104,33 @@ def _int8_sums(act: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(act.contiguous(), weight.contiguous().t())[:rows, :outputs]
 
 
+def _has_int8_product(weight: Tensor) -> bool:
+    return weight.device.type != "cpu" or _adds_up_in_32_bits()
+
+
+@cache
+def _adds_up_in_32_bits() -> bool:
+    """Whether this CPU does: one without an instruction for products of four bytes adds up pairs in 16 bits, which
+    overflow, and nobody tells."""
+    most = torch.full((64, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(most, most) == 64 * 127**2).all())
+
+
 def _has_fp8_product(weight: Tensor) -> bool:
     if weight.dtype != torch.float8_e4m3fn:
         return False
     if weight.device.type == "cuda":
         aligned = all(size % FP8_SIZE == 0 for size in weight.shape)
         return aligned and torch.cuda.get_device_capability(weight.device) >= FP8_CAPABILITY
-    return weight.device.type == "cpu"
+    return weight.device.type == "cpu" and _multiplies_fp8()
+
+
+@cache
+def _multiplies_fp8() -> bool:
+    """Whether this CPU does, at least in emulation."""
+    some, one = torch.zeros(16, 16, dtype=torch.float8_e4m3fn), torch.ones(())
+    try:
+        torch._scaled_mm(some, some.t(), one, one, out_dtype=torch.float32)
+    except RuntimeError:
+        return False
+    return True

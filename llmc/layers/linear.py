@@ -65,9 +65,7 @@ class QuantLinear(nn.Module):
     @property
     def multiplies_int8(self) -> bool:
         """Whether its product is one of int8 codes."""
-        spec = self.spec
-        both = spec.weight is not None and spec.act is not None and spec.act.format.name == "int8"
-        return both and self.state.rounded is not None and spec.real_problem() is None
+        return self.state.rounded is not None and self.spec.multiplies_int8
 
     @property
     def awaits_act_scale(self) -> bool:
@@ -116,12 +114,18 @@ class QuantLinear(nn.Module):
     def restored_weight(self, channels: slice = slice(None)) -> Tensor:
         """The rounded weight in the original basis: what a stock float linear needs to compute the same. Some output
         channels can be had alone where nothing is folded into this layer's rows."""
-        state = self.state
-        rounded = state.rounded
-        weight = self.float_weight(channels) if rounded is None else rounded.of_rows(channels).dequantize()
-        if state.lowrank is not None:
+        return self.restored(self.rounded_weight(channels), channels)
+
+    def rounded_weight(self, channels: slice = slice(None)) -> Tensor:
+        """The float32 weight that inputs are multiplied by: the rounded one, once there is one."""
+        rounded = self.state.rounded
+        return self.float_weight(channels) if rounded is None else rounded.of_rows(channels).dequantize()
+
+    def restored(self, weight: Tensor, channels: slice = slice(None)) -> Tensor:
+        """`rounded_weight` and the low-rank branch in the original basis."""
+        if self.state.lowrank is not None:
             weight = weight + self.lowrank_product(channels)
-        for transform in reversed(state.transforms):
+        for transform in reversed(self.state.transforms):
             weight = transform.restore(weight)
         return self.restored_output(weight.T).T.contiguous()
 
@@ -207,7 +211,7 @@ class QuantLinear(nn.Module):
         act, grid = self.act()
         if rounded is not None and act is not None and act.one_scale_per_row and rounded.spec.one_scale_per_row:
             return self._matmul_codes(x, rounded, act, grid)
-        weight = self.float_weight() if rounded is None else rounded.dequantize()
+        weight = self.rounded_weight()
         return linear(fake_quantize(x, act, *grid), weight).to(x.dtype)
 
     def _matmul_codes(self, x: Tensor, rounded: Quantized, spec: TensorSpec, grid: StaticGrid | tuple[()]) -> Tensor:

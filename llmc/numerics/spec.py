@@ -136,5 +136,11 @@ class LayerSpec(Strict):
             return f"real arithmetic scales whole sums, of symmetric codes per channel, token or tensor; found {self}"
         return None
 
+    @property
+    def multiplies_int8(self) -> bool:
+        """Whether its product is one of int8 codes."""
+        both = self.weight is not None and self.act is not None and self.act.format.name == "int8"
+        return both and self.real_problem() is None
+
     def __str__(self) -> str:
         return f"weight {self.weight or 'float'}, act {self.act or 'float'}"

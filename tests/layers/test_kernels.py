@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from llmc.errors import UnsupportedSpec
-from llmc.layers.kernels import FP8, INT8, StoredLinear, arithmetic, multiply
+from llmc.layers.kernels import FLOAT32, FP8, INT8, StoredLinear, arithmetic, multiply, rounded_product
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
+from llmc.numerics.quantize import fake_quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SHAPES = [(1, 16, 32), (5, 64, 48), (17, 20, 3), (40, 33, 7)]  # rows, inputs, outputs; most are no multiples of 16
+SUMS = """
+import torch
+from llmc.layers.kernels import multiply
+for kind in (torch.int8, torch.float8_e4m3fn):
+    act, weight = (torch.randint(-127, 128, (96, 768)).to(kind) for _ in range(2))
+    wanted = act.double() @ weight.double().t()
+    print("exact" if (multiply(act, weight).double() - wanted).norm() <= 1e-6 * wanted.norm() else "not exact")
+"""
+ACTS: list[dict[str, Any] | None] = [
+    None,
+    {"format": "int8", "granularity": "per_token"},
+    {"format": "int8", "granularity": "per_token", "symmetric": False},
+    {"format": "int8", "granularity": "per_tensor"},
+    {"format": "fp8_e4m3", "granularity": "per_token"},
+]
+WEIGHTS: list[dict[str, Any] | None] = [
+    None,
+    {"format": "int8", "granularity": "per_channel"},
+    {"format": "int4", "granularity": "per_channel"},
+    {"format": "int4", "granularity": "per_channel", "symmetric": False},
+    {"format": "int4", "granularity": "per_group", "group_size": 32},
+    {"format": "fp8_e4m3", "granularity": "per_tensor"},
+    {"format": "fp8_e5m2", "granularity": "per_block", "group_size": 32},
+]
 
 
 def spec(name: str, static: bool = False) -> LayerSpec:
@@ -33,7 +64,15 @@ def test_int8_sums_are_exact(shape: tuple[int, int, int], device: str) -> None:
     rows, inputs, outputs = shape
     act, weight = codes((rows, inputs), torch.int8, device), codes((outputs, inputs), torch.int8, device)
     assert torch.equal(multiply(act, weight).cpu().double(), act.cpu().double() @ weight.cpu().double().t())
-    assert arithmetic(weight) == INT8
+    assert arithmetic(weight) in ((INT8, FLOAT32) if device == "cpu" else (INT8,))
+
+
+def test_a_processor_without_a_product_or_whose_sums_overflow_is_found_out() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", SUMS], env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, check=True, text=True,
+        capture_output=True,
+    ).stdout  # fmt: skip
+    assert said.split() == ["exact", "exact"]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -46,7 +85,7 @@ def test_fp8_sums_are_those_of_the_codes(shape: tuple[int, int, int], device: st
     close = 1e-6 if device == "cpu" else 1e-4  # tensor cores keep fewer bits of a sum than float32
     assert (multiply(act, weight).cpu().double() - wanted).norm() <= close * wanted.norm()
     if device == "cpu":
-        assert arithmetic(weight) == FP8
+        assert arithmetic(weight) in (FP8, FLOAT32)
 
 
 @torch.no_grad()
@@ -77,6 +116,19 @@ def test_a_bfloat16_layer_keeps_its_type() -> None:
     layer.round()
     with in_mode([layer], "real"):
         assert layer(torch.randn(3, 32).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("act", ACTS, ids=str)
+@pytest.mark.parametrize("weight", WEIGHTS, ids=str)
+def test_a_rounded_product_is_that_of_both_rounded(
+    act: dict[str, Any] | None, weight: dict[str, Any] | None, device: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(rows, 64, generator=generator).to(device) for rows in (40, 48))
+    both = LayerSpec.model_validate({"act": act, "weight": weight})
+    wanted = linear(fake_quantize(x, both.act).double(), fake_quantize(w, both.weight).double())
+    torch.testing.assert_close(rounded_product(x, w, both).double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_codes_of_two_types_are_refused() -> None:
