@@ -77,8 +77,8 @@ class Smoothing(Algorithm):
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
             if group.may_scale:
-                block.transform_if_better(group, self.scales(group), self.name, self.gate)
+                block.transform_if_better(group, self.scales(group), self.name, self.gate, in_order=True)
 
     @abstractmethod
     def scales(self, group: Group) -> list[Scale]:
-        """Those to choose from: the one of least output error is taken."""
+        """Those to choose from, each moving more than the one before: a valley of output error is looked for."""

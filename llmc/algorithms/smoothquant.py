@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import torch
 from pydantic import Field
 
 from llmc.algorithms.base import Smoothing
@@ -27,6 +28,6 @@ class SmoothQuant(Smoothing):
     def scales(self, group: Group) -> list[Scale]:
         from llmc.numerics.smoothing import smoothing
 
-        alphas = ALPHAS if self.alpha == "search" else (self.alpha,)
+        alphas = torch.tensor(ALPHAS if self.alpha == "search" else (self.alpha,), dtype=torch.float64)[:, None]
         act, weight = group.absmax(), group.weight_absmax()
-        return [Scale.dividing_by(smoothing(act, weight, alpha, 1 - alpha)) for alpha in alphas]
+        return [Scale.dividing_by(s) for s in smoothing(act, weight, alphas.to(act), (1 - alphas).to(act))]

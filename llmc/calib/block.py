@@ -10,15 +10,18 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from llmc.calib.probe import Probe
+from llmc.calib.observers import absmax
+from llmc.calib.probe import ROWS, Probe, spread
 from llmc.calib.shelf import put_away
-from llmc.layers.linear import QuantLinear
+from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
 from llmc.models.parts import Fold, Part
 from llmc.numerics.quantize import at_once
 from llmc.numerics.spec import ScaleDtype
+from llmc.numerics.valley import argmin, least_in_valley
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
+CHOSEN_BY, JUDGED_BY = slice(0, None, 2), slice(1, None, 2)  # rows: a change is not judged by those that chose it
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
 
 
@@ -47,11 +50,22 @@ class Group:
 
     def weight_absmax(self) -> Tensor:
         """The largest magnitude of each input channel over the weights of all linears, in the present basis."""
-        return torch.stack([layer.float_weight().abs().amax(0) for layer in self.linears]).amax(0)
+        return torch.stack([self._absmax_of(layer) for layer in self.linears]).amax(0)
 
-    def rows(self) -> Tensor:
-        """The sampled input rows in the present basis, float32."""
-        return self._in_basis(self.stats["rows"].to(self.device, torch.float32))
+    def _absmax_of(self, layer: QuantLinear) -> Tensor:
+        state = layer.state
+        if self._is_scaled_alone() and not state.out_transforms and state.lowrank is None:
+            found = absmax(layer.weight.detach()).float()  # of what is stored: scaling keeps the order within a channel
+            for transform in state.transforms:
+                found = transform.weight(found)
+            return found.abs()
+        return absmax(layer.float_weight())
+
+    def rows(self, some: slice = slice(None), count: int | None = None) -> Tensor:
+        """Sampled input rows in the present basis, float32: all or some, or about so many of those, evenly spaced."""
+        rows = self.stats["rows"][some]
+        rows = rows if count is None else spread(rows, count)
+        return self._in_basis(rows.to(self.device, torch.float32))
 
     def mean(self) -> Tensor:
         """The mean magnitude of each input channel, in the present basis."""
@@ -96,9 +110,11 @@ class Group:
         gone = self.stats.keys() - {"range"} if names is None else names
         self.stats = {name: value for name, value in self.stats.items() if name not in gone}
 
-    def transform(self, transform: Transform) -> None:
-        """Change the basis of the shared input. Linears before it that can absorb the change do so at once, a norm can
-        absorb a Scale; what nobody absorbs happens at run time."""
+    def transform(self, transform: Transform) -> Transform:
+        """Change the basis of the shared input, and tell the change that was made: a Scale may have to be rounded.
+        Linears before it that can absorb the change do so at once, a norm can absorb a Scale; what nobody absorbs
+        happens at run time."""
+        made = transform
         if self._may_fold(transform):
             producers = [module for _, module in self.fold if isinstance(module, QuantLinear)]
             for producer in producers:
@@ -107,24 +123,28 @@ class Group:
                 transform = replace(transform, upstream=True)  # type: ignore[type-var]
             elif isinstance(transform, Scale):
                 place, module = self.fold[0]
-                transform = Scale(self._absorbed_exactly(transform.multiplier, place, module), fold=place)
+                made = transform = Scale(self._absorbed_exactly(transform.multiplier, place, module), fold=place)
         elif self.multiplier_dtype is not None and isinstance(transform, Scale):
-            transform = self._all_in_one(transform, self.multiplier_dtype)
+            transform, made = self._all_in_one(transform, self.multiplier_dtype)
         for layer in self.linears:
             layer.transform(transform)
+        return made
 
-    def _all_in_one(self, scale: Scale, dtype: ScaleDtype) -> Scale:
-        """A Scale that the runtime multiplies by, exact in what it keeps; one before it is taken back, and goes in. A
-        channel that was silent in the calibration may speak later: its product must stay finite, which in float16 it
-        does up to the root of the largest number."""
-        before = self.linears[0].state.transforms[-1:]
-        if before and isinstance(before[0], Scale):
-            scale = Scale(before[0].multiplier * scale.multiplier)
+    def _all_in_one(self, scale: Scale, dtype: ScaleDtype) -> tuple[Scale, Scale]:
+        """A Scale that the runtime multiplies by, exact in what it keeps; one before it is taken back, and goes in.
+        Beside it the change that this makes. A channel that was silent in the calibration may speak later: its product
+        must stay finite, which in float16 it does up to the root of the largest number."""
+        whole, before = scale.multiplier, torch.ones_like(scale.multiplier)
+        last = self.linears[0].state.transforms[-1:]
+        if last and isinstance(last[0], Scale):
+            before = last[0].multiplier
+            whole = before * whole
             for layer in self.linears:
                 layer.take_back_transform()
         kept = getattr(torch, dtype)
         smallest, largest = torch.finfo(kept).tiny, torch.finfo(kept).max ** 0.5
-        return Scale(scale.multiplier.clamp(smallest, largest).to(kept).float())
+        whole = whole.clamp(smallest, largest).to(kept).float()
+        return Scale(whole), Scale(whole / before)
 
     def _absorbed_exactly(self, multiplier: Tensor, place: str | ModulatedRows, norm: nn.Module) -> Tensor:
         """The nearest multiplier that leaves the weight of an affine norm exact in bf16: runtimes keep it in 16 bits,
@@ -146,9 +166,9 @@ class Group:
         passes = scale or (isinstance(transform, Rotate) and transform.within_heads)
         return bool(self.fold) and passes and not later
 
-    def probe(self) -> Probe:
+    def probe(self, some: slice = CHOSEN_BY) -> Probe:
         """On the rows that a change may be chosen by; `keep_if_better` judges it by the others."""
-        return Probe(self.linears, self.rows()[::2])
+        return Probe.of(self.linears, self.rows(some, ROWS))
 
     def original(self, x: Tensor) -> Tensor:
         """What arrives at the linears, in the basis of the float model: linears before may have changed it."""
@@ -218,29 +238,37 @@ class BlockStep:
             yield replace(self, groups=list(groups))
 
     def transform_if_better(
-        self, group: Group, candidates: Sequence[Transform], method: str, gate: bool = True
+        self, group: Group, candidates: Sequence[Transform], method: str, gate: bool = True, in_order: bool = False
     ) -> bool:
         """Change the basis of a group by the best of some transforms, judged by the output error of plain rounding;
-        with `gate` only if it is better than none on rows that the choice did not see."""
-        best = candidates[0]
-        if len(candidates) > 1:
-            best = min(candidates, key=group.probe().error)
+        with `gate` only if it is better than none on rows that the choice did not see, else it is counted as rejected.
+        Of candidates `in_order`, along which the error falls and then rises, not all are tried."""
+        probe = group.probe()
+        find = least_in_valley if in_order else argmin
+        best = find(candidates, probe.error) if len(candidates) > 1 else candidates[0]
         if not gate:
             group.transform(best)
             return True
-        return self.keep_if_better(group, lambda: group.transform(best), method)
+        judged = probe.on(group.rows(JUDGED_BY, ROWS))
+        error, before = judged.error(), self._states()
+        made = group.transform(best)
+        return self._kept(judged.error(made) < error, before, method)
 
     def keep_if_better(self, group: Group, change: Callable[[], None], method: str) -> bool:
         """Take back a change of the group's linears that does not lower their output error, and count it."""
-        before = {layer: layer.state for layer in self.linears.values()}
-        error = Probe(group.linears, group.rows()[1::2]).error()
+        error, before = group.probe(JUDGED_BY).error(), self._states()
         change()
-        if Probe(group.linears, group.rows()[1::2]).error() < error:
-            return True
-        for layer, state in before.items():
-            layer.state = state
-        self.rejected[method] += 1
-        return False
+        return self._kept(group.probe(JUDGED_BY).error() < error, before, method)
+
+    def _states(self) -> dict[QuantLinear, LayerState]:
+        return {layer: layer.state for layer in self.linears.values()}
+
+    def _kept(self, better: bool, before: dict[QuantLinear, LayerState], method: str) -> bool:
+        if not better:
+            for layer, state in before.items():
+                layer.state = state
+            self.rejected[method] += 1
+        return better
 
 
 def block_steps(part: Part) -> list[BlockStep]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 
 from llmc.calib.block import BlockStep, Group, LayerError
 from llmc.calib.probe import ROWS, channels_of, spread
 from llmc.calib.teacher import relative_error
+from llmc.layers.kernels import rounded_product
 from llmc.layers.linear import QuantLinear
 from llmc.numerics.quantize import fake_quantize
 
@@ -16,38 +18,35 @@ from llmc.numerics.quantize import fake_quantize
 def layer_errors(block: BlockStep) -> dict[str, LayerError]:
     """The error of every linear of a finished block; where no rows were kept of its rounded weight alone."""
     return {
-        name: _layer_error(layer, *_rows(group)) if "rows" in group.stats else LayerError(_weight_error(layer))
+        name: _layer_error(layer, *_rows(group))
         for group in block.groups
         for name, layer in zip(group.names, group.linears, strict=True)
         if "rows" in group.stats or layer.state.rounded is not None
     }
 
 
-def _rows(group: Group) -> list[torch.Tensor]:
+def _rows(group: Group) -> list[Tensor]:
     """Some rows, and the denoising step of each if it was noted."""
     kinds = [kind for kind in ("rows", "row_steps") if kind in group.stats]
     return [spread(group.stats[kind], ROWS).to(group.device, torch.float32) for kind in kinds]
 
 
-def _layer_error(layer: QuantLinear, rows: torch.Tensor, steps: torch.Tensor | None = None) -> LayerError:
-    state, some = layer.state, _channels(layer)
-    weight = layer.weight[some].float()
-    wanted, x = linear(rows, weight), rows
-    for transform in state.transforms:
-        x = transform.input(x)
-    rounded = layer.float_weight(some) if state.rounded is None else state.rounded.of_rows(some).dequantize()
-    output = linear(_rounded_act(layer, x, steps), rounded)
-    if state.lowrank is not None:
-        output = output + linear(linear(x, state.lowrank[1]), state.lowrank[0][some])
-    plain = linear(fake_quantize(rows, layer.spec.act), fake_quantize(weight, layer.spec.weight))
-    return LayerError(
-        _weight_error(layer), relative_error(layer.restored_output(output), wanted), relative_error(plain, wanted)
-    )
-
-
-def _weight_error(layer: QuantLinear) -> float:
+def _layer_error(layer: QuantLinear, rows: Tensor | None = None, steps: Tensor | None = None) -> LayerError:
     some = _channels(layer)
-    return relative_error(layer.restored_weight(some), layer.weight[some].float())
+    weight, rounded = layer.weight[some].float(), layer.rounded_weight(some)
+    of_weight = relative_error(layer.restored(rounded, some), weight)
+    if rows is None:
+        return LayerError(of_weight)
+    wanted, x = linear(rows, weight), rows
+    plain = rounded_product(rows, weight, layer.spec)
+    for transform in layer.state.transforms:
+        x = transform.input(x)
+    output = linear(_rounded_act(layer, x, steps), rounded)
+    if layer.state.lowrank is not None:
+        up, down = layer.state.lowrank
+        output = output + linear(linear(x, down), up[some])
+    recipe = relative_error(layer.restored_output(output), wanted)
+    return LayerError(of_weight, recipe, relative_error(plain, wanted))
 
 
 def _channels(layer: QuantLinear) -> slice:
@@ -55,7 +54,7 @@ def _channels(layer: QuantLinear) -> slice:
     return slice(None) if layer.state.out_transforms else channels_of(layer.spec.weight, layer.out_features)
 
 
-def _rounded_act(layer: QuantLinear, x: torch.Tensor, steps: torch.Tensor | None) -> torch.Tensor:
+def _rounded_act(layer: QuantLinear, x: Tensor, steps: Tensor | None) -> Tensor:
     """The rows as the layer rounds its input, each in the step that it was read in."""
     if layer.spec.act is not None and layer.state.steps is not None and steps is not None:
         return layer.state.steps.rounded(x, steps[:, 0].long(), layer.spec.act)

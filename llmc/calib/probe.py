@@ -6,16 +6,18 @@ Errors of other rows and channels are like these, so that many changes of basis 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from llmc.layers.kernels import rounded_product
 from llmc.layers.linear import QuantLinear
 from llmc.layers.transforms import Transform
 from llmc.numerics.clip import ACT_SHRINKS
-from llmc.numerics.quantize import fake_quantize
-from llmc.numerics.spec import TensorSpec
+from llmc.numerics.spec import LayerSpec, TensorSpec
 
 ROWS = 128  # tokens
 RANGE_ROWS = 1024  # of which few reach far
@@ -23,18 +25,29 @@ WORTH_CLIPPING = 1.25  # rows that were not kept reach farther: the widest range
 CHANNELS = 128  # of each linear
 
 
+@dataclass(frozen=True)
 class Probe:
-    """The linears of one group as they are now, and rows that they read, in their present basis."""
+    """The linears of one group as they were when it was made, and rows that they read, in the basis of then."""
 
-    def __init__(self, linears: Sequence[QuantLinear], rows: Tensor) -> None:
-        self.rows = spread(rows, ROWS)
-        self.samples = [_Sample(layer, self.rows) for layer in linears]
+    linears: tuple[_Alike, ...]
+    rows: Tensor
+
+    @classmethod
+    def of(cls, linears: Sequence[QuantLinear], rows: Tensor) -> Probe:
+        return cls(tuple(_Alike.of(alike) for alike in _alike(linears)), rows)
+
+    def on(self, rows: Tensor) -> Probe:
+        """The same linears, and other rows."""
+        return replace(self, rows=rows)
 
     def error(self, transform: Transform | None = None) -> float:
         """Squared output error of plain rounding after `transform`, each linear's relative to its output, summed."""
         x = self.rows if transform is None else transform.input(self.rows)
-        acts = {act: fake_quantize(x, act) for act in {sample.layer.spec.act for sample in self.samples}}
-        return sum(sample.error(acts[sample.layer.spec.act], transform) for sample in self.samples)
+        return sum(alike.error(x, transform, *wanted) for alike, wanted in zip(self.linears, self._wanted, strict=True))
+
+    @cached_property
+    def _wanted(self) -> list[tuple[Tensor, Tensor]]:
+        return [alike.wanted(self.rows) for alike in self.linears]
 
 
 def best_share(rows: Tensor, rounded: Callable[[Tensor, float], Tensor], linears: Sequence[QuantLinear] = ()) -> float:
@@ -51,28 +64,43 @@ def best_share(rows: Tensor, rounded: Callable[[Tensor, float], Tensor], linears
     return ACT_SHRINKS[int((errors <= WORTH_CLIPPING * errors.min()).int().argmax())]
 
 
-class _Sample:
-    """Some output channels of one linear; what a low-rank branch gives is exact, and so no part of the error."""
+@dataclass(frozen=True)
+class _Alike:
+    """Some output channels of linears that are rounded alike, as of one weight; what a low-rank branch gives is exact,
+    and so no part of the error."""
 
-    def __init__(self, layer: QuantLinear, rows: Tensor) -> None:
-        channels = channels_of(layer.spec.weight, layer.out_features)
-        self.layer = layer
-        self.weight = layer.float_weight(channels)
-        self.target = linear(rows, self.weight)
-        whole = self.target if layer.state.lowrank is None else self.target + _branch(layer, rows, channels)
-        self.power = whole.square().sum().clamp(min=1e-30)
+    spec: LayerSpec
+    weight: Tensor  # of all, one below the other
+    counts: tuple[int, ...]  # channels of each
+    branches: tuple[tuple[Tensor, Tensor] | None, ...]
 
-    def error(self, act: Tensor, transform: Transform | None) -> float:
-        """With an act that is rounded already: linears of a group mostly round it alike."""
+    @classmethod
+    def of(cls, linears: Sequence[QuantLinear]) -> _Alike:
+        channels = [channels_of(layer.spec.weight, layer.out_features) for layer in linears]
+        weights = [layer.float_weight(some) for layer, some in zip(linears, channels, strict=True)]
+        counts, branches = tuple(map(len, weights)), tuple(map(_branch, linears, channels))
+        return cls(linears[0].spec, torch.cat(weights), counts, branches)
+
+    def wanted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What the linears should give, and how much a squared error on each of their channels weighs: it is relative
+        to the whole output of its linear."""
+        found = linear(rows, self.weight)
+        outputs = found.split(self.counts, 1)  # type: ignore[no-untyped-call]
+        whole = [
+            output if branch is None else output + linear(linear(rows, branch[1]), branch[0])
+            for output, branch in zip(outputs, self.branches, strict=True)
+        ]
+        weighs = [(1 / output.square().sum().clamp(min=1e-30)).expand(output.shape[1]) for output in whole]
+        return found, torch.cat(weighs)
+
+    def error(self, x: Tensor, transform: Transform | None, wanted: Tensor, weighs: Tensor) -> float:
         weight = self.weight if transform is None else transform.weight(self.weight)
-        output = linear(act, fake_quantize(weight, self.layer.spec.weight))
-        return float((output - self.target).square().sum() / self.power)
+        return float(rounded_product(x, weight, self.spec).sub_(wanted).square_().sum(0).dot(weighs))
 
 
-def _branch(layer: QuantLinear, rows: Tensor, channels: slice) -> Tensor:
-    assert layer.state.lowrank is not None
-    up, down = layer.state.lowrank
-    return linear(linear(rows, down.float()), up[channels].float())
+def _branch(layer: QuantLinear, channels: slice) -> tuple[Tensor, Tensor] | None:
+    lowrank = layer.state.lowrank
+    return None if lowrank is None else (lowrank[0][channels].float(), lowrank[1].float())
 
 
 def spread(rows: Tensor, count: int) -> Tensor:
@@ -81,5 +109,16 @@ def spread(rows: Tensor, count: int) -> Tensor:
 
 def channels_of(spec: TensorSpec | None, count: int) -> slice:
     """Evenly spaced output channels; all, where channels share a scale."""
-    apart = spec is None or (spec.granularity in ("per_channel", "per_group") and spec.format.whole_max is None)
-    return slice(None, None, max(1, count // CHANNELS) if apart else 1)
+    return slice(None, None, max(1, count // CHANNELS) if _apart(spec) else 1)
+
+
+def _alike(linears: Sequence[QuantLinear]) -> list[list[QuantLinear]]:
+    """Linears whose output channels are rounded each by itself, and in the same way, together."""
+    found: dict[LayerSpec | QuantLinear, list[QuantLinear]] = {}
+    for layer in linears:
+        found.setdefault(layer.spec if _apart(layer.spec.weight) else layer, []).append(layer)
+    return list(found.values())
+
+
+def _apart(spec: TensorSpec | None) -> bool:
+    return spec is None or (spec.granularity in ("per_channel", "per_group") and spec.format.whole_max is None)

@@ -179,7 +179,7 @@ def exact_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
     dtype: torch.dtype = getattr(torch, spec.scale_dtype)
     limits = torch.finfo(dtype)
     exact = scale.clamp(limits.tiny, limits.max).to(dtype).to(torch.float32)
-    return torch.where(scale > 0, exact, torch.ones_like(scale))
+    return torch.where(scale > 0, exact, 1.0)
 
 
 def quotient(slices: Tensor, scale: Tensor, spec: TensorSpec) -> Tensor:

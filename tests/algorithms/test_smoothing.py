@@ -1,6 +1,8 @@
-"""IterSmooth and FlexSmooth, against their formulas."""
+"""Smoothing methods, against their formulas."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,10 +11,11 @@ from torch import nn
 from llmc.algorithms.base import Algorithm
 from llmc.algorithms.flexsmooth import FlexSmooth
 from llmc.algorithms.itersmooth import IterSmooth
-from llmc.calib.block import BlockStep, Group
-from llmc.calib.probe import Probe
+from llmc.algorithms.smoothquant import ALPHAS, SmoothQuant
+from llmc.calib.block import JUDGED_BY, BlockStep, Group
 from llmc.layers.linear import QuantLinear, in_mode
-from llmc.layers.transforms import Scale
+from llmc.layers.transforms import Rotate, Scale
+from llmc.numerics.hadamard import block_hadamard
 from llmc.numerics.smoothing import smoothing
 from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
 
@@ -106,6 +109,61 @@ def test_the_search_ends_no_worse_than_iterative_smoothing_or_than_alpha_alone(s
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_the_search_for_alpha_ends_where_no_neighbour_is_better(seed: int) -> None:
+    probe = block(seed).groups[0].probe()
+    act, weight = (tensor.float() for tensor in magnitudes(block(seed)))
+    formula = [Scale.dividing_by(smoothing(act, weight, alpha, 1 - alpha)) for alpha in ALPHAS]
+    found = multiplier(SmoothQuant(alpha="search", gate=False), block(seed))
+    (place,) = [i for i, scale in enumerate(formula) if torch.equal(scale.multiplier, found)]
+    errors = [probe.error(scale) for scale in formula]
+    assert errors[place] == min(errors[max(0, place - 1) : place + 2])
+    assert errors[place] <= min(errors[1::3])
+
+
+@torch.no_grad()
+def test_largest_weights_are_those_of_the_basis_that_a_linear_is_in() -> None:
+    def seen(change: Callable[[Group], None]) -> tuple[torch.Tensor, torch.Tensor]:
+        group = block().groups[0]
+        for layer in group.linears:
+            layer.weight.data = layer.weight.data.bfloat16()
+        change(group)
+        return group.weight_absmax(), torch.cat([layer.float_weight() for layer in group.linears]).abs().amax(0)
+
+    def branch(group: Group) -> None:
+        group.linears[0].split_lowrank(torch.ones(48, 1), torch.full((1, 32), 5.0))
+
+    some = Scale(torch.linspace(-3, 2, 32))
+    rotation = Rotate(block_hadamard(32))
+    changes: list[Callable[[Group], None]] = [
+        lambda group: None,
+        lambda group: group.transform(some),
+        lambda group: group.transform(rotation),
+        lambda group: group.linears[0].transform_output(Scale(torch.linspace(1, 9, 48))),
+        branch,
+    ]
+    for change in changes:
+        assert torch.equal(*seen(change))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
+@pytest.mark.parametrize("lowrank", [False, True])
+def test_a_change_is_judged_as_it_was_made(dtype: ScaleDtype | None, lowrank: bool) -> None:
+    (group,) = block().groups
+    group.multiplier_dtype = dtype
+    if lowrank:
+        for layer in group.linears:
+            layer.split_lowrank(torch.randn(layer.out_features, 2), torch.randn(2, 32))
+    for scale in (torch.logspace(-6, 4, 32), torch.logspace(2, -1, 32)):  # beyond what float16 may hold
+        probe = group.probe()
+        made = group.transform(Scale(scale))
+        assert probe.error(made) == pytest.approx(group.probe().error(), rel=1e-2)
+    if dtype == "float16":
+        assert not torch.equal(probe.linears[0].weight / scale, group.probe().linears[0].weight)
+
+
+@torch.no_grad()
 def test_an_exponent_that_is_given_is_kept_while_the_other_is_searched() -> None:
     step = block()
     act, weight = magnitudes(step)
@@ -121,9 +179,9 @@ def test_smoothing_that_does_not_pay_is_taken_back(method: Algorithm) -> None:
     step = block()
     group = step.groups[0]
     group.stats["absmax"] = group.stats["absmax"].pow(-3)  # tells the reverse of what the rows are like
-    before = Probe(group.linears, group.rows()[1::2]).error()
+    before = group.probe(JUDGED_BY).error()
     method.apply(step)
     taken_back = not group.linears[0].state.transforms
     assert step.rejected[method.name] == int(taken_back)
-    assert Probe(group.linears, group.rows()[1::2]).error() <= before
+    assert group.probe(JUDGED_BY).error() <= before
     assert taken_back or method.name == "FlexSmooth"  # which may find exponents that help even so
