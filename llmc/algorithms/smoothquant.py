@@ -22,7 +22,7 @@ class SmoothQuant(Smoothing):
     name: Literal["SmoothQuant"] = "SmoothQuant"
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = Field(
         0.5,
-        description="how much of the difficulty moves to the weights; `search` finds the best for each group",
+        description="how much of the difficulty moves to the weights; `search` looks for the best for each group",
     )
 
     def scales(self, group: Group) -> list[Scale]:
