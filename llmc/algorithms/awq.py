@@ -10,7 +10,8 @@ from llmc.algorithms.base import Algorithm
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep, Group
+    from llmc.calib.block import BlockStep
+    from llmc.calib.group import Group
 
 
 class Awq(Algorithm):

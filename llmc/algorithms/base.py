@@ -10,7 +10,8 @@ from pydantic import Field
 from llmc.plugin import Plugin
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep, Group
+    from llmc.calib.block import BlockStep
+    from llmc.calib.group import Group
     from llmc.layers.transforms import Scale
 
 

@@ -13,7 +13,7 @@ from llmc.algorithms.base import Smoothing
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
-    from llmc.calib.block import Group
+    from llmc.calib.group import Group
 
 GRID = tuple(step / 20 for step in range(21))
 Exponent = Annotated[float, Field(ge=0, le=1)] | None

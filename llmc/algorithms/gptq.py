@@ -16,7 +16,8 @@ from llmc.algorithms.base import Algorithm
 if TYPE_CHECKING:
     import torch
 
-    from llmc.calib.block import BlockStep, Group
+    from llmc.calib.block import BlockStep
+    from llmc.calib.group import Group
     from llmc.layers.linear import QuantLinear
     from llmc.numerics.spec import TensorSpec
 

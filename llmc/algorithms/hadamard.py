@@ -13,7 +13,8 @@ from llmc.numerics.hadamard import block_hadamard, largest_order
 if TYPE_CHECKING:
     import torch
 
-    from llmc.calib.block import BlockStep, Group
+    from llmc.calib.block import BlockStep
+    from llmc.calib.group import Group
 
 
 class Hadamard(Algorithm):

@@ -10,7 +10,7 @@ from llmc.algorithms.base import Smoothing
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
-    from llmc.calib.block import Group
+    from llmc.calib.group import Group
 
 
 class IterSmooth(Smoothing):

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from llmc.algorithms.base import Algorithm
 
 if TYPE_CHECKING:
-    from llmc.calib.block import BlockStep, Group
+    from llmc.calib.block import BlockStep
+    from llmc.calib.group import Group
     from llmc.layers.linear import QuantLinear
 
 

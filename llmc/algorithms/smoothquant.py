@@ -11,7 +11,7 @@ from llmc.algorithms.base import Smoothing
 from llmc.layers.transforms import Scale
 
 if TYPE_CHECKING:
-    from llmc.calib.block import Group
+    from llmc.calib.group import Group
 
 ALPHAS = tuple(step / 20 for step in range(1, 20, 2))  # the optimum is flat
 

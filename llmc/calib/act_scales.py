@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llmc.calib.block import Group
+from llmc.calib.group import Group
 from llmc.calib.probe import RANGE_ROWS, best_share, spread
 from llmc.layers.linear import QuantLinear
 from llmc.layers.steps import StepGrids

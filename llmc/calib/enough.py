@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from llmc.calib.block import Group
+from llmc.calib.group import Group
 from llmc.calib.observation import reading
 from llmc.models.parts import Part
 

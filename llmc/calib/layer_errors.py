@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from llmc.calib.block import BlockStep, Group, LayerError
-from llmc.calib.probe import ROWS, channels_of, spread
+from llmc.calib.block import BlockStep, LayerError
+from llmc.calib.group import Group
+from llmc.calib.probe import ROWS, channels_of, rounded_product, spread
 from llmc.calib.teacher import relative_error
-from llmc.layers.kernels import rounded_product
 from llmc.layers.linear import QuantLinear
 from llmc.numerics.quantize import fake_quantize
 

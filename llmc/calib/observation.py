@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from torch import Tensor, nn
 
-from llmc.calib.block import Group
+from llmc.calib.group import Group
 from llmc.calib.observers import OBSERVERS
 
 See = Callable[[str, Tensor], None]  # given a group's name, and what it reads

@@ -37,7 +37,7 @@ class AbsMax:
         self.value: Tensor | None = None
 
     def update(self, x: Tensor, reference: Tensor) -> None:
-        now = absmax(x.reshape(-1, x.shape[-1])).float()
+        now = channel_absmax(x.reshape(-1, x.shape[-1])).float()
         self.value = now if self.value is None else torch.maximum(self.value, now)
 
     def reduce(self) -> None:
@@ -48,7 +48,7 @@ class AbsMax:
         return self.value
 
 
-def absmax(x: Tensor) -> Tensor:
+def channel_absmax(x: Tensor) -> Tensor:
     """Of each channel. Bits without the sign are in the order of magnitudes, and a CPU compares them as integers twice
     as fast as floats of 16 bits."""
     if x.is_cpu and x.element_size() == 2:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmc.calib.block import BlockStep, Group
+from llmc.calib.block import BlockStep
+from llmc.calib.group import Group
 from llmc.calib.observation import Observation, See, reading
 from llmc.calib.store import Call, CallStore, map_tree
 from llmc.errors import AdapterError

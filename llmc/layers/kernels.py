@@ -10,11 +10,11 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 
 from llmc.errors import UnsupportedSpec
-from llmc.numerics.quantize import at_once, fake_quantize, quantize
-from llmc.numerics.spec import LayerSpec, TensorSpec
+from llmc.numerics.quantize import at_once, quantize
+from llmc.numerics.spec import TensorSpec
 
 INT8_SIZES = (32, 8, 8)  # CUDA's int8 product wants more than 16 rows, and inner and outer sizes in eights
 FP8_SIZE = 16  # CUDA's fp8 product wants inner and outer sizes in sixteens
@@ -36,21 +36,13 @@ def multiply(act: Tensor, weight: Tensor) -> Tensor:
             f"real arithmetic multiplies codes of one type; found {act.dtype} and {weight.dtype}; "
             "quantize act in the format of the weight"
         )
-    if weight.dtype == torch.int8 and _has_int8_product(weight):
+    way = arithmetic(weight)
+    if way == INT8:
         return _int8_sums(act, weight).float()
-    if _has_fp8_product(weight):
+    if way == FP8:
         one = torch.ones((), device=act.device)
         return torch._scaled_mm(act.contiguous(), weight.t(), one, one, out_dtype=torch.float32)
     return act.float() @ weight.float().t()
-
-
-def rounded_product(x: Tensor, weight: Tensor, spec: LayerSpec) -> Tensor:
-    """x (tokens, in) times weight (out, in), both rounded to nearest; on a CPU by products of int8 codes where it can
-    be, which give the same sums in less time."""
-    if x.is_cpu and spec.act is not None and spec.weight is not None and spec.multiplies_int8:
-        codes = quantize(weight, spec.weight)
-        return real_product(x, spec.act, None, codes.stored(), codes.scale)
-    return linear(fake_quantize(x, spec.act), fake_quantize(weight, spec.weight))
 
 
 class StoredLinear(nn.Module):

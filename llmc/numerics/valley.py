@@ -10,18 +10,13 @@ STRIDE = 3
 T = TypeVar("T")
 
 
-def argmin(values: Sequence[T], cost: Callable[[T], float]) -> T:
-    """The value of least cost, all of them looked at."""
-    return min(values, key=cost)
-
-
-def least_in_valley(values: Sequence[T], cost: Callable[[T], float]) -> T:
-    """The value of least cost, where cost falls and then rises along them: every third is looked at, and from the best
-    of those each neighbour for as long as it is better. Where cost has several valleys it may be that of another."""
+def least_in_valley(values: Sequence[T], key: Callable[[T], float]) -> T:
+    """As `min`, where the key falls and then rises along them: every third is looked at, and from the best of those
+    each neighbour for as long as it is better. Where there are several valleys it may be the bottom of another."""
 
     @cache
     def at(place: int) -> float:
-        return cost(values[place])
+        return key(values[place])
 
     best = min(range(min(1, len(values) - 1), len(values), STRIDE), key=at)
     while (better := min(_around(best, len(values)), key=at)) != best:

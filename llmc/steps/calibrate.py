@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from llmc.calib.block import BlockStep, Group
+from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
 from llmc.calib.enough import left_when_seen
+from llmc.calib.group import Group
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls

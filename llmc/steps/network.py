@@ -11,7 +11,8 @@ from torch import nn
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.act_scales import fix_act_scales
-from llmc.calib.block import BlockStep, Group, LayerError, block_steps
+from llmc.calib.block import BlockStep, LayerError, block_steps
+from llmc.calib.group import Group
 from llmc.calib.layer_errors import layer_errors
 from llmc.export.base import ORIGINAL, Carrier, Exporter, as_computed
 from llmc.export.folding import carrier

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from llmc.algorithms.hadamard import Hadamard
-from llmc.calib.block import BlockStep, Group
+from llmc.calib.block import BlockStep
+from llmc.calib.group import Group
 from llmc.layers.linear import QuantLinear
 from llmc.layers.transforms import Rotate
 from llmc.numerics.spec import LayerSpec, TensorSpec

@@ -12,7 +12,8 @@ from llmc.algorithms.base import Algorithm
 from llmc.algorithms.flexsmooth import FlexSmooth
 from llmc.algorithms.itersmooth import IterSmooth
 from llmc.algorithms.smoothquant import ALPHAS, SmoothQuant
-from llmc.calib.block import JUDGED_BY, BlockStep, Group
+from llmc.calib.block import BlockStep
+from llmc.calib.group import JUDGED_BY, Group
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Rotate, Scale
 from llmc.numerics.hadamard import block_hadamard

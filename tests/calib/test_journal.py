@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from llmc.calib.block import BlockStep, Group, LayerError
+from llmc.calib.block import BlockStep, LayerError
 from llmc.calib.coverage import Coverage
+from llmc.calib.group import Group
 from llmc.calib.journal import Journal
 from llmc.errors import CalibrationError
 from llmc.layers.linear import QuantLinear

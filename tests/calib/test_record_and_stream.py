@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmc.calib.block import Group
+from llmc.calib.group import Group
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.recording import cached_recording

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
 from llmc.errors import UnsupportedSpec
-from llmc.layers.kernels import FLOAT32, FP8, INT8, StoredLinear, arithmetic, multiply, rounded_product
+from llmc.layers.kernels import FLOAT32, FP8, INT8, StoredLinear, arithmetic, multiply
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
-from llmc.numerics.quantize import fake_quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -29,22 +26,6 @@ for kind in (torch.int8, torch.float8_e4m3fn):
     wanted = act.double() @ weight.double().t()
     print("exact" if (multiply(act, weight).double() - wanted).norm() <= 1e-6 * wanted.norm() else "not exact")
 """
-ACTS: list[dict[str, Any] | None] = [
-    None,
-    {"format": "int8", "granularity": "per_token"},
-    {"format": "int8", "granularity": "per_token", "symmetric": False},
-    {"format": "int8", "granularity": "per_tensor"},
-    {"format": "fp8_e4m3", "granularity": "per_token"},
-]
-WEIGHTS: list[dict[str, Any] | None] = [
-    None,
-    {"format": "int8", "granularity": "per_channel"},
-    {"format": "int4", "granularity": "per_channel"},
-    {"format": "int4", "granularity": "per_channel", "symmetric": False},
-    {"format": "int4", "granularity": "per_group", "group_size": 32},
-    {"format": "fp8_e4m3", "granularity": "per_tensor"},
-    {"format": "fp8_e5m2", "granularity": "per_block", "group_size": 32},
-]
 
 
 def spec(name: str, static: bool = False) -> LayerSpec:
@@ -64,7 +45,9 @@ def test_int8_sums_are_exact(shape: tuple[int, int, int], device: str) -> None:
     rows, inputs, outputs = shape
     act, weight = codes((rows, inputs), torch.int8, device), codes((outputs, inputs), torch.int8, device)
     assert torch.equal(multiply(act, weight).cpu().double(), act.cpu().double() @ weight.cpu().double().t())
-    assert arithmetic(weight) in ((INT8, FLOAT32) if device == "cpu" else (INT8,))
+    most = torch.full((64, 64), 127, dtype=torch.int8)
+    overflows = device == "cpu" and bool((torch._int_mm(most, most) != 64 * 127**2).any())
+    assert arithmetic(weight) == (FLOAT32 if overflows else INT8)
 
 
 def test_a_processor_without_a_product_or_whose_sums_overflow_is_found_out() -> None:
@@ -85,7 +68,7 @@ def test_fp8_sums_are_those_of_the_codes(shape: tuple[int, int, int], device: st
     close = 1e-6 if device == "cpu" else 1e-4  # tensor cores keep fewer bits of a sum than float32
     assert (multiply(act, weight).cpu().double() - wanted).norm() <= close * wanted.norm()
     if device == "cpu":
-        assert arithmetic(weight) in (FP8, FLOAT32)
+        assert arithmetic(weight) == FP8
 
 
 @torch.no_grad()
@@ -116,19 +99,6 @@ def test_a_bfloat16_layer_keeps_its_type() -> None:
     layer.round()
     with in_mode([layer], "real"):
         assert layer(torch.randn(3, 32).bfloat16()).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("act", ACTS, ids=str)
-@pytest.mark.parametrize("weight", WEIGHTS, ids=str)
-def test_a_rounded_product_is_that_of_both_rounded(
-    act: dict[str, Any] | None, weight: dict[str, Any] | None, device: str
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(rows, 64, generator=generator).to(device) for rows in (40, 48))
-    both = LayerSpec.model_validate({"act": act, "weight": weight})
-    wanted = linear(fake_quantize(x, both.act).double(), fake_quantize(w, both.weight).double())
-    torch.testing.assert_close(rounded_product(x, w, both).double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_codes_of_two_types_are_refused() -> None:
