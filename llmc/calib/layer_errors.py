@@ -45,13 +45,13 @@ def _layer_error(layer: QuantLinear, rows: Tensor | None = None, steps: Tensor |
     if layer.state.lowrank is not None:
         up, down = layer.state.lowrank
         output = output + linear(linear(x, down), up[some])
-    recipe = relative_error(layer.restored_output(output), wanted)
+    recipe = relative_error(layer.restored_output(output, some), wanted)
     return LayerError(of_weight, recipe, relative_error(plain, wanted))
 
 
 def _channels(layer: QuantLinear) -> slice:
-    # a change of what the layer gives is undone over all of its channels
-    return slice(None) if layer.state.out_transforms else channels_of(layer.spec.weight, layer.out_features)
+    # a rotation of what the layer gives is undone over all of its channels
+    return slice(None) if layer.mixes_outputs else channels_of(layer.spec.weight, layer.out_features)
 
 
 def _rounded_act(layer: QuantLinear, x: Tensor, steps: Tensor | None) -> Tensor:

@@ -119,16 +119,13 @@ def spread(rows: Tensor, count: int) -> Tensor:
 
 def channels_of(spec: TensorSpec | None, count: int) -> slice:
     """Evenly spaced output channels; all, where channels share a scale."""
-    return slice(None, None, max(1, count // CHANNELS) if _apart(spec) else 1)
+    return slice(None, None, max(1, count // CHANNELS) if spec is None or spec.rows_apart else 1)
 
 
 def _alike(linears: Sequence[QuantLinear]) -> list[list[QuantLinear]]:
     """Linears whose output channels are rounded each by itself, and in the same way, together."""
     found: dict[LayerSpec | QuantLinear, list[QuantLinear]] = {}
     for layer in linears:
-        found.setdefault(layer.spec if _apart(layer.spec.weight) else layer, []).append(layer)
+        weight = layer.spec.weight
+        found.setdefault(layer.spec if weight is None or weight.rows_apart else layer, []).append(layer)
     return list(found.values())
-
-
-def _apart(spec: TensorSpec | None) -> bool:
-    return spec is None or (spec.granularity in ("per_channel", "per_group") and spec.format.whole_max is None)

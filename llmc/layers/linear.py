@@ -14,8 +14,18 @@ from torch.nn.functional import linear
 from llmc.layers.integer_sums import bias_in_units, sum_scale
 from llmc.layers.kernels import multiply, real_product
 from llmc.layers.steps import StepGrids, running_step
-from llmc.layers.transforms import Transform
-from llmc.numerics.quantize import Quantized, StaticGrid, fake_quantize, quantize, scales, sliced, static_grid
+from llmc.layers.transforms import Scale, Transform
+from llmc.numerics.quantize import (
+    Quantized,
+    StaticGrid,
+    at_once,
+    fake_quantize,
+    joined,
+    quantize,
+    scales,
+    sliced,
+    static_grid,
+)
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
 Mode = Literal["float", "transformed", "quantized", "real"]
@@ -91,13 +101,11 @@ class QuantLinear(nn.Module):
 
     def float_weight(self, channels: slice = slice(None)) -> Tensor:
         """The float32 weight in its new basis, less the low-rank branch: what is rounded. Of some output channels."""
-        if self.state.out_transforms:  # a rotation mixes channels: all are needed for any
-            weight = self.weight.float()
-            for transform in self.state.out_transforms:
-                weight = transform.input(weight.T).T
-            weight = weight[channels]
-        else:
-            weight = self.weight[channels].float()
+        first, last = (slice(None), channels) if self.mixes_outputs else (channels, slice(None))
+        weight = self.weight[first].float()
+        for transform in self._folded(first):
+            weight = transform.input(weight.T).T
+        weight = weight[last]
         for transform in self.state.transforms:
             weight = transform.weight(weight)
         return weight if self.state.lowrank is None else weight - self.lowrank_product(channels)
@@ -113,7 +121,7 @@ class QuantLinear(nn.Module):
 
     def restored_weight(self, channels: slice = slice(None)) -> Tensor:
         """The rounded weight in the original basis: what a stock float linear needs to compute the same. Some output
-        channels can be had alone where nothing is folded into this layer's rows."""
+        channels can be had alone where nothing `mixes_outputs`."""
         return self.restored(self.rounded_weight(channels), channels)
 
     def rounded_weight(self, channels: slice = slice(None)) -> Tensor:
@@ -127,13 +135,22 @@ class QuantLinear(nn.Module):
             weight = weight + self.lowrank_product(channels)
         for transform in reversed(self.state.transforms):
             weight = transform.restore(weight)
-        return self.restored_output(weight.T).T.contiguous()
+        return self.restored_output(weight.T, channels).T.contiguous()
 
-    def restored_output(self, y: Tensor) -> Tensor:
-        """What the layer gives, (..., out_features), in the basis of the float model."""
-        for transform in reversed(self.state.out_transforms):
+    def restored_output(self, y: Tensor, channels: slice = slice(None)) -> Tensor:
+        """What the layer gives, (..., out_features), or some channels of it, in the basis of the float model."""
+        for transform in reversed(self._folded(channels)):
             y = transform.undo(y)
         return y
+
+    @property
+    def mixes_outputs(self) -> bool:
+        """Whether a rotation is folded into its rows: then all of them are needed for any."""
+        return not all(isinstance(transform, Scale) for transform in self.state.out_transforms)
+
+    def _folded(self, channels: slice) -> list[Transform]:
+        """What is folded into its rows, or into some of them."""
+        return [t.of(channels) if isinstance(t, Scale) else t for t in self.state.out_transforms]
 
     def transform(self, transform: Transform) -> None:
         """Change the basis of the input."""
@@ -176,14 +193,20 @@ class QuantLinear(nn.Module):
     def round(self, rounded: Quantized | None = None) -> None:
         """Fix the codes: those given, or the nearest ones."""
         if self.spec.weight is not None:
-            if rounded is None:
-                rounded = quantize(self.float_weight(), self.spec.weight, self._common_scale(self.spec.weight))
-            self.state = replace(self.state, rounded=rounded)
+            self.state = replace(self.state, rounded=self._nearest(self.spec.weight) if rounded is None else rounded)
 
     def fix_act_scale(self, low: Tensor, high: Tensor) -> None:
         """Give a static activation the scale that just fits a range."""
         assert self.spec.act is not None
         self.state = replace(self.state, static=static_grid(low, high, self.spec.act))
+
+    def _nearest(self, spec: TensorSpec) -> Quantized:
+        """Each value on the nearest point of its grid; some rows at a time, where none needs to know of others."""
+        if self.mixes_outputs or not spec.rows_apart:
+            return quantize(self.float_weight(), spec, self._common_scale(spec))
+        count = at_once(self.out_features, self.in_features, self.weight.device)
+        firsts = range(0, self.out_features, count)
+        return joined([quantize(self.float_weight(slice(first, first + count)), spec) for first in firsts])
 
     def _common_scale(self, spec: TensorSpec) -> Tensor | None:
         """The largest scale that it and its peers need, where a whole weight has one; else each row has its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -61,6 +61,10 @@ class Scale:
     def dividing_by(cls, s: torch.Tensor) -> Scale:
         """By 1/s, exact in bf16, as runtimes keep it."""
         return cls((1 / s).to(torch.bfloat16).float())
+
+    def of(self, channels: slice) -> Scale:
+        """The same, of some channels alone."""
+        return replace(self, multiplier=self.multiplier[channels])
 
     def input(self, x: torch.Tensor) -> torch.Tensor:
         return (x * self.multiplier).to(x.dtype)  # in float32: a norm's multiplier need not be exact in 16 bits

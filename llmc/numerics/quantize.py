@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -84,6 +84,17 @@ class Quantized:
             grid = grid / (self.whole if self.whole.ndim == 0 else self.whole.reshape(grid.shape))
         dtype: torch.dtype = getattr(torch, self.spec.format.scale_dtype or self.spec.scale_dtype)
         return grid.to(dtype)
+
+
+def joined(parts: Sequence[Quantized]) -> Quantized:
+    """One matrix of the rows of several, the slices of each within its rows."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    zero = None if first.zero is None else torch.cat([part.zero for part in parts if part.zero is not None])
+    codes, scale = torch.cat([part.codes for part in parts]), torch.cat([part.scale for part in parts])
+    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    return replace(first, codes=codes, scale=scale, zero=zero, shape=shape)
 
 
 def at_once(rows: int, width: int, device: torch.device) -> int:

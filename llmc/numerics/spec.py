@@ -87,6 +87,11 @@ class TensorSpec(Strict):
         """Whether scales can be taken out of the sums of a product."""
         return self.symmetric and self.granularity in ("per_tensor", "per_channel", "per_token")
 
+    @property
+    def rows_apart(self) -> bool:
+        """Whether the rows of a matrix are rounded each by itself."""
+        return self.granularity in ("per_channel", "per_token", "per_group") and self.format.whole_max is None
+
     def measured_per_token(self) -> TensorSpec:
         """The symmetric grid of the same format that runtimes measure for each token."""
         measured = {"granularity": "per_token", "symmetric": True, "dynamic": True, "scale_dtype": "float32"}

@@ -8,7 +8,7 @@ from torch import nn
 
 from llmc.layers.linear import LayerState, QuantLinear, in_mode
 from llmc.layers.transforms import Rotate, Scale, Transform
-from llmc.numerics.quantize import fake_quantize
+from llmc.numerics.quantize import at_once, fake_quantize, quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
 W8A8 = LayerSpec(
@@ -50,14 +50,62 @@ def test_a_change_of_basis_keeps_the_float_output_and_can_be_undone(order: tuple
 
 
 @torch.no_grad()
-def test_rows_can_absorb_a_later_scale() -> None:
-    linear, x = layer()
+@pytest.mark.parametrize("later", [(0,), (1,), (0, 1), (1, 0)])
+def test_rows_can_absorb_a_later_change(later: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    linear, x = QuantLinear(nn.Linear(24, 32), W8A8), torch.randn(7, 24)
     wanted = linear(x)
-    multiplier = torch.rand(24) + 0.5
-    linear.transform_output(Scale(multiplier))
+    changed = wanted
+    for index in later:
+        linear.transform_output(changes()[index])
+        changed = changes()[index].input(changed)
     with in_mode([linear], "transformed"):
-        torch.testing.assert_close(linear(x), wanted * multiplier)
+        found = linear(x)
+    torch.testing.assert_close(found, changed)
     torch.testing.assert_close(linear.restored_weight(), linear.weight)
+    torch.testing.assert_close(linear.restored_output(found), wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("later", [(), (0,), (1,)])
+def test_some_output_channels_can_be_had_alone(later: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    linear, some = QuantLinear(nn.Linear(24, 32), W8A8), slice(1, None, 5)
+    linear.transform(Scale(torch.rand(24) + 0.5))
+    for index in later:
+        linear.transform_output(changes()[index])
+    assert linear.mixes_outputs == (1 in later)
+    torch.testing.assert_close(linear.float_weight(some), linear.float_weight()[some])
+    linear.round()
+    assert torch.equal(linear.rounded_weight(some), linear.rounded_weight()[some])
+    if not linear.mixes_outputs:
+        torch.testing.assert_close(linear.restored_weight(some), linear.restored_weight()[some])
+        y = torch.randn(7, 32)
+        assert torch.equal(linear.restored_output(y[:, some], some), linear.restored_output(y)[:, some])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "weight",
+    [
+        TensorSpec(format="int8", granularity="per_channel", scale_dtype="bfloat16"),
+        TensorSpec(format="int4", granularity="per_group", group_size=64, symmetric=False),
+        TensorSpec(format="fp8_e4m3", granularity="per_tensor"),
+        TensorSpec(format="nvfp4", granularity="per_group", group_size=16),
+    ],
+    ids=str,
+)
+def test_a_large_weight_is_rounded_as_if_it_were_all_at_once(weight: TensorSpec) -> None:
+    torch.manual_seed(0)
+    linear = QuantLinear(nn.Linear(1024, 1500), LayerSpec(weight=weight))
+    assert at_once(1500, 1024, torch.device("cpu")) < 1500
+    linear.transform(Scale(torch.rand(1024) + 0.5))
+    linear.round()
+    wanted, found = quantize(linear.float_weight(), weight), linear.state.rounded
+    assert found is not None and found.shape == wanted.shape
+    assert torch.equal(found.codes.view(torch.uint8), wanted.codes.view(torch.uint8))
+    assert torch.equal(found.scale, wanted.scale)
+    assert torch.equal(found.dequantize(), wanted.dequantize())
 
 
 @torch.no_grad()
