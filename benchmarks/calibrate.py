@@ -12,11 +12,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 
-from benchmarks.measure import cost, fastest, tensors_as_mappings
+from benchmarks.measure import fastest, peak_bytes, seconds, tensors_as_mappings
 from benchmarks.page import write_page
 from benchmarks.wan_blocks import Calls, Size, WanCalls, network, sampling
 from llmc.algorithms.awq import Awq
@@ -87,41 +88,37 @@ def main() -> None:
 
 def measure(method: str, size: Size, threads: int, patience: Patience) -> dict[str, Any]:
     """What one method takes: its time and its memory, each in a process of its own."""
-    seconds = _in_own_process(measure_time, method, size, threads, patience)
+    timed = _in_own_process(measure_time, method, size, threads, patience)
     with tensors_as_mappings():
         memory = _in_own_process(measure_memory, method, size, threads)
-    return {"method": method} | seconds | memory
+    return {"method": method} | timed | memory
 
 
 def measure_time(method: str, size: Size, threads: int, patience: Patience) -> dict[str, Any]:
-    """Seconds, beside those of one float trajectory over the same calls: the least of some turns of each, since others
-    on the machine only ever make it slower. Both turns are equally long, several runs of what takes less: a short one
-    would find a quiet moment sooner than a long one."""
+    """Turns of a method between turns of one float trajectory over the same calls, each as a multiple of the float ones
+    right before and after it, and of those the median: the speed of a shared machine drifts, so that its fastest float
+    turn may be of another minute than the fastest of the method. What takes less than a float run runs several times in
+    a turn."""
     work, float_run, _ = _work(method, size, threads)
-    each = (float_run, work)
-    first = [cost(run, _device()).seconds for run in each]
-    times = [max(1, round(max(first) / seconds)) for seconds in first]
-    turns = [_repeated(run, count) for run, count in zip(each, times, strict=True)]
-    runs: list[list[float]] = []
+
+    def turn(run: Callable[[], object], times: int = 1) -> float:
+        return seconds(lambda: [run() for _ in range(times)], _device()) / times
+
+    times = max(1, round(turn(float_run) / turn(work)))
+    floats, turns = [turn(float_run)], list[float]()
     start = time.perf_counter()
-    while len(runs) < patience.rounds or time.perf_counter() - start < patience.seconds:
-        runs.append([cost(turn, _device()).seconds / count for turn, count in zip(turns, times, strict=True)])
-    float_seconds, seconds = (min(found) for found in zip(*runs, strict=True))
+    while len(turns) < max(2, patience.rounds) or time.perf_counter() - start < patience.seconds:
+        turns.append(turn(work, times))
+        floats.append(turn(float_run))
+    ratios = [found / statistics.mean(beside) for found, beside in zip(turns, pairwise(floats), strict=True)]
     return {
-        "ratio": seconds / float_seconds,
-        "median_ratio": statistics.median(found / its_float for its_float, found in runs),
-        "turns": len(runs),
-        "seconds": seconds,
-        "float_seconds": float_seconds,
+        "ratio": statistics.median(ratios),
+        "quartiles": statistics.quantiles(ratios, n=4)[::2],
+        "fastest_ratio": min(turns) / min(floats),
+        "turns": len(turns),
+        "seconds": min(turns),
+        "float_seconds": min(floats),
     }
-
-
-def _repeated(run: Callable[[], object], times: int) -> Callable[[], None]:
-    def several() -> None:
-        for _ in range(times):
-            run()
-
-    return several
 
 
 def measure_memory(method: str, size: Size, threads: int) -> dict[str, Any]:
@@ -130,13 +127,13 @@ def measure_memory(method: str, size: Size, threads: int) -> dict[str, Any]:
     work, float_run, held = _work(method, size, threads)
     float_run()
     work()
-    float_peak, found = cost(float_run, _device()).peak, cost(work, _device())
+    float_peak, peak = (peak_bytes(run, _device()) for run in (float_run, work))
     allowed = sum(held.values())
     return {
-        "peak_bytes": found.peak,
+        "peak_bytes": peak,
         "float_peak_bytes": float_peak,
         "allowed_bytes": allowed,
-        "peak_share": found.peak / max(1, allowed),
+        "peak_share": peak / max(1, allowed),
         "allowed": held,
     }
 
@@ -220,12 +217,14 @@ def _in_own_process(measured: Callable[..., dict[str, Any]], *arguments: object)
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{'method':<20} {'x float':>8} {'median':>8} {'turns':>6} {'peak MB':>8} {'of allowed':>11}"]
-    lines += [
-        f"{row['method']:<20} {row['ratio']:>8.2f} {row['median_ratio']:>8.2f} {row['turns']:>6} "
-        f"{row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
-        for row in result["methods"]
-    ]
+    names = ("method", "x float", "quartiles", "of fastest", "turns", "peak MB", "of allowed")
+    lines = ["{:<20} {:>8} {:>12} {:>11} {:>6} {:>8} {:>11}".format(*names)]
+    for row in result["methods"]:
+        low, high = row["quartiles"]
+        lines.append(
+            f"{row['method']:<20} {row['ratio']:>8.2f} {low:>6.2f}{high:>6.2f} {row['fastest_ratio']:>11.2f} "
+            f"{row['turns']:>6} {row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
+        )
     for row in result.get("slopes", []):
         grown = ", ".join(f"{name} x{2 * row[name]:.2f}" for name in ("tokens", "calls", "blocks"))
         lines.append(f"{row['method']:<20} doubling costs {grown}")
@@ -242,8 +241,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns to take at least; the fastest counts")
-    parser.add_argument("--seconds", type=float, default=60, help="go on taking turns for so long, in each method")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each method to take at least")
+    parser.add_argument("--seconds", type=float, default=90, help="go on taking turns for so long, with each method")
     parser.add_argument("--slopes", action="store_true", help="also double tokens, calls and blocks")
     parser.add_argument("--solver", type=int, nargs="?", const=5120, help="also time GPTQ's solver at this width")
     parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")

@@ -8,39 +8,40 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds, and bytes at the highest point above what was held at the start."""
-
-    seconds: float
-    peak: int
-
-
-def cost(work: Callable[[], object], device: torch.device) -> Cost:
-    """Run it once."""
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """At the highest point of a run, above what was held at the start."""
     gc.collect()
+    _wait(device)
     if device.type == "cuda":
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what earlier work freed, or it would hide what this needs
         Path("/proc/self/clear_refs").write_text("5")  # the highest point is forgotten
         before = _status("VmRSS")
+    work()
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
+    return peak - before
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """What it takes, run once, with memory as earlier work left it."""
+    gc.collect()
+    _wait(device)
     start = time.perf_counter()
     work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = _status("VmHWM")
-    return Cost(time.perf_counter() - start, peak - before)
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def tensors_as_mappings() -> Iterator[None]:
 
 def fastest(work: Callable[[], object], device: torch.device, times: int) -> float:
     """The least seconds of several runs: others on the machine only ever make it slower."""
-    return min(cost(work, device).seconds for _ in range(times))
+    return min(seconds(work, device) for _ in range(times))
 
 
 def _status(key: str) -> int:
