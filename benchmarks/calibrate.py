@@ -10,14 +10,13 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
 
-from benchmarks.measure import fastest, peak_bytes, seconds, tensors_as_mappings
+from benchmarks.measure import Turn, fastest, peak_bytes, tensors_as_mappings, timed
 from benchmarks.page import write_page
 from benchmarks.wan_blocks import Calls, Size, WanCalls, network, sampling
 from llmc.algorithms.awq import Awq
@@ -54,14 +53,38 @@ W8A8 = LayerSpec(
     weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
 )
 MAX_ROWS = 512
+LONGEST = 3  # times its seconds a method is timed at most, waiting for quiet rounds
+
+
+@dataclass(frozen=True)
+class Round:
+    """A turn of a method, and the float turns right before and after it: the speed of a shared machine drifts, and its
+    fastest float turn may be of another minute than the fastest of the method."""
+
+    before: Turn
+    turn: Turn
+    after: Turn
+
+    @property
+    def ratio(self) -> float:
+        return self.turn.seconds / statistics.mean([self.before.seconds, self.after.seconds])
+
+    @property
+    def is_quiet(self) -> bool:
+        return all(turn.is_quiet for turn in (self.before, self.turn, self.after))
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long one method is timed."""
+    """How long one method is timed: so many seconds, and longer for so many rounds in which a host gave the processors
+    to nobody else; they alone count, unless there are none."""
 
-    rounds: int  # at least, and
+    rounds: int
     seconds: float
+
+    def lasts(self, rounds: Sequence[Round], seconds: float) -> bool:
+        wanting = sum(each.is_quiet for each in rounds) < self.rounds and seconds < LONGEST * self.seconds
+        return len(rounds) < 2 or seconds < self.seconds or wanting
 
 
 def main() -> None:
@@ -88,36 +111,39 @@ def main() -> None:
 
 def measure(method: str, size: Size, threads: int, patience: Patience) -> dict[str, Any]:
     """What one method takes: its time and its memory, each in a process of its own."""
-    timed = _in_own_process(measure_time, method, size, threads, patience)
+    time_taken = _in_own_process(measure_time, method, size, threads, patience)
     with tensors_as_mappings():
         memory = _in_own_process(measure_memory, method, size, threads)
-    return {"method": method} | timed | memory
+    return {"method": method} | time_taken | memory
 
 
 def measure_time(method: str, size: Size, threads: int, patience: Patience) -> dict[str, Any]:
-    """Turns of a method between turns of one float trajectory over the same calls, each as a multiple of the float ones
-    right before and after it, and of those the median: the speed of a shared machine drifts, so that its fastest float
-    turn may be of another minute than the fastest of the method. What takes less than a float run runs several times in
-    a turn."""
+    """Turns of a method between turns of one float trajectory over the same calls; the ratio is the median over rounds.
+    What takes less than a float run runs several times in a turn."""
     work, float_run, _ = _work(method, size, threads)
 
-    def turn(run: Callable[[], object], times: int = 1) -> float:
-        return seconds(lambda: [run() for _ in range(times)], _device()) / times
+    def turn(run: Callable[[], object], times: int = 1) -> Turn:
+        whole = timed(lambda: [run() for _ in range(times)], _device())
+        return replace(whole, seconds=whole.seconds / times)
 
-    times = max(1, round(turn(float_run) / turn(work)))
-    floats, turns = [turn(float_run)], list[float]()
-    start = time.perf_counter()
-    while len(turns) < max(2, patience.rounds) or time.perf_counter() - start < patience.seconds:
-        turns.append(turn(work, times))
-        floats.append(turn(float_run))
-    ratios = [found / statistics.mean(beside) for found, beside in zip(turns, pairwise(floats), strict=True)]
+    times = max(1, round(turn(float_run).seconds / turn(work).seconds))
+    before, rounds, start = turn(float_run), list[Round](), time.perf_counter()
+    while patience.lasts(rounds, time.perf_counter() - start):
+        its_own, after = turn(work, times), turn(float_run)
+        rounds.append(Round(before, its_own, after))
+        before = after
+    quiet = [each for each in rounds if each.is_quiet]
+    counted = quiet if len(quiet) > 1 else rounds
+    ratios = [each.ratio for each in counted]
+    seconds, float_seconds = min(each.turn.seconds for each in counted), min(each.before.seconds for each in counted)
     return {
         "ratio": statistics.median(ratios),
         "quartiles": statistics.quantiles(ratios, n=4)[::2],
-        "fastest_ratio": min(turns) / min(floats),
-        "turns": len(turns),
-        "seconds": min(turns),
-        "float_seconds": min(floats),
+        "fastest_ratio": seconds / float_seconds,
+        "rounds": len(rounds),
+        "quiet_rounds": len(quiet),
+        "seconds": seconds,
+        "float_seconds": float_seconds,
     }
 
 
@@ -217,13 +243,13 @@ def _in_own_process(measured: Callable[..., dict[str, Any]], *arguments: object)
 
 
 def _table(result: dict[str, Any]) -> str:
-    names = ("method", "x float", "quartiles", "of fastest", "turns", "peak MB", "of allowed")
-    lines = ["{:<20} {:>8} {:>12} {:>11} {:>6} {:>8} {:>11}".format(*names)]
+    names = ("method", "x float", "quartiles", "of fastest", "rounds", "quiet", "peak MB", "of allowed")
+    lines = ["{:<20} {:>8} {:>12} {:>11} {:>7} {:>6} {:>8} {:>11}".format(*names)]
     for row in result["methods"]:
         low, high = row["quartiles"]
         lines.append(
             f"{row['method']:<20} {row['ratio']:>8.2f} {low:>6.2f}{high:>6.2f} {row['fastest_ratio']:>11.2f} "
-            f"{row['turns']:>6} {row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
+            f"{row['rounds']:>7} {row['quiet_rounds']:>6} {row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
         )
     for row in result.get("slopes", []):
         grown = ", ".join(f"{name} x{2 * row[name]:.2f}" for name in ("tokens", "calls", "blocks"))
@@ -241,8 +267,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--method", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each method to take at least")
-    parser.add_argument("--seconds", type=float, default=90, help="go on taking turns for so long, with each method")
+    parser.add_argument("--rounds", type=int, default=5, help="quiet rounds to wait for")
+    parser.add_argument("--seconds", type=float, default=90, help="time each method for so long at least")
     parser.add_argument("--slopes", action="store_true", help="also double tokens, calls and blocks")
     parser.add_argument("--solver", type=int, nargs="?", const=5120, help="also time GPTQ's solver at this width")
     parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")

@@ -8,9 +8,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+QUIET = 0.03  # of the processors' time may be missing
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
@@ -29,14 +32,33 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     return peak - before
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """What it takes, run once, with memory as earlier work left it."""
+@dataclass(frozen=True)
+class Turn:
+    """One run of a piece of work."""
+
+    seconds: float
+    stolen: float  # the share of the processors' time that a host gave to others meanwhile
+
+    @property
+    def is_quiet(self) -> bool:
+        return self.stolen < QUIET
+
+
+def timed(work: Callable[[], object], device: torch.device) -> Turn:
+    """Run it once, with memory as earlier work left it."""
     gc.collect()
     _wait(device)
-    start = time.perf_counter()
+    start, stolen = time.perf_counter(), _stolen()
     work()
     _wait(device)
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return Turn(seconds, (_stolen() - stolen) / (seconds * (os.cpu_count() or 1)))
+
+
+def _stolen() -> float:
+    """Seconds of all processors that a virtual machine wanted and did not get, since it started."""
+    jiffies = Path("/proc/stat").read_text().split(maxsplit=10)[8]
+    return int(jiffies) / os.sysconf("SC_CLK_TCK")
 
 
 def _wait(device: torch.device) -> None:
@@ -60,7 +82,7 @@ def tensors_as_mappings() -> Iterator[None]:
 
 def fastest(work: Callable[[], object], device: torch.device, times: int) -> float:
     """The least seconds of several runs: others on the machine only ever make it slower."""
-    return min(seconds(work, device) for _ in range(times))
+    return min(timed(work, device).seconds for _ in range(times))
 
 
 def _status(key: str) -> int:
