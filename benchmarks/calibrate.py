@@ -76,8 +76,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long one method is timed: so many seconds, and longer for so many rounds in which a host gave the processors
-    to nobody else; they alone count, unless there are none."""
+    """How long one method is timed: so many seconds, and longer for so many quiet rounds, in which a host gave the
+    processors to nobody else. They alone count, unless there are fewer than two."""
 
     rounds: int
     seconds: float
@@ -243,14 +243,12 @@ def _in_own_process(measured: Callable[..., dict[str, Any]], *arguments: object)
 
 
 def _table(result: dict[str, Any]) -> str:
-    names = ("method", "x float", "quartiles", "of fastest", "rounds", "quiet", "peak MB", "of allowed")
-    lines = ["{:<20} {:>8} {:>12} {:>11} {:>7} {:>6} {:>8} {:>11}".format(*names)]
+    line = "{:<20} {:>8} {:>12} {:>11} {:>7} {:>6} {:>8} {:>11}".format
+    lines = [line("method", "x float", "quartiles", "of fastest", "rounds", "quiet", "peak MB", "of allowed")]
     for row in result["methods"]:
-        low, high = row["quartiles"]
-        lines.append(
-            f"{row['method']:<20} {row['ratio']:>8.2f} {low:>6.2f}{high:>6.2f} {row['fastest_ratio']:>11.2f} "
-            f"{row['rounds']:>7} {row['quiet_rounds']:>6} {row['peak_bytes'] / 1e6:>8.0f} {row['peak_share']:>11.2f}"
-        )
+        times = (f"{row['ratio']:.2f}", "{:.2f} {:>5.2f}".format(*row["quartiles"]), f"{row['fastest_ratio']:.2f}")
+        memory = (f"{row['peak_bytes'] / 1e6:.0f}", f"{row['peak_share']:.2f}")
+        lines.append(line(row["method"], *times, row["rounds"], row["quiet_rounds"], *memory))
     for row in result.get("slopes", []):
         grown = ", ".join(f"{name} x{2 * row[name]:.2f}" for name in ("tokens", "calls", "blocks"))
         lines.append(f"{row['method']:<20} doubling costs {grown}")
