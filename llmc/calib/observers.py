@@ -151,6 +151,8 @@ class Gram:
         for start in range(0, len(self.value), PANEL):
             end = start + PANEL
             self.value[end:, start:end] = self.value[start:end, end:].T
+            corner = self.value[start:end, start:end]  # not every processor's product with itself is symmetric
+            corner.copy_(corner.triu() + corner.triu(1).T)
         return self.value
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmc.calib.observers import OBSERVERS, PANEL, TOKENS, TURNED, WIDE, Rows
+from llmc.calib.observers import OBSERVERS, PANEL, TOKENS, TURNED, WIDE, Gram, Rows
 from llmc.layers.steps import at_step
 
 
@@ -28,6 +28,17 @@ def test_moments_are_sums_over_all_tokens_of_all_calls(tokens: int, width: int) 
         found = observer.result()
         assert (found.double() - wanted).norm() < limit * wanted.norm(), name
         assert name.startswith("cross") or torch.equal(found, found.T)
+
+
+@pytest.mark.parametrize("name", ["gram", "gram64"])
+def test_a_moment_is_symmetric_to_the_bit_whatever_a_product_gives_below_the_diagonal(name: str) -> None:
+    x = torch.randn(1, 9, PANEL + 40, generator=torch.Generator().manual_seed(0))
+    plain, other = OBSERVERS[name](1, 8), OBSERVERS[name](1, 8)
+    plain.update(x, x)
+    other.update(x, x)
+    assert isinstance(other, Gram) and other.value is not None
+    other.value.copy_(other.value.triu() + torch.full_like(other.value, torch.nan).tril(-1))
+    assert torch.equal(other.result(), plain.result()) and torch.equal(other.result(), other.result().T)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
