@@ -25,11 +25,20 @@ def main(extras):
     if sys.version_info < NEEDED:
         found = ".".join(map(str, sys.version_info[:3]))
         stop(f"{sys.executable} is Python {found}; llmc needs 3.11 or newer: name one, as in PYTHON=python3.12")
+    refuse_foreign()
     VENV.mkdir(exist_ok=True)
     with (VENV / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it when its holder dies
         for extra in missing(extras, wanted):  # none, if another start has done it in the meantime
             install(extra, wanted)
+
+
+def refuse_foreign():
+    """An environment that a link leads to may be another checkout's: installing here would turn it away from there."""
+    stamps = VENV.glob("installed*") if VENV.is_symlink() else ()
+    if any(not file.read_text().startswith(f"{REPOSITORY}\n") for file in stamps):
+        found = f"{VENV} is a link to {VENV.resolve()}, which another checkout uses"
+        stop(f"{found}; remove the link (rm {VENV}) and start again: this checkout gets an environment of its own")
 
 
 def install(extra, wanted):
@@ -60,11 +69,11 @@ def stamp(extra):
 
 
 def fingerprint():
-    """Changes with the requirements, and with the place: an editable installation points to it."""
-    digest = hashlib.sha256(str(REPOSITORY).encode())
+    """Changes with the place, which an editable installation points to, and with the requirements."""
+    digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((REPOSITORY / name).read_bytes())
-    return digest.hexdigest()
+    return f"{REPOSITORY}\n{digest.hexdigest()}"
 
 
 def stop(why):
