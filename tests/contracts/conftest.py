@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
+from llmc.calib.store import CallStore
 from llmc.export.base import Exporter
 from llmc.models.base import ModelAdapter, Sample, Sampling, adapters
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -25,7 +29,7 @@ W8A8 = LayerSpec(
 
 @dataclass
 class Family:
-    """A tiny pipeline, and how to run it."""
+    """A tiny pipeline, and how to run it; what is loaded and recorded of it once serves every test."""
 
     adapter: ModelAdapter
     source: Path
@@ -34,8 +38,25 @@ class Family:
     def load(
         self, exporters: tuple[Exporter, ...] = (), spec: LayerSpec = W8A8, recipe: Sequence[Algorithm] = ()
     ) -> tuple[Any, list[Network]]:
-        pipeline = self.adapter.load(self.source, "auto", "cpu")
+        pipeline = self.pipeline()
         return pipeline, [prepare(part, Policy(spec), exporters, recipe) for part in self.adapter.parts(pipeline)]
+
+    def pipeline(self) -> Any:
+        """As it was saved, and the caller's own."""
+        return deepcopy(self._loaded)
+
+    @cached_property
+    def float_calls(self) -> dict[str, CallStore]:
+        """The calls of each part, with their outputs, while the first video is made."""
+        pipeline = self.pipeline()
+        parts = self.adapter.parts(pipeline)
+        stores = {part.name: CallStore() for part in parts}
+        record_calls(self.adapter, pipeline, parts, self.planned[:1], stores, keep_outputs=True)
+        return stores
+
+    @cached_property
+    def _loaded(self) -> Any:
+        return self.adapter.load(self.source, "auto", "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -69,9 +69,8 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(family: Family) -> N
 @torch.no_grad()
 @pytest.mark.parametrize("online", [False, True], ids=["folded", "everywhere"])
 def test_smoothing_leaves_the_float_output_as_it_is(family: Family, online: bool) -> None:
-    pipeline, networks = family.load()
-    stores = {network.part.name: CallStore() for network in networks}
-    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
+    _, networks = family.load()
+    stores = family.float_calls
     generator = torch.Generator().manual_seed(0)
     for network in networks:
         for group in network.groups:
@@ -85,10 +84,9 @@ def test_smoothing_leaves_the_float_output_as_it_is(family: Family, online: bool
 @torch.no_grad()
 def test_smoothing_that_files_hold_leaves_the_network_as_it_is(family: Family) -> None:
     """In rows of the linear before, in an affine norm, or in what modulates it; a fresh network reads the file."""
-    pipeline, networks = family.load()
-    stores = {network.part.name: CallStore() for network in networks}
-    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
-    parts = {part.name: part for part in family.adapter.parts(family.adapter.load(family.source, "auto", "cpu"))}
+    _, networks = family.load()
+    stores = family.float_calls
+    parts = {part.name: part for part in family.adapter.parts(family.pipeline())}
     generator = torch.Generator().manual_seed(0)
     for network in networks:
         state = network.part.module.state_dict()
@@ -177,8 +175,8 @@ def test_the_original_layout_is_a_bijection(family: Family) -> None:
 
 
 def test_the_skeleton_has_the_layers_of_the_model_and_no_weights(family: Family) -> None:
-    pipeline = family.adapter.load(family.source, "auto", "cpu")
-    for skeleton, part in zip(family.adapter.skeleton(family.source), family.adapter.parts(pipeline), strict=True):
+    parts = family.adapter.parts(family.pipeline())
+    for skeleton, part in zip(family.adapter.skeleton(family.source), parts, strict=True):
         assert all(parameter.is_meta for parameter in skeleton.module.parameters())
         assert [name for name, _ in skeleton.module.named_parameters()] == [
             n for n, _ in part.module.named_parameters()

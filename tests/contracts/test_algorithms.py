@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmc.algorithms.base import Algorithm
+from llmc.algorithms.base import Algorithm, Smoothing
 from llmc.calib.coverage import Coverage
 from llmc.calib.journal import Journal
 from llmc.calib.packed import Packer
-from llmc.calib.record import record_calls
-from llmc.calib.store import CallStore
 from llmc.calib.teacher import teacher_forced_errors
 from llmc.layers.linear import in_mode
 from llmc.models.base import adapters
@@ -25,6 +23,12 @@ from llmc.plugin import discover
 from llmc.steps.calibrate import calibrate
 from llmc.steps.network import Network
 from tests.contracts.conftest import Family
+
+
+def slow_if(long: object) -> list[pytest.MarkDecorator]:
+    """The mark of a test that the default suite leaves out."""
+    return [pytest.mark.slow] if long else []
+
 
 METHODS = discover("llmc.algorithms", Algorithm)
 CPU = torch.device("cpu")
@@ -39,10 +43,11 @@ ALONE = [
 # observed all at once, and block by block on quantized inputs, in turn
 STACKS = [("SmoothQuant", "Hadamard", "RTN"), ("SmoothQuant", "LowRank", "GPTQ")]
 ON_EVERY_FAMILY = [(name, STACKS[index % len(STACKS)]) for index, name in enumerate(sorted(adapters().keys() - {ONE}))]
+# pairs by default, and of those that smooth one alone: what comes before or after a Scale does not see who made it
+SMOOTHS_TOO = {name for name, method in METHODS.items() if issubclass(method, Smoothing)} - {"SmoothQuant"}
 ORDERS = [
-    pytest.param(ONE, names, id=" ".join(names), marks=[pytest.mark.slow] * (count > 2))
-    for count in (2, 3)
-    for names in permutations(METHODS, count)
+    pytest.param(ONE, names, id=" ".join(names), marks=slow_if(len(names) > 2 or SMOOTHS_TOO & {*names}))
+    for names in [*permutations(METHODS, 2), *permutations(METHODS, 3)]
     if all("rounded" not in METHODS[name]().leaves for name in names[:-1])
 ]
 
@@ -50,15 +55,13 @@ ORDERS = [
 def worst_errors(family: Family, names: tuple[str, ...], streamed: bool = False, samples: int = 1) -> dict[str, float]:
     """The largest error of any call of any part, with the methods' changes alone and with everything."""
     pipeline, networks = family.load(recipe=[METHODS[name]() for name in names])
-    stores = {network.part.name: CallStore() for network in networks}
-    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores, keep_outputs=True)
     calibrate(family.adapter, pipeline, networks, family.planned[:samples], 64, streamed)
     assert all(layer.state.rounded is not None for network in networks for layer in network.layers.values())
     found = dict.fromkeys(("transformed", "quantized"), 0.0)
     for network in networks:
         for mode in found:
             with in_mode(network.layers.values(), mode):  # type: ignore[arg-type]
-                errors = teacher_forced_errors(network.part, stores[network.part.name], CPU)
+                errors = teacher_forced_errors(network.part, family.float_calls[network.part.name], CPU)
             calls = [error for steps in errors.values() for step in steps.values() for error in step]
             found[mode] = max(found[mode], *calls)
     return found
@@ -115,15 +118,26 @@ def assert_same(networks: Sequence[Network], others: Sequence[Network]) -> None:
             assert all(torch.equal(one.tensors[key].float(), two.tensors[key].float()) for key in one.tensors), name
 
 
+# by default each method at once, and block by block one of each kind; one network, two experts, outputs that last
 RESUMED = [(family, (method,), streamed) for family, method in ALONE for streamed in (False, True)]
 RESUMED += [(family, stack, False) for family, stack in ON_EVERY_FAMILY]
+BY_BLOCK = {("SmoothQuant",), ("GPTQ",)}
+RESUMED_BY_DEFAULT = {ONE, "Wan2T2V", "WanVACE", "HunyuanVideo"}
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("family", "names", "streamed"), RESUMED, indirect=["family"],
-    ids=[" ".join([family, *names, *["streamed"] * streamed]) for family, names, streamed in RESUMED],
-)  # fmt: skip
+    ("family", "names", "streamed"),
+    [
+        pytest.param(
+            family, names, streamed,
+            id=" ".join([family, *names, *["streamed"] * streamed]),
+            marks=slow_if((streamed and names not in BY_BLOCK) or family not in RESUMED_BY_DEFAULT),
+        )
+        for family, names, streamed in RESUMED
+    ],
+    indirect=["family"],
+)
 def test_a_calibration_that_was_cut_off_goes_on_and_gives_the_same(
     family: Family, names: tuple[str, ...], streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
