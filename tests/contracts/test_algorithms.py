@@ -130,7 +130,9 @@ RESUMED_BY_DEFAULT = {ONE, "Wan2T2V", "WanVACE", "HunyuanVideo"}
     ("family", "names", "streamed"),
     [
         pytest.param(
-            family, names, streamed,
+            family,
+            names,
+            streamed,
             id=" ".join([family, *names, *["streamed"] * streamed]),
             marks=slow_if((streamed and names not in BY_BLOCK) or family not in RESUMED_BY_DEFAULT),
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import yaml
 
 from llmc.models.base import adapters
+from tests.processes import start
 from tests.tiny_pipelines import TINY, save_samples
 
 
@@ -46,11 +44,11 @@ def small_config(folder: Path, samples: int = 1, family: str = "WanI2V", **chang
 
 def kill_once_a_block_is_finished(config: Path, run: Path) -> None:
     """Start the run, and end it as a crash would while it calibrates, or soon after."""
-    process = subprocess.Popen([sys.executable, "-m", "llmc", "run", "--config", str(config)])
+    process = start(["run", "--config", str(config)], config.with_suffix(".log"))
     last = time.monotonic() + 120
     while not list(run.glob("calibration-*/transformer.blocks.0.safetensors")):
-        assert process.poll() is None and time.monotonic() < last
+        assert process.is_alive() and time.monotonic() < last
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (run / "results.json").exists()
