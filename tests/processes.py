@@ -1,5 +1,5 @@
-"""Processes that run llmc, forked from a server that has imported it: importing torch and diffusers takes longer than
-most of what tests ask of them."""
+"""Processes forked from a server that has imported llmc: importing torch and diffusers takes longer than most of what
+tests ask of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preloaded"])
+
+Main = Callable[[list[str]], int | None]  # given the words of a command line; returns the exit code
 
 
 @dataclass(frozen=True)
@@ -25,23 +27,31 @@ class Ended:
     output: str
 
 
-def start(arguments: Sequence[str], output: Path, environment: dict[str, str] | None = None) -> ForkServerProcess:
-    """`llmc` with those arguments, in the background."""
-    process = SERVER.Process(target=_llmc, args=(list(arguments), output, os.getcwd(), environment or {}))
+def llmc(words: list[str]) -> int:
+    """The command line."""
+    from llmc.__main__ import main
+
+    return main(words)
+
+
+def start(
+    words: Sequence[object], output: Path, main: Main = llmc, environment: dict[str, str] | None = None
+) -> ForkServerProcess:
+    """`main` with those words, in the background."""
+    arguments = (main, [str(word) for word in words], output, Path.cwd(), environment or {})
+    process = SERVER.Process(target=_run, args=arguments)
     process.start()
     return process
 
 
-def run(arguments: Sequence[str], ranks: int = 1) -> list[Ended]:
-    """`llmc` with those arguments in each of so many ranks, as torchrun would start them."""
-    with TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        free.close()
+def run(words: Sequence[object], ranks: int = 1, main: Main = llmc) -> list[Ended]:
+    """`main` with those words in each of so many ranks, which find one another as torchrun lets them."""
+    with TemporaryDirectory() as folder:
+        group = {} if ranks == 1 else {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         outputs = [Path(folder) / str(rank) for rank in range(ranks)]
         processes = [
-            start(arguments, output, {} if ranks == 1 else {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank, output in enumerate(outputs)
+            start(words, output, main, group and {**group, "RANK": output.name, "LOCAL_RANK": output.name})
+            for output in outputs
         ]
         for process in processes:
             process.join()
@@ -51,14 +61,18 @@ def run(arguments: Sequence[str], ranks: int = 1) -> list[Ended]:
         ]
 
 
-def _llmc(arguments: list[str], output: Path, folder: str, environment: dict[str, str]) -> None:
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def _run(main: Main, words: list[str], output: Path, folder: Path, environment: dict[str, str]) -> None:
     """What the new process does; the server's own folder and environment are those of the first test that needed it."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
     os.chdir(folder)
     os.environ.update(environment)
-
-    from llmc.__main__ import main
-
-    sys.exit(main(arguments))
+    sys.exit(main(words))

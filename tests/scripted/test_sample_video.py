@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +17,10 @@ from llmc.errors import CalibrationError, ConfigError
 from llmc.models.base import adapters
 from llmc.scripted import safe_torch_load
 from llmc.scripted.sample_video import parser, sample_video
+from tests import processes
+from tests.scripted import two_ranks
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sample_video.py"
-PROGRAM = Path(__file__).with_name("two_ranks.py")
 
 
 @pytest.fixture
@@ -72,19 +72,8 @@ def test_two_ranks_that_share_each_video_do_what_one_process_does(
     run(one)
     told = tmp_path / "told.json"
     spread = [*two, "--ulysses-degree", "2", "--vae-parallel"]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        PROGRAM,
-        told,
-        *spread,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parents[2])}
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[:3000]
+    ended = processes.run([told, *spread], ranks=2, main=two_ranks.main)
+    assert [rank.code for rank in ended] == [0, 0], ended
 
     found = json.loads(told.read_text(encoding="utf-8"))
     shares, work = zip(*((rank["tokens"], rank["tiles"]) for rank in found["ranks"]), strict=True)

@@ -1,12 +1,8 @@
-"""Run by torchrun: the same network and autoencoder alone and spread over the ranks, then the script; rank 0 tells.
-
-Its arguments are the file to tell into, and the words of the script.
-"""
+"""What each of two ranks does: the same network and autoencoder alone and spread over the ranks, then the script."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +62,10 @@ def compare(model: Path) -> dict[str, Any]:
     return {"ranks": everyone, "refused": refused}
 
 
-if __name__ == "__main__":
-    told, *words = sys.argv[1:]
-    asked = parser().parse_args(words)
+def main(words: list[str]) -> None:
+    """The first word is the file to tell into."""
+    told, *rest = words
+    asked = parser().parse_args(rest)
     distributed.init_process_group("gloo")
     found = compare(asked.model_base)
     if distributed.get_rank() == 0:
