@@ -131,7 +131,7 @@ def check_command(options: argparse.Namespace) -> None:
     if options.explain:
         from llmc.steps.explain import explain
 
-        print(explain(config))
+        print(explain(config, parts))
 
 
 def verify_command(options: argparse.Namespace) -> int:

@@ -14,7 +14,6 @@ from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import block_number
 from llmc.steps.attention import attention_names
 from llmc.steps.network import is_carried, layer_names
-from llmc.steps.source import skeleton
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class Row:
     smoothing: str
 
 
-def explain(config: Config) -> str:
+def explain(config: Config, parts: Sequence[Part]) -> str:
     """The table layer -> spec -> smoothing of every part, the methods, and how many layers each rule matches; the
     sizes of layers were checked before."""
     lines = ["methods: " + ", then ".join(method.name for method in config.recipe())]
     exporters = [exporter for exporter, _ in config.save.targets()]
-    parts, attention = skeleton(config.model, config.quant.sections()), config.attention_policy()
+    attention = config.attention_policy()
     for part in parts:
         policy = config.policy(part.section)
         targets = [exporter if part.section == "video_gen" else exporter.for_encoders() for exporter in exporters]

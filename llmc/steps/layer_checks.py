@@ -100,8 +100,9 @@ def check_fused(parts: Sequence[Part], order: Order, exporters: Sequence[Exporte
 
 
 def _linears(part: Part) -> Iterator[tuple[str, nn.Linear]]:
+    names = linears_of(part)
     for block, module in part.blocks:
-        for name in linears_of(part)[block]:
+        for name in names[block]:
             layer = module.get_submodule(name)
             assert isinstance(layer, nn.Linear), f"{block}.{name} is a {type(layer).__name__}"
             yield f"{block}.{name}", layer
