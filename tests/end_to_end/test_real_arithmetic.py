@@ -23,7 +23,7 @@ from llmc.steps.judge import in_position
 from llmc.steps.network import Network, prepare
 
 ASSETS = Path(__file__).parents[2] / "assets"
-SAMPLING = Sampling(height=64, width=64, num_frames=17, steps=2, guidance_scale=1.0, seed=42)
+SAMPLING = Sampling(height=64, width=64, num_frames=5, steps=2, guidance_scale=1.0, seed=42)
 LINEARS = 4 * 12
 
 
