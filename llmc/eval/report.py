@@ -6,6 +6,7 @@ import base64
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -114,6 +115,7 @@ def write_report(path: Path, results: Results, media: Path, max_samples: int = 6
     return path
 
 
+@cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("llmc.eval", "."),

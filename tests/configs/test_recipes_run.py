@@ -16,6 +16,7 @@ from llmc.__main__ import main
 from llmc.config.document import read_document
 from llmc.models.base import adapters
 from llmc.verify.run import verify
+from tests.slices import slow_if
 from tests.tiny_pipelines import TINY, save_samples
 from tests.tiny_pipelines.flux import save_flux
 from tests.tiny_pipelines.sd3 import save_sd3
@@ -38,13 +39,15 @@ WIDTHS = {
     "wan_i2v/fp8_block128": 128, "wan_i2v/int4_marlin": 256, "wan_i2v/mxfp4": 128, "wan_i2v/mxfp6_mxfp8": 128,
     "wan_i2v/mxfp8": 128, "wan_i2v/mindie_w4a4_mxfp4_dualscale": 512,
 }  # fmt: skip
-# one recipe of each family in the default suite, with another strategy or target each time
+# in the default suite, of families and strategies that no other whole run has
 SLICE = {
-    "wan_t2v/few_step_w_a", "wan_i2v/gptq_w4a16", "wan_flf2v/smoothquant_w_a", "wan_vace/rtn_w_a_fp8",
-    "wan22_t2v/lora_merged_w_a", "wan22_i2v/full_stack_w4a8", "wan22_ti2v/diffusers_int8",
-    "hunyuan_t2v/mindie_w8a8_timestep", "flux/mindie_w8a8_dynamic_m6-schnell", "sd3/smoothquant_w_a_fp8_encoders-sd3",
-    "opensora_plan/smoothquant_w_a_static_29x480p",
-}  # fmt: skip
+    "wan_t2v/few_step_w_a",
+    "wan22_t2v/lora_merged_w_a",
+    "wan22_i2v/full_stack_w4a8",
+    "hunyuan_t2v/mindie_w8a8_timestep",
+    "flux/mindie_w8a8_dynamic_m6-schnell",
+    "sd3/smoothquant_w_a_fp8_encoders-sd3",
+}
 SERVED = ("save_lightx2v", "save_diffusers", "save_comfyui", "save_mindie")  # targets whose rules are known
 
 
@@ -56,7 +59,7 @@ def cases() -> list[object]:
         own = [variant for variant in variants if recipe.startswith(f"{variant}_")]
         found |= {f"{name}-{variant}": (name, variant) for variant in own or variants} or {name: (name, "")}
     assert found.keys() >= SLICE
-    return [pytest.param(*each, id=id, marks=[] if id in SLICE else [pytest.mark.slow]) for id, each in found.items()]
+    return [pytest.param(*each, id=id, marks=slow_if(id not in SLICE)) for id, each in found.items()]
 
 
 @pytest.mark.parametrize(("name", "variant"), cases())

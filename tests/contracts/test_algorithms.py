@@ -23,12 +23,7 @@ from llmc.plugin import discover
 from llmc.steps.calibrate import calibrate
 from llmc.steps.network import Network
 from tests.contracts.conftest import Family
-
-
-def slow_if(long: object) -> list[pytest.MarkDecorator]:
-    """The mark of a test that the default suite leaves out."""
-    return [pytest.mark.slow] if long else []
-
+from tests.slices import slow_if
 
 METHODS = discover("llmc.algorithms", Algorithm)
 CPU = torch.device("cpu")
