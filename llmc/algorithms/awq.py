@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmc.algorithms.base import Algorithm
 from llmc.layers.transforms import Scale
@@ -19,18 +19,25 @@ class Awq(Algorithm):
 
     name: Literal["Awq"] = "Awq"
     grid: int = Field(20, ge=2, description="exponents tried between 0 and 1")
+    scale: bool = Field(True, description="search how far to scale channels; False: only clip")
     clip: bool = Field(True, description="also search how far each weight range can shrink")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Awq:
+        if not (self.scale or self.clip):
+            raise ValueError("scale and clip are both False, so that Awq would do nothing; write `method: RTN`")
+        return self
 
     @property
     def leaves(self) -> frozenset[str]:
-        return frozenset({"scale", "rounded"} if self.clip else {"scale"})
+        return frozenset({"scale"} if self.scale else ()) | frozenset({"rounded"} if self.clip else ())
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"mean", "rows"})
+        return frozenset({"mean", "rows"} if self.scale else {"rows"})
 
     def apply(self, block: BlockStep) -> None:
-        for group in block.groups:
+        for group in block.groups if self.scale else []:
             if group.may_scale:
                 block.transform_if_better(group, equalizers(group, self.grid), self.name)
         for group in block.groups if self.clip else []:  # once no scale can move into a layer's rows any more
