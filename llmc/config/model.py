@@ -18,7 +18,9 @@ from llmc.plugin import Strict
 class LoraConfig(Strict):
     """One LoRA that is merged into the model before anything else."""
 
-    path: InputPath = Field(description="the LoRA's safetensors file, or a folder with one")
+    path: InputPath = Field(
+        description="the LoRA's safetensors file, or a folder with one, or with several and their index"
+    )
     strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
     part: str | None = Field(
         None, description="the network that it is for, such as transformer_2, where experts have one each; default: all"

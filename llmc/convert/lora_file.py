@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, ValidationError
 
+from llmc.convert.checkpoint import checkpoint_files
 from llmc.convert.deltas import Delta
 from llmc.convert.safetensors_file import StoredTensor, read_header
 from llmc.errors import ExportError
@@ -93,22 +94,29 @@ class PeftConfig(BaseModel):
 
 def read_lora(path: Path, alpha: float | None = None) -> LoraFile:
     """The LoRA that `path` means; `alpha` is that of its layers if the file says none itself."""
-    file = _one_file(path)
-    tensors, metadata = read_header(file)
+    files = _files_of(path)
+    file = files[0] if len(files) == 1 else path
+    tensors: dict[str, StoredTensor] = {}
+    metadata: dict[str, str] = {}
+    for shard in files:
+        found, about = read_header(shard)
+        tensors, metadata = tensors | found, metadata | about
     modules, problems = _modules(file, tensors)
     config = _peft_config(file, metadata, alpha)
     return LoraFile(file, [_module(name, keys, tensors, config) for name, keys in modules.items()], problems)
 
 
-def _one_file(path: Path) -> Path:
-    """The one file that `path` means."""
+def _files_of(path: Path) -> list[Path]:
+    """The one file that `path` means, or those of a folder that an index makes one."""
+    if any(path.glob("*.safetensors.index.json")):
+        return checkpoint_files(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
     if len(files) == 1 and files[0].suffix == ".safetensors":
-        return files[0]
+        return files
     found = ", ".join(file.name for file in files[:SHOWN]) or ("none" if path.exists() else "no such path")
     raise ExportError(
-        f"{path} is not one LoRA (found: {found}); a .safetensors file, or a folder with exactly one, can be merged; "
-        "give the file itself, and save a .pt, .pth or .bin as .safetensors first"
+        f"{path} is not one LoRA (found: {found}); a .safetensors file, or a folder with exactly one, or with an "
+        "index of several, can be merged; give the file itself, and save a .pt, .pth or .bin as .safetensors first"
     )
 
 

@@ -1,5 +1,6 @@
 """What is no LoRA that could be read, whatever the network."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,22 @@ def test_a_folder_must_hold_exactly_one_file(tmp_path: Path) -> None:
     saved(tmp_path, GOOD, name="other")
     with pytest.raises(ExportError, match=r"found: lora\.safetensors, other\.safetensors"):
         read_lora(tmp_path)
+
+
+def test_files_that_an_index_makes_one_are_read_as_one(tmp_path: Path) -> None:
+    shards = {
+        "one": {"proj_out.lora_A.weight": torch.ones(4, 24)},
+        "two": {"proj_out.lora_B.weight": torch.ones(16, 4)},
+    }
+    owner = {key: f"{name}.safetensors" for name, tensors in shards.items() for key in tensors}
+    (tmp_path / "lora.safetensors.index.json").write_text(json.dumps({"weight_map": owner}), encoding="utf-8")
+    saved(tmp_path, shards["one"], name="one")
+    with pytest.raises(ExportError, match=r"names two\.safetensors, not there"):
+        read_lora(tmp_path)
+    saved(tmp_path, shards["two"], name="two")
+    saved(tmp_path, GOOD, name="another")
+    lora = read_lora(tmp_path)
+    assert lora.path == tmp_path and [module.name for module in lora.modules] == ["proj_out"] and not lora.problems
 
 
 def test_only_safetensors_are_read(tmp_path: Path) -> None:
