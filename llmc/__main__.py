@@ -80,8 +80,6 @@ def _run(config: Config, options: argparse.Namespace) -> None:
     from llmc import log
 
     with log.start(verbose=options.debug):
-        for note in config.source.notes if config.source else ():
-            log.log.info("%s", note)
         from llmc.run import run
 
         results = run(config)

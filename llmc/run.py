@@ -42,6 +42,8 @@ def run(config: Config) -> Results:
         attach_file(folder.path / "run.log")
         folder.write_json("config.json", config.model_dump(mode="json"))
         folder.write_json("versions.json", versions())
+        for note in config.source.notes if config.source else ():
+            log.info("note: %s", note)
     exporters = config.save.targets()
     with folder.phase("load"):
         orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
@@ -65,18 +67,12 @@ def run(config: Config) -> Results:
             if (problem := exporter.schedule_problem(judged)) is not None:
                 raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
     with folder.phase("calibrate"):
-        samples = config.calib.samples(adapter, config.calib.prompts)
-        sampling = config.calib_sampling()
-        # another noise for each sample: more of what the network can meet
-        planned = [
-            (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
-            for i, sample in distributed.share(samples)
-        ]
+        samples = config.calib_samples(adapter)
+        planned = [(i, sample, config.calib_sampling(i)) for i, sample in distributed.share(samples)]
+        rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)
-        seen = calibrate(
-            adapter, pipeline, networks, planned, config.calib.max_rows, config.calib.streamed, allowed, journal
-        )
+        seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal)
         coverage = coverage_table(seen, networks, samples)
     with folder.phase("export"):
         checkpoint = export(config, networks, exporters, folder, judged)
@@ -94,9 +90,10 @@ def run(config: Config) -> Results:
 
 
 def judged_sampling(config: Config, schedule: Mapping[str, float]) -> dict[str, Any]:
-    """How the videos are made that a recipe is judged by; without `eval`, those that it is calibrated on."""
-    samplings = config.eval_samplings() or (config.calib_sampling(),)
-    return {**schedule, **{key: value for key, value in samplings[0].model_dump().items() if value is not None}}
+    """How the videos are made that a recipe is judged by; without `eval` those that it is calibrated on, if any."""
+    samplings = config.eval_samplings() or (() if config.calib is None else (config.calib_sampling(),))
+    said = samplings[0].model_dump() if samplings else {}
+    return {**schedule, **{key: value for key, value in said.items() if value is not None}}
 
 
 def export(

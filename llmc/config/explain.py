@@ -59,7 +59,7 @@ def _inside(keys: KeyPath, detail: ErrorDetails, other_keys: KeyPath, other: Err
 
 
 def _line(problem: Problem, source: Source | None) -> str:
-    key = ".".join(map(str, problem.keys))
+    key = ".".join(map(str, source.said(problem.keys) if source else problem.keys))
     place = f"{source.where(problem.keys)}: " if source else ""
     return f"{place}{key}: {problem.text}" if key else f"{place}{problem.text}"
 
@@ -120,6 +120,7 @@ _NEEDS = {
     "float_parsing": "a number is needed",
     "finite_number": "a finite number is needed",
     "bool_type": "True or False is needed",
+    "bool_parsing": "True or False is needed",
     "string_type": "text is needed; put it in quotes if it looks like a number",
     "path_type": "a path is needed",
     "tuple_type": "a list is needed, such as [a, b]",

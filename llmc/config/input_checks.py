@@ -140,10 +140,11 @@ def sampling_problems(config: Config) -> Iterator[Problem]:
 
 def step_problems(config: Config) -> Iterator[Problem]:
     """Whether the number of steps is that of the list of a distilled model."""
-    given = [("calib", "sample_steps", config.calib.sample_steps, config.calib.denoising_step_list)]
+    calib = config.calib
+    of_calib = None if calib is None else calib.denoising_step_list
+    given = [] if calib is None else [("calib", "sample_steps", calib.sample_steps, of_calib)]
     if config.eval is not None:
-        listed = config.eval.denoising_step_list or config.calib.denoising_step_list
-        given.append(("eval", "steps", config.eval.steps or 0, listed))
+        given.append(("eval", "steps", config.eval.steps or 0, config.eval.denoising_step_list or of_calib))
     for section, key, steps, listed in given:
         if listed and steps and steps != len(listed):
             yield Problem(
@@ -162,7 +163,8 @@ def metric_problems(config: Config) -> Iterator[Problem]:
 
 
 def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:
-    return [("calib", config.calib), *([("eval", config.eval)] if config.eval else [])]
+    given: dict[str, SamplesConfig | None] = {"calib": config.calib, "eval": config.eval}
+    return [(key, samples) for key, samples in given.items() if samples is not None]
 
 
 def _missing(config: Config, keys: KeyPath, path: Path) -> Iterator[Problem]:

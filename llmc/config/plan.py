@@ -11,7 +11,7 @@ def plan(config: Config) -> str:
     steps = [("model", f"{config.model.type} from {config.model.path}, {config.model.torch_dtype}")]
     sections = config.quant.sections()
     attention = config.attention_policy()
-    if attention is not None or any(method.needs for section in sections for method in config.recipe(section)):
+    if config.calib is not None and config.observes():
         steps.append(("calibrate", f"{_sampling(config.calib_sampling())}, samples of {config.calib.path}"))
     for section in sections:
         policy = config.policy(section)

@@ -192,6 +192,12 @@ class NetworkConfig(Strict):
         """What a layer gets that no rule matches."""
         return LayerSpec(weight=_spec(self.weight), act=_spec(self.act))
 
+    def observes(self) -> bool:
+        """Whether networks must be observed: for statistics of a method, for scales of acts, or for attention."""
+        acts = [self.default_spec().act, *(self.rule_spec(rule).act for rule in self.rules)]
+        calibrated = any(act is not None and not act.dynamic for act in acts)
+        return calibrated or self.attention is not None or any(method.needs for method in self.method)
+
     def rule_spec(self, rule: RuleConfig) -> LayerSpec:
         """What the layers of a rule get."""
         if rule.skip:

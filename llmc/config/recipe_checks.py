@@ -10,6 +10,7 @@ from llmc.config.quant import NetworkConfig
 from llmc.config.schema import Config, IgnoredLayersConfig
 from llmc.errors import LlmcError, UnsupportedSpec
 from llmc.export.base import ORIGINAL, Exporter, as_computed
+from llmc.numerics.float_round import need_build_tools
 from llmc.numerics.spec import LayerSpec
 
 # field of Sampling -> its key in `eval`: what says which step has which noise
@@ -19,7 +20,10 @@ CHANGES_ACTS = frozenset({"scale", "rotate", "static"})  # what methods leave th
 
 def recipe_problems(config: Config) -> Iterator[Problem]:
     """Why what is asked of the layers cannot be done, or not be stored."""
-    for check in (order_problems, per_step_problems, target_problems, attention_problems, arithmetic_problems):
+    checks = (
+        order_problems, per_step_problems, target_problems, attention_problems, arithmetic_problems, rounding_problems
+    )  # fmt: skip
+    for check in checks:
         yield from check(config)
 
 
@@ -46,6 +50,8 @@ def order_problems(config: Config) -> Iterator[Problem]:
 
 def per_step_problems(config: Config) -> Iterator[Problem]:
     """Whether a method that keeps something for each step finds the steps in calibration that will run."""
+    if config.calib is None:  # such a method needs it
+        return
     calib, samplings = config.calib_sampling(), config.eval_samplings()
     for section, quant in config.quant.sections().items():
         methods = [(index, method) for index, method in enumerate(quant.method) if "steps" in method.leaves]
@@ -73,6 +79,9 @@ def target_problems(config: Config) -> Iterator[Problem]:
         yield from _name_problems(config, exporter)
         if (problem := _source_problem(config, exporter)) is not None:
             yield Problem(("save", exporter.switch), f"{exporter.name} was asked for in `save`, and {problem}")
+        if exporter.tells_sampling and config.calib is None and config.eval is None:
+            text = f"{exporter.name} writes how videos are made beside the weights, and neither calib nor eval says it"
+            yield Problem(("save", exporter.switch), f"{text}: give one of them")
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
         specs = _specs(section, quant)
@@ -108,7 +117,8 @@ def _grid_problems(
     first = next((scheme for scheme in schemes if scheme is not None), None)
     for (keys, spec), scheme in zip(specs, schemes, strict=True):
         for sentence in exporter.problems(spec, left):
-            yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}")
+            without = f"to run without this export: --set save.{exporter.switch}=False"
+            yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}; {without}")
         if scheme not in (None, first):
             yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
                                 f"found {scheme} here and {first} above: give all layers one grid")  # fmt: skip
@@ -142,6 +152,18 @@ def arithmetic_problems(config: Config) -> Iterator[Problem]:
         for keys, spec in _specs(section, quant):
             if problem := spec.real_problem():
                 yield Problem(keys, f"real_quant was asked for in `eval.eval_pos`, and {problem}")
+
+
+def rounding_problems(config: Config) -> Iterator[Problem]:
+    """Whether QPyTorch, where it is to round, could build itself."""
+    for section, quant in config.quant.sections().items():
+        for keys, spec in _specs(section, quant):
+            grids = [grid for grid in (spec.weight, spec.act) if grid is not None]
+            try:
+                if any(grid.rounding == "qtorch" for grid in grids):
+                    need_build_tools()
+            except UnsupportedSpec as error:
+                yield Problem(keys, str(error))
 
 
 def _specs(section: str, quant: NetworkConfig) -> list[tuple[KeyPath, LayerSpec]]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator
+from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.samples import read_samples
@@ -132,7 +132,8 @@ class EvalConfig(SamplesConfig):
     eval_pos: tuple[Literal["pretrain", "transformed", "fake_quant", "real_quant"], ...] = Field(
         ("fake_quant",),
         description="what makes videos: pretrain, the float model; transformed, after the methods, before rounding; "
-        "fake_quant, rounded; real_quant, rounded and multiplied in int8 or fp8 by the device itself",
+        "fake_quant, rounded; real_quant, rounded and multiplied in int8 or fp8 by the device itself; if it is empty, "
+        "nothing is judged, as if there was no `eval`",
     )
     type: Literal["video_gen"] = Field("video_gen", description="the kind of evaluation")
     output_video_path: OutputPath | None = Field(
@@ -180,7 +181,9 @@ class Config(Strict):
 
     base: BaseConfig = Field(BaseConfig(), description="what holds for the whole run")
     model: ModelConfig = Field(description="the model to quantize")
-    calib: CalibConfig = Field(description="what the network is observed on")
+    calib: CalibConfig | None = Field(
+        None, description="what the network is observed on; may be left out where no method needs it"
+    )
     eval: EvalConfig | None = Field(None, description="which videos are generated in the end; left out: none")
     quant: QuantConfig = Field(description="the methods, and each layer's grid")
     ignored_layers: IgnoredLayersConfig = Field(
@@ -193,6 +196,19 @@ class Config(Strict):
     @classmethod
     def _empty_is_left_out(cls, section: Any) -> Any:
         return {} if section is None else section
+
+    @field_validator("eval")
+    @classmethod
+    def _without_positions_nothing_is_judged(cls, section: EvalConfig | None) -> EvalConfig | None:
+        return section if section is not None and section.eval_pos else None
+
+    @model_validator(mode="after")
+    def _says_what_it_runs_on(self) -> Config:
+        if self.calib is None and self.observes():
+            raise ValueError("calib: the key is missing; give what the network is observed on, which this recipe needs")
+        if self.calib is None and self.eval is not None and not (self.eval.steps or self.eval.denoising_step_list):
+            raise ValueError("eval.steps: the key is missing; without `calib`, give the denoising steps of the videos")
+        return self
 
     def model_post_init(self, context: Any) -> None:
         self._source = (context or {}).get("source")
@@ -230,19 +246,32 @@ class Config(Strict):
             attention.spec(), attention.include, attention.exclude, rules, ignored, attention.max_error, self.base.seed
         )
 
-    def calib_sampling(self) -> Sampling:
-        """How the float run is made that the network is observed in."""
+    def observes(self) -> bool:
+        """Whether some network must be observed before it can be quantized; plain rounding looks at weights alone."""
+        return any(network.observes() for network in self.quant.sections().values())
+
+    def calib_samples(self, adapter: ModelAdapter) -> list[Sample]:
+        """What the network is observed on; nothing without `calib`."""
+        return [] if self.calib is None else self.calib.samples(adapter, self.calib.prompts)
+
+    def calib_sampling(self, sample: int = 0) -> Sampling:
+        """How the float run of a sample is made, for which there must be `calib`; another noise for each shows the
+        network more of what it can meet."""
         calib = self.calib
+        assert calib is not None
         seed = self.base.seed if calib.seed is None else calib.seed
-        return _sampling(calib, calib.sample_steps, seed, calib.sample_shift, calib.denoising_step_list)
+        return _sampling(calib, calib.sample_steps, seed + sample, calib.sample_shift, calib.denoising_step_list)
 
     def eval_samplings(self) -> tuple[Sampling, ...]:
         """How the videos are generated: one for each seed; none without `eval`."""
         if self.eval is None:
             return ()
-        listed = self.eval.denoising_step_list or self.calib.denoising_step_list
-        steps = self.eval.steps or (len(listed) if listed else self.calib.sample_steps)
-        shift = self.calib.sample_shift if self.eval.sample_shift is None else self.eval.sample_shift
+        listed, shift, steps = self.eval.denoising_step_list, self.eval.sample_shift, self.eval.steps
+        if self.calib is not None:
+            listed = listed or self.calib.denoising_step_list
+            shift = self.calib.sample_shift if shift is None else shift
+            steps = steps or (None if listed else self.calib.sample_steps)
+        steps = steps or len(listed or ())
         seeds = self.eval.seeds or (self.base.seed,)
         return tuple(_sampling(self.eval, steps, seed, shift, listed) for seed in seeds)
 

@@ -78,6 +78,11 @@ class Exporter(Plugin):
         return None
 
     @property
+    def tells_sampling(self) -> bool:
+        """Whether it also writes how videos are made, so that the run must know."""
+        return False
+
+    @property
     def names(self) -> str | None:
         """The adapter's table of renames that it writes by; None: it writes diffusers' names; `ORIGINAL`: by names and
         rows of the network's own repository, where several layers can be one."""

@@ -45,6 +45,10 @@ class LightX2V(Exporter):
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
 
     @property
+    def tells_sampling(self) -> bool:
+        return self.native_names
+
+    @property
     def names(self) -> str:
         return "lightx2v"  # known of the families that it reads, in whichever names they are written
 

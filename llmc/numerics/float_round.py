@@ -56,7 +56,7 @@ def load_qtorch() -> Any:
     """Import `qtorch.quant`, which compiles itself at its first import; known failures become advice, never a hang."""
     if "qtorch.quant" in sys.modules:
         return sys.modules["qtorch.quant"]
-    _need_build_tools()
+    need_build_tools()
     folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_cache_folder())))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "llmc.lock").open("w") as guard:
@@ -80,7 +80,7 @@ def load_qtorch() -> Any:
     return qtorch.quant
 
 
-def _need_build_tools() -> None:
+def need_build_tools() -> None:
     """QPyTorch needs ninja on PATH even when it was built before, and a C++ compiler when it was not."""
     beside_python = str(Path(sys.executable).parent)  # where pip put ninja, if the environment is not activated
     if beside_python not in os.environ.get("PATH", "").split(os.pathsep):

@@ -14,6 +14,24 @@ def test_a_grid_that_the_target_cannot_store_is_refused(load: Load) -> None:
     assert "lightx2v was asked for in `save`" in message(load("quant.video_gen.weight.bit=4"))
 
 
+def test_a_runtime_json_needs_to_know_how_videos_are_made(load: Load) -> None:
+    bare = ["calib=null", "eval=null", "quant.video_gen.method=RTN", "quant.video_gen.special=null"]
+    native = "save.native_names=True"
+    assert "neither calib nor eval says it: give one of them" in message(load(*bare, native))
+    assert config_problems(load(*bare[1:], native)) == config_problems(load(*bare, "save.native_names=False")) == []
+
+
+def test_what_qpytorch_needs_to_build_itself_is_missed_before_the_hours(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = "{bit: e4m3, use_qtorch: True}"
+    config = load(f"quant.video_gen.weight={grid}", f"quant.video_gen.act={grid}")
+    assert config_problems(config) == []
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    assert "finds no ninja and no C++ compiler" in message(config)
+
+
 @pytest.mark.parametrize(
     "methods, says",
     [

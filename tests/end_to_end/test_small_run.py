@@ -49,7 +49,7 @@ def test_a_run_leaves_a_checkpoint_videos_figures_and_a_report(
 
 
 def test_a_run_without_data_still_tells_the_error_of_every_weight(tmp_path: Path) -> None:
-    config = small_config(tmp_path, eval=None, save={"save_lightx2v": False, "save_mindie": True})
+    config = small_config(tmp_path, calib=None, eval=None, save={"save_lightx2v": False, "save_mindie": True})
     skip = '[{"match": "blocks.1.ffn.net.2", "skip": true}]'
     assert run(config, "--set", "quant.video_gen.method=RTN", "--set", f"quant.video_gen.rules={skip}") == 0
     layers = {layer["name"]: layer for layer in json.loads((tmp_path / "run" / "results.json").read_text())["layers"]}
