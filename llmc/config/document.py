@@ -26,10 +26,15 @@ class Source:
     path: Path
     places: Mapping[KeyPath, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a translation of the file wants known
+    words: Mapping[KeyPath, KeyPath] = field(default_factory=dict)  # a key of ours -> what the file calls it
 
     def where(self, keys: KeyPath) -> str:
         """The place of a key, or of the nearest section that is there."""
         return next((self.places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in self.places), str(self.path))
+
+    def said(self, keys: KeyPath) -> KeyPath:
+        """A key as the file calls it."""
+        return next((self.words[keys[:n]] + keys[n:] for n in range(len(keys), 0, -1) if keys[:n] in self.words), keys)
 
 
 @dataclass
@@ -40,6 +45,7 @@ class Document:
     values: dict[str, Any]
     places: dict[KeyPath, str]
     notes: list[str] = field(default_factory=list)
+    words: dict[KeyPath, KeyPath] = field(default_factory=dict)
 
     def as_yaml(self) -> str:
         """The values as a file of their own."""
@@ -47,7 +53,7 @@ class Document:
         return f"# {self.path.name}, in the words of llmc.\n{text}"
 
     def source(self) -> Source:
-        return Source(self.path, self.places, tuple(self.notes))
+        return Source(self.path, self.places, tuple(self.notes), self.words)
 
 
 def read_document(path: Path) -> Document:

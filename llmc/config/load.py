@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from llmc.config.document import Document, read_document
 from llmc.config.explain import find_problems, problems_error
 from llmc.config.family import adapter_for, is_family
+from llmc.config.lightcompress import take_words
 from llmc.config.modelslim import is_dialect
 from llmc.config.override import apply_overrides
 from llmc.config.paths import resolve_input
@@ -17,7 +18,8 @@ from llmc.config.schema import Config
 
 
 def load_document(path: Path | str, overrides: Sequence[str] = ()) -> Document:
-    """The plain values of a file, translated if it is in msModelSlim's dialect; a family's name became an adapter's."""
+    """The plain values of a file in our words, msModelSlim's and LLMC's translated; a family's name became an
+    adapter's."""
     document = read_document(Path(path))
     if is_dialect(document):
         from llmc.config.modelslim.translate import translated
@@ -25,6 +27,7 @@ def load_document(path: Path | str, overrides: Sequence[str] = ()) -> Document:
         document = translated(document, overrides)
     else:
         apply_overrides(document, overrides)
+        take_words(document)
     model = document.values.get("model")
     if isinstance(model, dict) and is_family(model.get("type")) and isinstance(model.get("path"), str):
         model["type"] = adapter_for(model["type"], resolve_input(Path(model["path"]), document.path.parent))
