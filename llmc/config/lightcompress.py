@@ -101,9 +101,10 @@ def _complete_eval(document: Document) -> None:
     if not isinstance(judged, dict):
         return
     steps = _usual_steps(document)
+    said = document.values.get("calib") or judged.get("steps") or judged.get("denoising_step_list")
     if judged.get("eval_pos") == []:
         document.notes.append("eval.eval_pos is empty: no videos are made, and nothing is judged")
-    elif document.values.get("calib") is None and not {"steps", "denoising_step_list"} & judged.keys() and steps:
+    elif steps and not said:
         judged["steps"] = steps
         document.notes.append(f"eval.steps is not given, and no calib to take it from: {steps}, as in LLMC")
 
