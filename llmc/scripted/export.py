@@ -17,6 +17,7 @@ from llmc.export.mindie import MindIE
 from llmc.export.mindie_types import RunDtype
 from llmc.log import log
 from llmc.models.base import adapter_of
+from llmc.scripted.folder import clear_folder, forget_manifest
 from llmc.scripted.ranks import get_rank, get_rank_suffix_file
 from llmc.scripted.session import SaveProcessorConfig
 from llmc.steps.folder import versions
@@ -33,7 +34,7 @@ def exporter_of(model: nn.Module, save: SaveProcessorConfig, quantizes_attention
 
 
 def write(network: Network, exporter: MindIE, save: SaveProcessorConfig, recipe: str) -> None:
-    """All files, or none of them."""
+    """All files, in place of those of an earlier save, or none of them."""
     part = finished(network, recipe)
     with staged_folder(save.output_path) as stage:
         exporter.write(part, stage)
@@ -47,6 +48,9 @@ def write(network: Network, exporter: MindIE, save: SaveProcessorConfig, recipe:
             usage = usage.replace(description.name, save.json_name or description.name)
             write_card(stage, [part], exporter.name, about, usage)
             write_manifest(stage, [part], exporter.name, about, apart=frozenset())
+        written = {file.name for file in stage.iterdir()}
+        forget_manifest(save.output_path)
+    clear_folder(save, written)
     log.info("wrote the export to %s", save.output_path)
 
 

@@ -20,6 +20,7 @@ from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
 from llmc.scripted.dump import read_calls
 from llmc.scripted.export import exporter_of, write
+from llmc.scripted.folder import check_folder
 from llmc.scripted.layers import names_of_linears, resolve_layers
 from llmc.scripted.session import ActMethod, SessionConfig
 from llmc.steps.attention import calibrate_attentions, check_attentions
@@ -37,6 +38,8 @@ def quant_model(model: nn.Module, session_cfg: SessionConfig) -> None:
     """Quantize the linears of a model, and write them if there is `save`; the model then computes as quantized."""
     save = session_cfg.processor_cfg_map.get("save")
     exporters = [] if save is None else [exporter_of(model, save, "fa3" in session_cfg.processor_cfg_map)]
+    if save is not None:
+        check_folder(save)
     device = choose_device(session_cfg.device, "SessionConfig.device")
     with torch.autocast(device.type, enabled=False):  # a script may ask for it: statistics and solvers are float32
         network = quantize(model.to(device), session_cfg, exporters)

@@ -1,0 +1,51 @@
+"""The folder that a script saves to: what an earlier save left there goes, and what nobody would replace is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from llmc.errors import ExportError
+from llmc.export.manifest import MANIFEST
+from llmc.export.mindie_policy import POLICY
+from llmc.scripted.ranks import get_rank, get_world
+from llmc.scripted.session import SaveProcessorConfig
+
+OURS = "quant_model_*"  # what the files are called where a script gives them no name of its own
+OF_RANK = re.compile(r"_(\d+)\.\w+$")  # how the names of a process' own files end
+
+
+def check_folder(save: SaveProcessorConfig) -> None:
+    """Refuse a folder with weights in it that would stay beside those of this save."""
+    weights = {path.name for path in save.output_path.glob("*.safetensors") if belongs_here(path.name)}
+    replaced = {path.name for path in save.output_path.glob(OURS)} | {save.safetensors_name}
+    if beside := sorted(weights - replaced):
+        raise ExportError(
+            f"output_path {save.output_path} holds {', '.join(beside)}, which would stay beside the export, and "
+            "MindIE-SD reads one file of weights; move it away, or name another output_path"
+        )
+
+
+def clear_folder(save: SaveProcessorConfig, written: set[str]) -> None:
+    """Remove what an earlier save left; other processes remove their own."""
+    folder = save.output_path
+    stale = [path for path in folder.glob(OURS) if belongs_here(path.name)] + [folder / POLICY]
+    for path in stale:
+        if path.name not in written:
+            path.unlink(missing_ok=True)
+
+
+def forget_manifest(folder: Path) -> None:
+    """Until all is written nothing says so; of several processes none will, and the card of one alone goes too."""
+    if (folder / MANIFEST).exists() and get_rank() >= 0:
+        (folder / "README.md").unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def belongs_here(name: str) -> bool:
+    """Whether a file is for this process to replace: its own, and for the first one those of no process that runs."""
+    rank, end = get_rank(), OF_RANK.search(name)
+    if rank < 0:
+        return True
+    owner = int(end[1]) if end is not None else get_world()
+    return owner == rank or (rank == 0 and owner >= get_world())
