@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llmc import log
 from llmc.errors import LlmcError
-from llmc.scripted.sample_video import parser, sample_video
+from llmc.scripted.sample_video import sample_video
+from llmc.scripted.sample_video_options import parser
 
 
 def main() -> int:

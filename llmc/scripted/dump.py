@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from llmc.calib.store import Call, CallStore
-from llmc.convert.writer import write_pickle
 from llmc.errors import CalibrationError, ConfigError
 from llmc.layers.steps import running_step
+from llmc.scripted.calib_data import CalibData, origin_of
+from llmc.scripted.files import write_calib_data
 
 CaptureMode = Literal["args", "kwargs", "timestep"]
 PLAIN = (type(None), bool, int, float, str)
@@ -24,7 +25,7 @@ class DumperManager:
 
     `capture_mode` says what a call is in the file: `args`, all of its arguments by position; `kwargs`, all of them by
     name; `timestep`, both as the pipeline gave them, and the denoising step that TimestepManager was told. Tensors are
-    kept on the host, and one that several calls share only once.
+    kept on the host, and one that several calls share only once. The file also says which model was called.
     """
 
     def __init__(self, model: nn.Module, capture_mode: CaptureMode = "args") -> None:
@@ -38,6 +39,7 @@ class DumperManager:
                 f"{type(model).__name__}.forward has {', '.join(odd)}, which cannot be given both by position and by "
                 f"name, so capture_mode {capture_mode!r} cannot keep them; use 'timestep', which keeps both forms"
             )
+        self._origin = origin_of(model)
         self._calls = CallStore()
         self._hook = model.register_forward_pre_hook(self._note, with_kwargs=True)
 
@@ -46,9 +48,8 @@ class DumperManager:
         self._hook.remove()
         if len(self._calls) == 0:
             raise CalibrationError(f"the model was not called, so there is nothing for {path}; run the pipeline first")
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_pickle(file, [self._item(call) for call in self._calls.calls("cpu")], mode=0o600)
+        calls = [self._item(call) for call in self._calls.calls("cpu")]
+        write_calib_data(Path(path), CalibData(calls, self._origin))
 
     def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = self._signature.bind(*args, **kwargs)

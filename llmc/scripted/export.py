@@ -50,7 +50,7 @@ def write(network: Network, exporter: MindIE, save: SaveProcessorConfig, recipe:
             write_manifest(stage, [part], exporter.name, about, apart=frozenset())
         written = {file.name for file in stage.iterdir()}
         forget_manifest(save.output_path)
-    clear_folder(save, written)
+    clear_folder(save.output_path, written)
     log.info("wrote the export to %s", save.output_path)
 
 

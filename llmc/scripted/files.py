@@ -10,16 +10,26 @@ from typing import Any
 
 import torch
 
+from llmc.convert.writer import write_pickle
 from llmc.errors import CalibrationError
+from llmc.scripted.calib_data import CalibData
 
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+ORIGIN, CALLS = "dumped_from", "calls"  # what a file of calibration data has
+
+
+def write_calib_data(file: Path, calib_data: CalibData) -> None:
+    """A file that only its owner can read; `safe_torch_load` gives the same again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_pickle(file, {ORIGIN: dict(calib_data.origin), CALLS: list(calib_data)}, mode=0o600)
 
 
 def safe_torch_load(path: str | os.PathLike[str], map_location: Any = None) -> Any:
-    """Tensors, containers and plain values of a file that `torch.save` wrote; code in it is never run."""
+    """Tensors, containers and plain values of a file that `torch.save` wrote; code in it is never run. Of a dump, its
+    calls, which know their model."""
     trusted = trusted_file(path)
     try:
-        return torch.load(trusted, map_location=map_location, weights_only=True)
+        found = torch.load(trusted, map_location=map_location, weights_only=True)
     except (UnpicklingError, EOFError, RuntimeError) as error:  # the last: damage, or a device
         says = str(error) or type(error).__name__
         raise CalibrationError(
@@ -27,6 +37,9 @@ def safe_torch_load(path: str | os.PathLike[str], map_location: Any = None) -> A
             "not here; only such values of a whole file are read: write it again, by DumperManager.save, or give "
             f"map_location='cpu'.\n  torch says: {says.splitlines()[0]}"
         ) from error
+    if isinstance(found, dict) and found.keys() == {ORIGIN, CALLS}:
+        return CalibData(found[CALLS], found[ORIGIN])
+    return found
 
 
 def trusted_file(path: str | os.PathLike[str]) -> Path:

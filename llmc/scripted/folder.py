@@ -9,26 +9,24 @@ from llmc.errors import ExportError
 from llmc.export.manifest import MANIFEST
 from llmc.export.mindie_policy import POLICY
 from llmc.scripted.ranks import get_rank, get_world
-from llmc.scripted.session import SaveProcessorConfig
 
 OURS = "quant_model_*"  # what the files are called where a script gives them no name of its own
 OF_RANK = re.compile(r"_(\d+)\.\w+$")  # how the names of a process' own files end
 
 
-def check_folder(save: SaveProcessorConfig) -> None:
-    """Refuse a folder with weights in it that would stay beside those of this save."""
-    weights = {path.name for path in save.output_path.glob("*.safetensors") if belongs_here(path.name)}
-    replaced = {path.name for path in save.output_path.glob(OURS)} | {save.safetensors_name}
+def check_folder(folder: Path, called: str, safetensors_name: str | None = None) -> None:
+    """Refuse a folder with weights in it that would stay beside those of this save; `called` is the user's word."""
+    weights = {path.name for path in folder.glob("*.safetensors") if belongs_here(path.name)}
+    replaced = {path.name for path in folder.glob(OURS)} | {safetensors_name}
     if beside := sorted(weights - replaced):
         raise ExportError(
-            f"output_path {save.output_path} holds {', '.join(beside)}, which would stay beside the export, and "
-            "MindIE-SD reads one file of weights; move it away, or name another output_path"
+            f"{called} is {folder}, which holds {', '.join(beside)} too, and MindIE-SD reads one file of weights; move "
+            "away what is there, or name another folder"
         )
 
 
-def clear_folder(save: SaveProcessorConfig, written: set[str]) -> None:
+def clear_folder(folder: Path, written: set[str]) -> None:
     """Remove what an earlier save left; other processes remove their own."""
-    folder = save.output_path
     stale = [path for path in folder.glob(OURS) if belongs_here(path.name)] + [folder / POLICY]
     for path in stale:
         if path.name not in written:

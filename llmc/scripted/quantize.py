@@ -18,6 +18,7 @@ from llmc.models.base import adapter_of
 from llmc.models.parts import Part
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
+from llmc.scripted.call_checks import check_calls, check_origin
 from llmc.scripted.dump import read_calls
 from llmc.scripted.export import exporter_of, write
 from llmc.scripted.folder import check_folder
@@ -39,7 +40,7 @@ def quant_model(model: nn.Module, session_cfg: SessionConfig) -> None:
     save = session_cfg.processor_cfg_map.get("save")
     exporters = [] if save is None else [exporter_of(model, save, "fa3" in session_cfg.processor_cfg_map)]
     if save is not None:
-        check_folder(save)
+        check_folder(save.output_path, "output_path", save.safetensors_name)
     device = choose_device(session_cfg.device, "SessionConfig.device")
     with torch.autocast(device.type, enabled=False):  # a script may ask for it: statistics and solvers are float32
         network = quantize(model.to(device), session_cfg, exporters)
@@ -57,7 +58,8 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     if any(isinstance(module, QuantLinear) for module in model.modules()):
         raise ConfigError("the model is quantized already; load its float weights again to quantize it in another way")
     adapter, recipe = adapter_of(model), recipe_of(session)
-    part, calls = adapter.part_of(model), calls_of(model, session, recipe)
+    part = adapter.part_of(model)
+    calls = calls_of(part, session, recipe)
     disabled = disabled_layers(part, session.linear.disable_names)
     if recipe.attention is None and len(disabled) == len(layer_names(part)):
         raise ConfigError(
@@ -86,21 +88,22 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
     return network
 
 
-def calls_of(model: nn.Module, session: SessionConfig, recipe: NetworkConfig) -> CallStore:
+def calls_of(part: Part, session: SessionConfig, recipe: NetworkConfig) -> CallStore:
     """What the model was called with, where a method reads it; refused where it could not work on that."""
-    reading = [method for method in recipe.method if method.needs]
-    readers = [method.name for method in reading] + (["fa3"] if recipe.attention is not None else [])
+    readers = [method.name for method in recipe.method if method.needs]
+    if recipe.attention is not None:
+        readers.append("fa3")
     if not readers:  # a copy of the calls would be for nothing
         return CallStore()
-    calls = read_calls(session.calib_data or (), model, with_steps="w8a8_timestep" in session.processor_cfg_map)
+    calib_data = session.calib_data or ()
+    check_origin(calib_data, part.module)
+    calls = read_calls(calib_data, part.module, with_steps="w8a8_timestep" in session.processor_cfg_map)
     if len(calls) == 0:
         raise CalibrationError(
             f"calib_data is empty, and {readers[0]} reads what the model was called with; give it what "
             "DumperManager.save wrote"
         )
-    for method in reading:
-        if problem := method.schedule_problem(steps_of(calls)):
-            raise CalibrationError(problem)
+    check_calls(part, calls)
     return calls
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from llmc.config.explain import find_problems, problems_error
@@ -184,6 +193,12 @@ class SessionConfig(Settings):
                 raise ValueError(f"{name} is of the type {kind}; write {name!r}: {needed}(...)")
         return asked
 
+    @field_validator("calib_data", mode="wrap")
+    @classmethod
+    def _knows_its_model(cls, calib_data: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        check(calib_data)  # which would give a copy that has forgotten it
+        return calib_data
+
     @model_validator(mode="after")
     def _is_one_recipe(self) -> SessionConfig:
         asked = self.processor_cfg_map.keys()
@@ -197,7 +212,25 @@ class SessionConfig(Settings):
             raise ValueError(f"processor_cfg_map has fa3 beside {linear[0]}; it goes together with w8a8_dynamic only")
         return self
 
+    @model_validator(mode="after")
+    def _has_static_steps(self) -> SessionConfig:
+        by_step, steps = self.processor_cfg_map.get("w8a8_timestep"), steps_told(self.calib_data or ())
+        if by_step is not None and 0 < steps <= by_step.timestep_sep:
+            raise ValueError(
+                f"timestep_sep of W8A8TimeStepProcessorConfig is {by_step.timestep_sep}, and calib_data has the calls "
+                f"of {steps} denoising steps (num_inference_steps of the pipeline), so that none would have a static "
+                f"scale: write timestep_sep={steps // 2} or another number below {steps}, for which the dump that is "
+                "there will do; or dump the calls of more steps, or take w8a8_dynamic"
+            )
+        return self
+
     @property
     def linear(self) -> W8A8ProcessorConfig | W8A8DynamicProcessorConfig | W8A8TimeStepProcessorConfig:
         """How linears are quantized."""
         return next(self.processor_cfg_map[name] for name in LINEAR if name in self.processor_cfg_map)  # type: ignore[literal-required, no-any-return]
+
+
+def steps_told(calib_data: Sequence[Any]) -> int:
+    """Of how many denoising steps the calls are; 0 where they do not tell."""
+    told = (call.get("timestep_idx") for call in calib_data if isinstance(call, dict))
+    return 1 + max((step for step in told if isinstance(step, int)), default=-1)

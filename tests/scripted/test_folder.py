@@ -44,10 +44,10 @@ def test_weights_that_would_stay_beside_are_refused_before_anything_runs(load: L
     (tmp_path / "other.safetensors").touch()
     dynamic = {"w8a8_dynamic": W8A8DynamicProcessorConfig(), "save": SaveProcessorConfig(output_path=tmp_path)}
     model = load().transformer
-    with pytest.raises(ExportError, match=r"holds other\.safetensors, which would stay .* name another output_path"):
+    with pytest.raises(ExportError, match=r"output_path is .* holds other\.safetensors too, .* name another"):
         quant_model(model, SessionConfig(processor_cfg_map=dynamic))
     assert "QuantLinear" not in str(model)
-    check_folder(SaveProcessorConfig(output_path=tmp_path, safetensors_name="other.safetensors"))
+    check_folder(tmp_path, "output_path", "other.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,7 @@ def test_of_several_processes_each_clears_its_own(
     new = f"quant_model_weight_w8a8_dynamic_{rank}.safetensors"
     for name in ("README.md", new, "timestep_policy.json", *(["llmc_manifest.json"] if rank == "0" else [])):
         (tmp_path / name).touch()
-    save = SaveProcessorConfig(output_path=tmp_path)
-    check_folder(save)
+    check_folder(tmp_path, "output_path")
     forget_manifest(tmp_path)
-    clear_folder(save, {new})
+    clear_folder(tmp_path, {new})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, new])

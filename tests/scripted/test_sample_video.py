@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from llmc.convert.names import Known, Names
-from llmc.errors import CalibrationError, ConfigError
+from llmc.errors import CalibrationError, ConfigError, ExportError
 from llmc.models.base import adapters
 from llmc.scripted import safe_torch_load
-from llmc.scripted.sample_video import parser, sample_video
+from llmc.scripted.sample_video import sample_video
+from llmc.scripted.sample_video_options import parser
 from tests import processes
 from tests.scripted import two_ranks
 
@@ -98,8 +99,17 @@ def test_a_dump_that_is_there_is_used(hunyuan: Path, prompts: Path, tmp_path: Pa
     before = (tmp_path / "cache" / "calib_data.pth").stat().st_mtime_ns
     run(dynamic)
     assert (tmp_path / "cache" / "calib_data.pth").stat().st_mtime_ns == before
-    with pytest.raises(CalibrationError, match="dump the data with capture_mode='timestep'"):
+    with pytest.raises(ConfigError, match=r"calib_data\.pth is there .* do not tell their steps.*: remove it, or name"):
         run(words(hunyuan, prompts, tmp_path))
+
+
+def test_a_dump_of_other_steps_is_refused_before_the_model_is_loaded(
+    hunyuan: Path, prompts: Path, tmp_path: Path
+) -> None:
+    by_step = words(hunyuan, prompts, tmp_path)
+    run(by_step)
+    with pytest.raises(ConfigError, match=r"calib_data\.pth is there .* of 2 steps, and --infer-steps is 4: remove it"):
+        run([*by_step, "--infer-steps", "4", "--dit-weight", str(prompts)])  # which no model could be loaded from
 
 
 def test_networks_are_read_from_where_the_command_line_says(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
@@ -119,6 +129,16 @@ def test_networks_are_read_from_where_the_command_line_says(hunyuan: Path, promp
     run(words(hunyuan, prompts, tmp_path / "own", "--quant_type", "w8a8_dynamic"))
     ((one, _),), ((other, _),) = (exported(tmp_path / name / "quant") for name in ("given", "own"))
     assert [name for name in one if not one[name].equal(other[name])] == []
+
+
+def test_weights_beside_which_the_export_would_lie_are_refused_before_anything_is_loaded(
+    hunyuan: Path, prompts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "quant").mkdir()
+    (tmp_path / "quant" / "other.safetensors").touch()
+    with pytest.raises(ExportError, match=r"--quant_weight_save_folder is .*, which holds other\.safetensors too"):
+        run(words(hunyuan, prompts, tmp_path))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_time_runs_upwards_without_flow_reverse(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:

@@ -68,6 +68,21 @@ def test_settings_are_typed(make: Any, reason: str) -> None:
         make()
 
 
+def test_steps_that_would_all_be_dynamic_are_refused_in_the_words_of_the_script() -> None:
+    calls = [{"timestep_idx": step, "args": (), "kwargs": {}} for step in range(20)]
+
+    def session(timestep_sep: int) -> SessionConfig:
+        by_step = W8A8TimeStepProcessorConfig(timestep_sep=timestep_sep)
+        return SessionConfig(processor_cfg_map={"w8a8_timestep": by_step}, calib_data=calls)
+
+    with pytest.raises(
+        ConfigError, match=r"timestep_sep .* is 25, and .* of 20 denoising steps .*timestep_sep=10"
+    ) as no:
+        session(25)
+    assert "granularity" not in str(no.value) and "the dump that is there will do" in str(no.value)
+    assert session(19).calib_data is calls
+
+
 def test_a_session_of_the_guide_is_accepted_and_can_be_validated_again() -> None:
     save = SaveProcessorConfig(output_path="./results", safetensors_name="a.safetensors", json_name="a.json",
                                save_type=["safe_tensor"], part_file_size=None)  # fmt: skip

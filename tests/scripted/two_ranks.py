@@ -11,7 +11,8 @@ from torch import distributed
 
 from llmc.errors import ConfigError
 from llmc.models.base import adapters
-from llmc.scripted.sample_video import parser, sample_video
+from llmc.scripted.sample_video import sample_video
+from llmc.scripted.sample_video_options import parser
 from llmc.scripted.tiles import spread_tiles
 from llmc.scripted.ulysses import spread_tokens
 
