@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from functools import cache
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -12,6 +12,7 @@ class Strict(BaseModel):
     """Settings that refuse unknown keys and never change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    called: ClassVar[str] = "key"  # what errors call a field of it: those of a script are arguments
 
 
 class Plugin(Strict):

@@ -87,15 +87,16 @@ def _has(values: Any, step: str | int) -> bool:
 def _found(detail: ErrorDetails) -> str:
     if detail["type"] in ("value_error", "extra_forbidden", "missing"):  # these say themselves what was found
         return ""
-    return f"it is {shown(detail.get('ctx', {}).get('tag', detail['input']))}; "
+    found = detail.get("ctx", {}).get("tag", detail["input"])
+    return f"it is {type(found).__name__ if isinstance(found, Strict) else shown(found)}; "
 
 
 def _needed(keys: KeyPath, detail: ErrorDetails, root: type[Strict]) -> str:
     kind, loc, context = detail["type"], detail["loc"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key; {choice(keys[-1], _fields_of(_classes_at(loc[:-1], root)))}"
+        return f"unknown {root.called}; {choice(keys[-1], _fields_of(_classes_at(loc[:-1], root)))}"
     if kind == "missing":
-        return f"the key is missing; give {_description(loc, root)}"
+        return f"the {root.called} is missing; give {_description(loc, root)}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "union_tag_invalid":
@@ -107,7 +108,9 @@ def _needed(keys: KeyPath, detail: ErrorDetails, root: type[Strict]) -> str:
     if kind == "literal_error":
         return choice(detail["input"], _quoted(context["expected"]))
     if kind in ("model_type", "model_attributes_type"):
-        return f"a section is needed, with the keys {', '.join(_fields_of(_classes_at(loc, root)))}"
+        classes = _classes_at(loc, root)
+        section = "a section" if root.called == "key" else " or ".join(cls.__name__ for cls in classes)
+        return f"{section} is needed, with the {root.called}s {', '.join(_fields_of(classes))}"
     if kind == "string_pattern_mismatch":
         return f"allowed: {_description(loc, root)}"
     return _NEEDS.get(kind, detail["msg"]).format(**context)

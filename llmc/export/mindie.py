@@ -43,6 +43,7 @@ from llmc.export.mindie_types import (
     Soc,
     TypeName,
     Version,
+    as_named,
     layer_problem,
     type_of,
 )
@@ -65,16 +66,11 @@ def _one_file(size: int) -> int:
     return size
 
 
-def _as_named(version: object) -> object:
-    """YAML takes 2.3 for a number, and "3" for none."""
-    return {"2.3": "2.3", "3": 3}.get(str(version), version)
-
-
 class MindIE(Exporter):
     """MindIE-SD on Ascend NPUs: `quant_model_weight_*.safetensors` and its description, in its repositories' names."""
 
     name: Literal["mindie"] = "mindie"
-    mindie_version: Annotated[Version, BeforeValidator(_as_named)] = Field(
+    mindie_version: Annotated[Version, BeforeValidator(as_named)] = Field(
         3,
         description="3: MindIE-SD 3.0; 2026-07: its state of July 2026, which reads fp4 weights two a byte; '2.3': the "
         "last that has int8 attention",

@@ -31,6 +31,11 @@ READ_BY_2_3 = frozenset({"W8A8_DYNAMIC", "W8A8", "W8A8_TIMESTEP", "W8A16", "W4A1
 INT32_MAX = 2**31 - 1
 
 
+def as_named(version: object) -> object:
+    """2.3 is easily taken for a number, and "3" for none."""
+    return {"2.3": "2.3", "3": 3}.get(str(version), version)
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What will read the files, and compute in which type."""

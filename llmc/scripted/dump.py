@@ -29,6 +29,10 @@ class DumperManager:
     """
 
     def __init__(self, model: nn.Module, capture_mode: CaptureMode = "args") -> None:
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"the model is a {type(model).__name__}, which is no network; give the transformer of the pipeline"
+            )
         if capture_mode not in get_args(CaptureMode):
             raise ConfigError(f"capture_mode is {capture_mode!r}; it is one of {', '.join(get_args(CaptureMode))}")
         self.capture_mode = capture_mode

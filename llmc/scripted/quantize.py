@@ -10,7 +10,7 @@ from torch import nn
 
 from llmc.calib.store import CallStore
 from llmc.config.quant import NetworkConfig
-from llmc.errors import CalibrationError, ConfigError
+from llmc.errors import CalibrationError, ConfigError, UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.log import log
@@ -37,6 +37,9 @@ RANGES: dict[ActMethod, str] = {"minmax": "absmax", "histogram": "mse", "mix": "
 
 def quant_model(model: nn.Module, session_cfg: SessionConfig) -> None:
     """Quantize the linears of a model, and write them if there is `save`; the model then computes as quantized."""
+    adapter_of(model)  # so that nothing else is taken for a model
+    if not isinstance(session_cfg, SessionConfig):
+        raise ConfigError(f"session_cfg is of the type {type(session_cfg).__name__}; give a SessionConfig(...)")
     save = session_cfg.processor_cfg_map.get("save")
     exporters = [] if save is None else [exporter_of(model, save, "fa3" in session_cfg.processor_cfg_map)]
     if save is not None:
@@ -68,11 +71,11 @@ def quantize(model: nn.Module, session: SessionConfig, exporters: Sequence[Expor
         )
     policy = Policy(recipe.default_spec(), ignored_layers=disabled)
     attention = None if recipe.attention is None else AttentionPolicy(recipe.attention.spec())
-    check_layers(adapter, [part], {part.section: (policy, recipe.method)}, exporters)
+    try:
+        check_layers(adapter, [part], {part.section: (policy, recipe.method)}, exporters)
+    except UnsupportedSpec as error:
+        raise UnsupportedSpec(f"{error}\n  What to do: have all of them in disable_names, or none") from None
     check_attentions([part], attention, exporters)
-    if attention is not None:
-        for problem in filter(None, (exporter.attention_problem(attention.default) for exporter in exporters)):
-            raise ConfigError(f"processor_cfg_map has fa3, and {problem}")
     network = prepare(part, policy, exporters, recipe.method, attention=attention)
     if network.needs:
         for block in network.blocks:

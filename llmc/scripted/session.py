@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictInt,
@@ -20,7 +21,7 @@ from typing_extensions import TypedDict
 
 from llmc.config.explain import find_problems, problems_error
 from llmc.config.words import choice
-from llmc.export.mindie_types import Soc, Version
+from llmc.export.mindie_types import Soc, Version, as_named
 from llmc.plugin import Strict
 
 ActMethod = Literal["minmax", "histogram", "mix"]
@@ -29,9 +30,10 @@ LINEAR = ("w8a8", "w8a8_dynamic", "w8a8_timestep")
 
 
 class Settings(Strict):
-    """Settings that refuse unknown names, and values of another type, in the words in which a YAML is refused."""
+    """Settings that refuse unknown arguments, and values of another type."""
 
     model_config = ConfigDict(strict=True)
+    called: ClassVar[str] = "argument"
 
     if not TYPE_CHECKING:  # editors know the one that pydantic makes of the fields
 
@@ -117,7 +119,7 @@ class W8A8TimeStepProcessorConfig(LinearSettings):
     """int8 weights, int8 acts: measured in steps before `timestep_sep`, calibrated for each step from there on."""
 
     cfg: W8A8TimeStepQuantConfig = W8A8TimeStepQuantConfig()
-    timestep_sep: Annotated[StrictInt, Field(ge=0)]
+    timestep_sep: Annotated[StrictInt, Field(ge=0, description="the first step with a static scale")]
 
 
 class FA3ProcessorConfig(Settings):
@@ -127,13 +129,20 @@ class FA3ProcessorConfig(Settings):
 class SaveProcessorConfig(Settings):
     """Where the export goes: one file of tensors, and one that describes them, as MindIE-SD reads them."""
 
-    output_path: Annotated[Path, Field(strict=False)]
+    output_path: Annotated[Path, Field(strict=False, description="the folder to write to")]
     safetensors_name: str | None = None
     json_name: str | None = None
     save_type: list[str] = ["safe_tensor"]
     part_file_size: StrictInt | None = None
-    mindie_version: Version | None = None  # None: 2.3 beside fa3, else 3
+    mindie_version: Annotated[Version | None, BeforeValidator(as_named)] = None  # None: 2.3 beside fa3, else 3
     soc: Soc = "a2"
+
+    @field_validator("output_path", mode="before")
+    @classmethod
+    def _is_named(cls, output_path: Any) -> Any:
+        if output_path == "":
+            raise ValueError("it is empty; name the folder to write to")
+        return output_path
 
     @model_validator(mode="after")
     def _is_what_mindie_reads(self) -> SaveProcessorConfig:
@@ -174,7 +183,7 @@ class SessionConfig(Settings):
     """One call of `quant_model`."""
 
     processor_cfg_map: Processors
-    calib_data: list[Any] | None = Field(None, repr=False)
+    calib_data: Annotated[list[Any], Field(strict=False)] | None = Field(None, repr=False)
     device: str = Field(
         "cpu", pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$", description="auto, cpu, cuda, npu, or one such as npu:1"
     )
@@ -196,8 +205,11 @@ class SessionConfig(Settings):
     @field_validator("calib_data", mode="wrap")
     @classmethod
     def _knows_its_model(cls, calib_data: Any, check: ValidatorFunctionWrapHandler) -> Any:
-        check(calib_data)  # which would give a copy that has forgotten it
-        return calib_data
+        if not isinstance(calib_data, list | tuple | None):
+            raise ValueError(
+                f"it is of the type {type(calib_data).__name__}; give the list that safe_torch_load gives, or part of it"
+            )
+        return calib_data if isinstance(calib_data, list) else check(calib_data)  # a copy would have forgotten it
 
     @model_validator(mode="after")
     def _is_one_recipe(self) -> SessionConfig:
@@ -210,6 +222,13 @@ class SessionConfig(Settings):
             raise ValueError(f"processor_cfg_map has {' and '.join(smoothing)}; give at most one of them")
         if "fa3" in asked and linear != ["w8a8_dynamic"]:
             raise ValueError(f"processor_cfg_map has fa3 beside {linear[0]}; it goes together with w8a8_dynamic only")
+        save = self.processor_cfg_map.get("save")
+        if "fa3" in asked and save is not None and (save.mindie_version not in (None, "2.3") or save.soc == "a5"):
+            raise ValueError(
+                f"save is for MindIE-SD {save.mindie_version or '2.3'} on {save.soc}, and fa3 is int8 attention, which "
+                "only MindIE-SD 2.3 on a2 and a3 has: write mindie_version='2.3' and soc='a2' in SaveProcessorConfig, "
+                "or leave both out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -105,6 +105,8 @@ def test_a_form_that_cannot_keep_the_arguments_is_refused() -> None:
     DumperManager(Open(), "timestep")
     with pytest.raises(ConfigError, match="capture_mode is 'all'; it is one of args, kwargs, timestep"):
         DumperManager(Network(), "all")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a dict, which is no network; give the transformer"):
+        DumperManager({})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

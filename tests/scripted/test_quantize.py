@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from llmc.calib.samples import read_samples
 from llmc.config.schema import Config
-from llmc.errors import CalibrationError, ConfigError
+from llmc.errors import AdapterError, CalibrationError, ConfigError, UnsupportedSpec
 from llmc.layers.linear import QuantLinear
 from llmc.models.base import adapters
 from llmc.run import run
@@ -175,13 +175,21 @@ def test_what_a_script_wrote_is_verified_and_says_for_whom_it_is(
     assert 'quantize(model, "quant_model_description.json"' in (tmp_path / "README.md").read_text()
 
 
-def test_attention_that_no_such_mindie_reads_is_refused(
-    load: Load, dumped: Callable[..., list[Any]], tmp_path: Path
-) -> None:
-    save = SaveProcessorConfig(output_path=tmp_path, mindie_version=3)
-    processors = {"fa3": FA3ProcessorConfig(), "w8a8_dynamic": W8A8DynamicProcessorConfig(), "save": save}
-    with pytest.raises(ConfigError, match=r"has fa3, and FAQuant is read by .* alone, found 3.*mindie_version=2\.3`"):
-        quant_model(load().transformer, SessionConfig(processor_cfg_map=processors, calib_data=dumped("args")))
+def test_what_is_handed_over_in_place_of_model_or_session_is_refused(load: Load) -> None:
+    session = SessionConfig(processor_cfg_map={"w8a8_dynamic": W8A8DynamicProcessorConfig()})
+    with pytest.raises(AdapterError, match=r"HunyuanVideoPipeline, .* hand over the transformer"):
+        quant_model(load(), session)
+    with pytest.raises(ConfigError, match="session_cfg is of the type dict; give a SessionConfig"):
+        quant_model(load().transformer, session.model_dump())  # type: ignore[arg-type]
+
+
+def test_layers_that_mindie_has_as_one_are_disabled_together(load: Load, tmp_path: Path) -> None:
+    names = ["transformer_blocks.0.attn.to_q"]
+    processors = {"w8a8_dynamic": W8A8DynamicProcessorConfig(disable_names=names)}
+    save = {"save": SaveProcessorConfig(output_path=tmp_path)}
+    with pytest.raises(UnsupportedSpec, match=r"(?s)are one linear there.* have all of them in disable_names, or none"):
+        quant_model(load().transformer, SessionConfig(processor_cfg_map=processors | save))
+    quant_model(load().transformer, SessionConfig(processor_cfg_map=processors))
 
 
 def test_what_reads_calls_asks_for_them(load: Load) -> None:

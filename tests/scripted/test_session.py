@@ -33,6 +33,14 @@ DYNAMIC = {"w8a8_dynamic": W8A8DynamicProcessorConfig()}
         ({"w8a8": W8A8ProcessorConfig(), "fa3": FA3ProcessorConfig()}, "fa3 beside w8a8; it goes together with"),
         ({**DYNAMIC, "m5": M3ProcessorConfig()}, "it has the processor m5; allowed: m3, m4, m6, w8a8"),
         ({"w8a8_dynamic": W8A8ProcessorConfig()}, r"of the type W8A8ProcessorConfig; write 'w8a8_dynamic': W8A8Dyn"),
+        (
+            {**DYNAMIC, "fa3": FA3ProcessorConfig(), "save": SaveProcessorConfig(output_path="x", mindie_version=3)},
+            r"save is for MindIE-SD 3 on a2, and fa3 is int8 .* write mindie_version='2\.3'",
+        ),
+        (
+            {**DYNAMIC, "fa3": FA3ProcessorConfig(), "save": SaveProcessorConfig(output_path="x", soc="a5")},
+            r"save is for MindIE-SD 2\.3 on a5, .* and soc='a2' in SaveProcessorConfig",
+        ),
         ([DYNAMIC], "a dictionary is needed, found list; its keys: m3, m4"),
     ],
 )  # fmt: skip
@@ -50,16 +58,19 @@ def test_a_session_is_one_recipe(processors: dict[str, Any], reason: str) -> Non
         (lambda: SaveProcessorConfig(output_path="x", json_name="a/b.json"), "it is the name of a file in output_path"),
         (lambda: SaveProcessorConfig(output_path="x", safetensors_name="a.pt"), "that ends in .safetensors"),
         (lambda: W8A8DynamicQuantConfig(act_method="mix"), "act_method is mix; the scale of a token is its own"),
-        (lambda: W8A8TimeStepProcessorConfig(), r"W8A8TimeStepProcessorConfig\.timestep_sep: the key is missing"),
+        (lambda: SaveProcessorConfig(output_path=""), r"output_path: it is empty; name the folder to write to"),
+        (lambda: SaveProcessorConfig(), r"output_path: the argument is missing; give the folder to write to"),
+        (lambda: W8A8TimeStepProcessorConfig(), r"\.timestep_sep: the argument is missing; give the first step with"),
         (lambda: W8A8TimeStepProcessorConfig(timestep_sep="25"), "it is '25'; a whole number is needed"),
         (lambda: M6Config(alpha=1.5), r"^M6Config\.alpha: it is 1.5; it must be at most 1.0$"),
-        (lambda: M6ProcessorConfig(cfg=3), r"M6ProcessorConfig\.cfg: it is 3; .* alpha, beta"),
+        (lambda: M6ProcessorConfig(cfg=3), r"\.cfg: it is 3; M6Config is needed, with the arguments alpha, beta"),
+        (lambda: W8A8ProcessorConfig(cfg=W8A8DynamicQuantConfig()), "it is W8A8DynamicQuantConfig; W8A8QuantConfig is"),
         (lambda: W8A8ProcessorConfig(disable_names="fc2"), "disable_names: it is fc2; a list is needed"),
         (lambda: SessionConfig(processor_cfg_map=DYNAMIC, device="tpu"), "device: it is tpu; allowed: auto, cpu"),
-        (lambda: SessionConfig(processor_cfg_map=DYNAMIC, calib_dat=[]), "calib_dat: unknown key; did you mean"),
+        (lambda: SessionConfig(processor_cfg_map=DYNAMIC, calib_dat=[]), "calib_dat: unknown argument; did you mean"),
         (
             lambda: SessionConfig.model_validate({"processor_cfg_map": {}, "device": "tpu", "calib_data": 3}),
-            r"SessionConfig has 2 problems:\n  SessionConfig\.calib_data: it is 3; a list",
+            r"SessionConfig has 2 problems:\n  SessionConfig\.calib_data: it is of the type int; give",
         ),
     ],
 )  # fmt: skip
@@ -88,4 +99,7 @@ def test_a_session_of_the_guide_is_accepted_and_can_be_validated_again() -> None
                                save_type=["safe_tensor"], part_file_size=None)  # fmt: skip
     processors = {"m6": M6ProcessorConfig(cfg=M6Config(alpha=0.5)), **DYNAMIC, "save": save}
     session = SessionConfig(processor_cfg_map=processors, calib_data=[()], device="npu")
+    assert [SaveProcessorConfig(output_path="x", mindie_version=version).mindie_version for version in (2.3, "3")] == [
+        "2.3", 3,
+    ]  # fmt: skip
     assert session.model_validate(session) is session and session.linear is DYNAMIC["w8a8_dynamic"]
