@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +15,8 @@ from llmc.convert.writer import write_pickle
 from llmc.errors import CalibrationError
 from llmc.scripted.calib_data import CalibData
 
-WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+BY_OTHERS = 0o022  # the bits of a mode with which others than the owner can write
+MOST = 0o640  # of a file of prompts
 ORIGIN, CALLS = "dumped_from", "calls"  # what a file of calibration data has
 
 
@@ -42,6 +44,18 @@ def safe_torch_load(path: str | os.PathLike[str], map_location: Any = None) -> A
     return found
 
 
+def private_file(path: str | os.PathLike[str]) -> Path:
+    """The path, if it is trusted, and has a mode of at most 0o640."""
+    file = trusted_file(path)
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if mode & ~MOST:
+        raise CalibrationError(
+            f"{file} has the mode {mode:#o}; its owner may read and write it, the group read it, others nothing: run "
+            f"`chmod 640 {shlex.quote(str(file))}`"
+        )
+    return file
+
+
 def trusted_file(path: str | os.PathLike[str]) -> Path:
     """The path, if a regular file is there that nobody but its owner can have written."""
     file = Path(path)
@@ -55,9 +69,9 @@ def trusted_file(path: str | os.PathLike[str]) -> Path:
         )
     if not stat.S_ISREG(mode):
         raise CalibrationError(f"{file} is not a regular file; name a file")
-    if mode & WRITABLE_BY_OTHERS:
+    if mode & BY_OTHERS:
         raise CalibrationError(
-            f"{file} has the mode {stat.S_IMODE(mode):#o}, so that others than its owner can write it; 0o640 and less "
-            f"is allowed: run `chmod 640 {file}` if you trust what is in it"
+            f"{file} has the mode {stat.S_IMODE(mode):#o}, so that others than its owner can write it; only the owner "
+            f"may: run `chmod 640 {shlex.quote(str(file))}` if you trust what is in it"
         )
     return file

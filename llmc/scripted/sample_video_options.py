@@ -9,7 +9,7 @@ from pathlib import Path
 from llmc.errors import ConfigError
 from llmc.models.base import check_adapter
 from llmc.models.hunyuan import HunyuanVideo
-from llmc.scripted.files import safe_torch_load, trusted_file
+from llmc.scripted.files import private_file, safe_torch_load
 from llmc.scripted.folder import check_folder
 from llmc.scripted.ranks import get_rank, get_rank_suffix_file
 from llmc.scripted.session import ANTI_OUTLIER, steps_told
@@ -116,7 +116,7 @@ def read_prompts(prompt: str | None) -> list[str]:
     if not os.path.lexists(prompt) and not prompt.endswith(".txt"):  # no words of a video end so
         return [prompt]
     try:
-        lines = trusted_file(prompt).read_text(encoding="utf-8-sig").splitlines()
+        lines = private_file(prompt).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{prompt} is not UTF-8 at byte {error.start}; save it as UTF-8 text") from None
     if found := [line.strip() for line in lines if line.strip()]:

@@ -206,9 +206,8 @@ class SessionConfig(Settings):
     @classmethod
     def _knows_its_model(cls, calib_data: Any, check: ValidatorFunctionWrapHandler) -> Any:
         if not isinstance(calib_data, list | tuple | None):
-            raise ValueError(
-                f"it is of the type {type(calib_data).__name__}; give the list that safe_torch_load gives, or part of it"
-            )
+            found = type(calib_data).__name__
+            raise ValueError(f"it is of the type {found}; give the list that safe_torch_load read, or a part of it")
         return calib_data if isinstance(calib_data, list) else check(calib_data)  # a copy would have forgotten it
 
     @model_validator(mode="after")

@@ -31,6 +31,11 @@ def test_what_others_may_have_written_is_not_read(file: Path, mode: int) -> None
         safe_torch_load(file)
 
 
+def test_what_others_may_only_read_is_read(file: Path) -> None:
+    file.chmod(0o644)
+    assert len(safe_torch_load(file)) == 1
+
+
 def test_links_folders_and_what_is_not_there_are_refused(file: Path, tmp_path: Path) -> None:
     (tmp_path / "link.pth").symlink_to(file)
     for name, why in (("link.pth", "is a symbolic link"), (".", "is not a regular file"), ("other.pth", "not there")):

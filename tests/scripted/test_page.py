@@ -14,9 +14,10 @@ SMALL = {
     "height=720": "height=32",
     "width=1280": "width=32",
     "num_frames=129": "num_frames=5",
-    "num_inference_steps=50": "num_inference_steps=2, max_sequence_length=24",  # that the tiny tokenizer can
+    "num_inference_steps=STEPS": "num_inference_steps=STEPS, max_sequence_length=24",  # that the tiny tokenizer can
+    "STEPS = 50": "STEPS = 2",
     'DEVICE = "npu"': 'DEVICE = "cpu"',
-    "timestep_sep=25": "timestep_sep=1",
+    "TIMESTEP_SEP = 25": "TIMESTEP_SEP = 1",
 }
 
 

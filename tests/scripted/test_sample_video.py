@@ -17,7 +17,7 @@ from llmc.errors import CalibrationError, ConfigError, ExportError
 from llmc.models.base import adapters
 from llmc.scripted import safe_torch_load
 from llmc.scripted.sample_video import sample_video
-from llmc.scripted.sample_video_options import parser
+from llmc.scripted.sample_video_options import parser, read_prompts
 from tests import processes
 from tests.scripted import two_ranks
 
@@ -180,10 +180,14 @@ def test_a_file_of_prompts_that_is_not_there_is_no_prompt(hunyuan: Path, prompts
         run(words(hunyuan, prompts, tmp_path))
 
 
-def test_prompts_that_others_may_write_are_not_read(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
-    prompts.chmod(0o664)
-    with pytest.raises(CalibrationError, match=r"chmod 640 .*calib_prompts\.txt"):
-        run(words(hunyuan, prompts, tmp_path))
+@pytest.mark.parametrize("mode", [0o660, 0o644, 0o641, 0o755, 0o700])
+def test_prompts_in_a_file_of_a_mode_above_0o640_are_not_read(prompts: Path, mode: int) -> None:
+    prompts.chmod(mode)
+    with pytest.raises(CalibrationError, match=rf"has the mode {mode:#o}.* `chmod 640 .*calib_prompts\.txt`"):
+        read_prompts(str(prompts))
+    for allowed in (0o640, 0o600, 0o440, 0o400):
+        prompts.chmod(allowed)
+        assert len(read_prompts(str(prompts))) == 2
 
 
 def test_the_script_says_why_it_refuses_and_exits_with_2(prompts: Path, tmp_path: Path) -> None:
