@@ -62,9 +62,11 @@ def run_command(options: argparse.Namespace) -> None:
 
 def quant_command(options: argparse.Namespace) -> None:
     """Quantize one model for MindIE-SD with msModelSlim's options: by a recipe that ships, or by a YAML of yours."""
+    from llmc import log
     from llmc.config.one_command import AFTERWARDS, recipe_of
 
-    path, overrides = recipe_of(options, _overrides(options))
+    with log.start(verbose=options.debug):
+        path, overrides = recipe_of(options, _overrides(options))
     config = _checked_config(path, overrides)
     if options.eval and config.eval is None:
         raise ConfigError(
@@ -196,9 +198,14 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     """What replaces values of the file: msModelSlim's four options first, so that `--set` has the last word."""
     import json
 
-    given = {key: getattr(options, option) for option, key in SHORT.items()}
+    from llmc.config.override import Option
+
+    given = {option: getattr(options, option) for option in SHORT if getattr(options, option) is not None}
     # quoted: a folder may be called 7, or have a # in its name
-    quoted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
+    quoted = [
+        Option(f"{SHORT[option]}={json.dumps(value, ensure_ascii=False)}", place=f"--{option} {value}")
+        for option, value in given.items()
+    ]
     return [*quoted, *options.set]
 
 
@@ -248,8 +255,8 @@ def command_parser() -> argparse.ArgumentParser:
     quant.add_argument("--quant_type", metavar="KIND", help="a recipe that ships for the model, such as w8a8")
     quant.add_argument("--config_path", type=Path, metavar="YAML", help="your own, in place of --quant_type")
     quant.add_argument(
-        "--trust_remote_code", nargs="?", const="True", default="False", choices=["True", "False"],
-        help="True: code that comes with the model may be run, where its family needs that",
+        "--trust_remote_code", nargs="?", const="True", default="False", type=str.capitalize,
+        choices=["True", "False"], help="True: code that comes with the model may be run, where its family needs that",
     )  # fmt: skip
     quant.add_argument("--eval", action="store_true", help="also judge by videos, as the recipe says")
     quant.add_argument("--json", action="store_true", help="end with one line of JSON that sums the run up")

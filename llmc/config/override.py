@@ -10,6 +10,17 @@ from llmc.config.words import shown
 from llmc.errors import ConfigError
 
 
+class Option(str):
+    """`a.b=c` that another option than `--set` stands for; errors name that one."""
+
+    place: str
+
+    def __new__(cls, text: str, place: str) -> Option:
+        option = super().__new__(cls, text)
+        option.place = place
+        return option
+
+
 def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
     """Apply each `a.b=c` in order; a list's items go by number, sections that are missing are made."""
     for override in overrides:
@@ -17,7 +28,7 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
 
 
 def _apply(document: Document, override: str) -> None:
-    place = f"--set {override}"
+    place = override.place if isinstance(override, Option) else f"--set {override}"
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):

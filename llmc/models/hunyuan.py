@@ -80,7 +80,7 @@ class HunyuanVideo(JointTransformer):
     """HunyuanVideo, text to video."""
 
     name: Literal["HunyuanVideo"] = "HunyuanVideo"
-    known_as: ClassVar[tuple[str, ...]] = ("hunyuan_video", "hunyuan-video", "hunyuanvideo")
+    known_as: ClassVar[tuple[str, ...]] = ("HunyuanVideo", "HunyuanVideo-T2V-720P")
     pipeline: ClassVar[str] = "HunyuanVideoPipeline"
     network: ClassVar[str] = "HunyuanVideoTransformer3DModel"
     # the blocks that refine the text run once a step on 256 tokens, and every later block reads what they give: like

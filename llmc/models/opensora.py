@@ -106,7 +106,7 @@ class OpenSoraPlan(ModelAdapter):
     )
     trust_remote_code: StrictBool = Field(False, description="True: the code in code_path may be run")
 
-    known_as: ClassVar[tuple[str, ...]] = ("Open-Sora-Plan", "Open-Sora-Plan v1.2", "OpenSoraPlanV1_2")
+    known_as: ClassVar[tuple[str, ...]] = ("OpenSoraPlanV1_2", "Open-Sora-Plan", "Open-Sora-Plan-v1.2.0")
     pipeline: ClassVar[str] = "OpenSoraT2V"
     renames: ClassVar[Mapping[str, Renames]] = {"mindie": MINDIE}
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)

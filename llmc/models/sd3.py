@@ -82,7 +82,12 @@ class SD3(JointTransformer):
     """Stable Diffusion 3 and 3.5 medium, text to image."""
 
     name: Literal["SD3"] = "SD3"
-    known_as: ClassVar[tuple[str, ...]] = ("SD3-Medium",)
+    known_as: ClassVar[tuple[str, ...]] = (
+        "SD3",
+        "SD3-Medium",
+        "stable-diffusion-3-medium",
+        "stable-diffusion-3.5-medium",
+    )
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
     network: ClassVar[str] = "SD3Transformer2DModel"
     renames: ClassVar[Mapping[str, Renames]] = {

@@ -158,7 +158,7 @@ class WanT2V(Wan):
     """Wan2.1 text-to-video."""
 
     name: Literal["WanT2V"] = "WanT2V"
-    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1-T2V-1.3B", "Wan2.1-T2V-14B")
     pipeline: ClassVar[str] = "WanPipeline"
 
     @classmethod
@@ -170,7 +170,9 @@ class WanI2V(Wan):
     """Wan2.1 image-to-video."""
 
     name: Literal["WanI2V"] = "WanI2V"
-    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
+    known_as: ClassVar[tuple[str, ...]] = (
+        "Wan2_1", "Wan2.1-I2V-14B", "Wan2.1-I2V-14B-480P", "Wan2.1-I2V-14B-720P",
+    )  # fmt: skip
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
     needs_image: ClassVar[bool] = True
 
@@ -186,7 +188,7 @@ class WanFLF2V(Wan):
     """Wan2.1 video between a first and a last frame."""
 
     name: Literal["WanFLF2V"] = "WanFLF2V"
-    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1-FLF2V-14B", "Wan2.1-FLF2V-14B-720P")
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
     needs_image: ClassVar[bool] = True
     needs_last_image: ClassVar[bool] = True

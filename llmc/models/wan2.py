@@ -30,7 +30,7 @@ class Wan2T2V(TwoExperts):
     """Wan2.2 text-to-video with two experts."""
 
     name: Literal["Wan2T2V"] = "Wan2T2V"
-    known_as: ClassVar[tuple[str, ...]] = ("Wan2_2", "Wan2.2", "Wan2.2-T2V-A14B")
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_2", "Wan2.2-T2V-A14B")
     pipeline: ClassVar[str] = "WanPipeline"
 
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
@@ -41,7 +41,7 @@ class Wan2I2V(TwoExperts):
     """Wan2.2 image-to-video with two experts."""
 
     name: Literal["Wan2I2V"] = "Wan2I2V"
-    known_as: ClassVar[tuple[str, ...]] = ("Wan2_2", "Wan2.2", "Wan2.2-I2V-A14B")
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_2", "Wan2.2-I2V-A14B")
     pipeline: ClassVar[str] = "WanImageToVideoPipeline"
     needs_image: ClassVar[bool] = True
 
@@ -56,7 +56,7 @@ class Wan2TI2V(Wan):
     """Wan2.2 video from text, or from text and a first frame, with one transformer of 48 channels."""
 
     name: Literal["Wan2TI2V"] = "Wan2TI2V"
-    known_as: ClassVar[tuple[str, ...]] = ("Wan2_2", "Wan2.2", "Wan2.2-TI2V-5B")
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_2", "Wan2.2-TI2V-5B")
     pipeline: ClassVar[str] = "WanPipeline"
     takes_image: ClassVar[bool] = True
     multiple: ClassVar[int] = 32

@@ -12,7 +12,7 @@ class WanVACE(Wan):
     """Wan2.1 VACE, video after a reference image."""
 
     name: Literal["WanVACE"] = "WanVACE"
-    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1")
+    known_as: ClassVar[tuple[str, ...]] = ("Wan2_1", "Wan2.1-VACE-1.3B", "Wan2.1-VACE-14B")
     pipeline: ClassVar[str] = "WanVACEPipeline"
     network: ClassVar[str] = "WanVACETransformer3DModel"
     needs_image: ClassVar[bool] = True

@@ -6,6 +6,7 @@ import pytest
 
 from llmc.__main__ import command_parser, main
 from llmc.config.checks import config_problems
+from llmc.config.family import adapters_called, model_names
 from llmc.config.load import load_config
 from llmc.config.one_command import recipe_of
 from llmc.config.recipes import RECIPES, recipes_for, usual_calibration
@@ -42,6 +43,34 @@ def test_a_kind_is_a_recipe_that_ships_for_the_model_in_the_folder() -> None:
     assert meant("--quant_type", "w8a16", "--eval")[1] == ["model.type=Wan2_1"]
 
 
+@pytest.mark.parametrize("kind", ["W8A8", "w8a8_dynamic", "W8A8-Dynamic"])
+def test_neither_letter_case_nor_dashes_of_a_kind_count(kind: str) -> None:
+    assert meant("--quant_type", kind)[0].name == "mindie_w8a8_dynamic.yaml"
+
+
+@pytest.mark.parametrize("name", ["wan2_1", "Wan2.1", "Wan2.1-I2V-14B", "Wan2.1-I2V-14B-720P-Diffusers", "WanI2V"])
+def test_a_model_is_known_by_its_family_and_by_its_published_names(name: str) -> None:
+    assert meant("--quant_type", "w8a8", "--model_type", name)[0].parent.name == "wan_i2v"
+    assert load_config(meant("--quant_type", "w8a8")[0], [f"model.type={name}", f"model.path={MODEL}"]).model.type == (
+        "WanI2V"
+    )
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_name_stands_for_models_of_one_family(name: str) -> None:
+    assert len({adapter.known_as[0] for adapter in adapters_called(name).values()}) == 1
+
+
+@pytest.mark.parametrize("given", [[], ["True"], ["true"], ["FALSE"]])
+def test_code_that_no_model_of_a_family_brings_is_trusted_for_nothing(
+    given: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert meant("--quant_type", "w8a8", "--trust_remote_code", *given)[1] == ["eval=null", "model.type=Wan2_1"]
+    told = "--trust_remote_code True changes nothing: of WanI2V no code of others is run" in caplog.text
+    assert told == (given != ["FALSE"])
+
+
 def test_a_yaml_of_ones_own_keeps_its_eval() -> None:
     assert meant("--config_path", "mine.yaml") == (Path("mine.yaml"), ["model.type=Wan2_1"])
 
@@ -68,9 +97,14 @@ def test_every_model_that_the_guides_serve_has_its_recipes(adapter: str, kinds: 
         (["--quant_type", "w8a8", "--config_path", "x.yaml"], "both are given"),
         (["--quant_type", "w8a8", "--device", "npu:0,1"], "write `--device npu:0`"),
         (["--quant_type", "w8a8", "--device", "gpu"], "base.device: it is gpu"),
-        (["--quant_type", "w4a8c8"], "no such recipe ships for WanI2V; allowed: w4a16"),
+        (["--quant_type", "w8a8", "--device", "gpu"], "error: --device gpu: "),
+        (["--quant_type", "w4a8c8"], "no such recipe ships for WanI2V; did you mean w8a8? allowed: w4a16"),
+        (["--quant_type", "w8"], "did you mean w8a8? allowed: w4a16"),
         (["--quant_type", "w8a8", "--model_type", "HunyuanVideo"], "holds a WanImageToVideoPipeline"),
-        (["--quant_type", "w8a8", "--model_type", "Wan2_2"], "it is WanI2V"),
+        (["--quant_type", "w8a8", "--model_type", "Wan2_2"], "it is WanI2V: write `--model_type WanI2V`"),
+        (["--quant_type", "w8a8", "--model_type", "WanT2V"], "--model_type is WanT2V, but "),
+        (["--quant_type", "w8a8", "--model_type", "Wan2.1-I2V-14B-540P"], "did you mean Wan2.1-I2V-14B-480P?"),
+        (["--quant_type", "w8a8", "--model_path", "nowhere"], "--model_path nowhere is not there"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +119,7 @@ def test_options_that_are_missing_are_named_together(capsys: pytest.CaptureFixtu
 def test_a_kind_without_a_recipe_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     TINY["WanVACE"][0](tmp_path)
     said = refusal(capsys, *FULL, "--quant_type", "w8a8", "--model_path", str(tmp_path))
-    assert "none ships for it: write a YAML (--config_path)" in said
+    assert "no recipe ships for WanVACE; write a YAML (--config_path)" in said
 
 
 def test_short_options_are_values_of_the_configuration_and_set_has_the_last_word(
