@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from llmc.errors import ConfigError, ExportError, LlmcError
 from llmc.later import import_later
+from llmc.pipe import ended_with_its_reader, is_closed
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from llmc.config.schema import Config
     from llmc.export.base import Exporter
     from llmc.models.parts import Section
@@ -27,8 +30,17 @@ SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 130, interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 130, interrupted.
+    With 141 it leaves: nobody reads what is printed."""
+    with ended_with_its_reader():
+        return answer(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def answer(given: list[str]) -> int:
+    """Do what a command line asks for."""
+    if not given:
+        command_parser().print_help(sys.stderr)
+        return 2
     options = command_parser().parse_args(["run", *given] if "--config" in given[:1] else given)
     try:
         if options.plugin:
@@ -43,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written: of the machine, not of the program
-        if options.debug:
+        if options.debug or (isinstance(error, BrokenPipeError) and (is_closed(sys.stdout) or is_closed(sys.stderr))):
             raise
         print(f"error: {error}; make room or give access, or name another place (--debug shows where)", file=sys.stderr)
         return 2
@@ -87,12 +99,10 @@ def _run(config: Config, options: argparse.Namespace) -> None:
         results = run(config)
     if not _speaks():
         return
-    from rich.console import Console
-
     from llmc.eval.results import summary, summary_table
 
     if results.metrics:
-        Console().print(summary_table(results))
+        _show(summary_table(results))
     if (gain := results.ratio.get("teacher_forced_error")) is not None:
         print(f"teacher-forced error: {gain:.3f} of plain rounding at the same bits")
     for name, path in {"run folder": results.run, "checkpoint": results.checkpoint, "report": results.report}.items():
@@ -147,11 +157,9 @@ def verify_command(options: argparse.Namespace) -> int:
 
         print(json.dumps(report.as_json()))
         return int(not report.passed)
-    from rich.console import Console
-
     from llmc.verify.verdict import report_table
 
-    Console().print(report_table(report))
+    _show(report_table(report))
     print("passed" if report.passed else "failed")
     return int(not report.passed)
 
@@ -178,6 +186,16 @@ def schema_command(options: argparse.Namespace) -> None:
     from llmc.config.schema import Config
 
     print(json.dumps(Config.model_json_schema(), indent=1))
+
+
+def _show(table: Table) -> None:
+    """Print a table; by `print`, since rich has another exit code for a pipe that nobody reads."""
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as shown:
+        console.print(table)
+    print(shown.get(), end="")
 
 
 def _depends_on_layers(orders: Mapping[Section, Order], targets: Sequence[Exporter]) -> bool:

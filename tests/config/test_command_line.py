@@ -1,11 +1,15 @@
 """The commands, in this process."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from llmc.__main__ import main
+from llmc.pipe import ended_with_its_reader
 
 GOOD = str(Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml")
 
@@ -31,6 +35,30 @@ def test_list_names_the_plug_ins_of_every_kind(capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     for name in ("SmoothQuant", "int8", "WanI2V", "lightx2v", "psnr"):
         assert f"\n  {name} " in said
+
+
+def test_without_a_command_every_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    for command in ("run", "quant", "check", "verify", "list", "schema"):
+        assert re.search(rf"^    {command} +\w+", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["list", "check"])
+def test_a_pipe_that_nobody_reads_ends_the_command_without_a_word(command: str) -> None:
+    arguments = [command, GOOD] if command == "check" else [command]
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmc", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 141
+
+
+def test_another_pipe_that_breaks_is_no_reader_that_left() -> None:
+    with pytest.raises(BrokenPipeError), ended_with_its_reader():
+        raise BrokenPipeError
 
 
 def test_ranks_after_the_first_are_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
