@@ -140,7 +140,7 @@ def columns() -> dict[str, Column]:
         for name, metric in discover("llmc.eval.metrics", Metric).items()
     ]
     found.append(Column(key="latent_error", title="latent error", higher=False))
-    found.append(Column(key="teacher_forced_error", title="step error", higher=False))
+    found.append(Column(key="teacher_forced_error", title="teacher-forced error", higher=False))
     return {column.key: column for column in sorted(found, key=lambda column: not column.higher)}
 
 

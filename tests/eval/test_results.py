@@ -61,3 +61,7 @@ def test_figures_are_printed_with_the_digits_they_deserve():
     assert columns()["latent_error"].show(2.3e-6) == "2.3e-06"
     assert columns()["latent_error"].show(0.0) == "0.0000"
     assert columns()["vmaf"].show(None) == "–"
+
+
+def test_the_error_on_the_float_trajectory_goes_by_the_name_that_its_key_has():
+    assert columns()["teacher_forced_error"].title == "teacher-forced error"
