@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from llmc.errors import ConfigError, ExportError, LlmcError
 from llmc.later import import_later
+from llmc.log import visible
 from llmc.pipe import ended_with_its_reader, is_closed
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ def answer(given: list[str]) -> int:
         if options.debug:
             raise
         if _speaks():
-            print(f"error: {error}", file=sys.stderr)
+            print(visible(f"error: {error}"), file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written: of the machine, not of the program
         if options.debug or (isinstance(error, BrokenPipeError) and (is_closed(sys.stdout) or is_closed(sys.stderr))):
             raise
-        print(f"error: {error}; make room or give access, or name another place (--debug shows where)", file=sys.stderr)
+        what_to_do = "make room or give access, or name another place (--debug shows where)"
+        print(visible(f"error: {error}; {what_to_do}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if options.debug:
@@ -107,7 +109,7 @@ def _run(config: Config, options: argparse.Namespace) -> None:
         print(f"teacher-forced error: {gain:.3f} of plain rounding at the same bits")
     for name, path in {"run folder": results.run, "checkpoint": results.checkpoint, "report": results.report}.items():
         if path is not None:
-            print(f"{name}: {path}")
+            print(visible(f"{name}: {path}"))
     if options.json:
         import json
 
@@ -116,15 +118,13 @@ def _run(config: Config, options: argparse.Namespace) -> None:
 
 def check_command(options: argparse.Namespace) -> None:
     """Say what a configuration would do, or all that is wrong with it, without loading a model."""
-    if options.translate:
-        from llmc.config.load import load_config, load_document
-
-        load_config(options.config, _overrides(options))  # what would be refused is not printed
-        print(load_document(options.config, _overrides(options)).as_yaml(), end="")
-        return
-    config = _checked_config(options.config, _overrides(options))
+    from llmc.config.checks import check_config
+    from llmc.config.load import config_of, load_document
     from llmc.config.plan import plan
 
+    document = load_document(options.config, _overrides(options))
+    config = config_of(document)
+    check_config(config)
     targets = [exporter for exporter, _ in config.save.targets()]
     orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
     if options.explain or _depends_on_layers(orders, targets):
@@ -135,13 +135,16 @@ def check_command(options: argparse.Namespace) -> None:
         parts = skeleton(config.model, orders.keys())
         check_layers(config.model.adapter(), parts, orders, targets)
         check_attentions(parts, config.attention_policy(), targets)
-    print(plan(config))
-    for note in config.source.notes if config.source else ():
-        print(f"note: {note}")
+    if options.translate:
+        print(document.as_yaml(), end="")
+        return
+    print(visible(plan(config)))
+    for note in document.notes:
+        print(visible(f"note: {note}"))
     if options.explain:
         from llmc.steps.explain import explain
 
-        print(explain(config, parts))
+        print(visible(explain(config, parts)))
 
 
 def verify_command(options: argparse.Namespace) -> int:
@@ -237,11 +240,16 @@ def _checked_config(path: Path, overrides: Sequence[str]) -> Config:
     return config
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
+
+
 def command_parser() -> argparse.ArgumentParser:
     from llmc import __doc__ as purpose
     from llmc import __version__
 
-    parser = argparse.ArgumentParser("llmc", description=purpose, allow_abbrev=False)
+    parser: argparse.ArgumentParser = _Parser("llmc", description=purpose, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"llmc {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

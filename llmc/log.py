@@ -1,4 +1,7 @@
-"""What a run says while it works: log lines, and progress with the time left. Quiet until `start` is called."""
+"""What a run says while it works: log lines, and progress with the time left. Quiet until `start` is called.
+
+Text of others, such as keys, prompts and paths, is made fit for a terminal first: nothing in it takes effect.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,51 @@ import logging
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal to draw a bar on
 
+LONGEST = 1500  # characters of one problem; messages of ours have a few hundred
+
 log = logging.getLogger("llmc")
+
+
+def visible(text: str) -> str:
+    """The text with an escape in place of each control character (but line breaks), half surrogate pair, and mark that
+    turns the direction of text: a terminal would obey them."""
+    if text.isprintable():
+        return text
+    return "".join(character if character == "\n" or _is_plain(character) else _escape(character) for character in text)
+
+
+def one_line(text: str, most: int = LONGEST) -> str:
+    """The text, visible, in one line of about so many characters."""
+    return visible(shortened(text, most)).replace("\n", "\\n")
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """The text, with its middle cut out where it is longer than that: what to do stands at the end."""
+    tail = most // 4
+    return text if len(text) <= most else f"{text[: most - tail - 5]} ... {text[-tail:]}"
+
+
+def _is_plain(character: str) -> bool:
+    """Spaces of other scripts are no printable characters to Python, and do no harm."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+class _Visible(logging.Formatter):
+    """Lines whose names and prompts take no effect."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class _Stderr(logging.Handler):
@@ -26,7 +67,7 @@ class _Stderr(logging.Handler):
 def start(verbose: bool = False) -> Iterator[None]:
     """Show the log on stderr while a command runs; ranks other than the first say nothing but warnings."""
     handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Visible("%(message)s"))
     handler.setLevel((logging.DEBUG if verbose else logging.INFO) if _speaks() else logging.WARNING)
     level = log.level
     log.setLevel(logging.DEBUG)
@@ -42,7 +83,7 @@ def attach_file(path: Path) -> ExitStack:
     """Append the log to a file from now on; closing the returned stack ends it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     stack = ExitStack()
     stack.callback(handler.close)

@@ -18,7 +18,7 @@ class Awq(Algorithm):
     """Find the power of mean|x| to scale by that disturbs outputs least, then clip weight ranges; over all steps."""
 
     name: Literal["Awq"] = "Awq"
-    grid: int = Field(20, ge=2, description="exponents tried between 0 and 1")
+    grid: int = Field(20, ge=2, le=1000, description="exponents tried between 0 and 1")
     scale: bool = Field(True, description="search how far to scale channels; False: only clip")
     clip: bool = Field(True, description="also search how far each weight range can shrink")
 

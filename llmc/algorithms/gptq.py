@@ -43,6 +43,7 @@ class GPTQ(Algorithm):
     pull: float = Field(
         10.0,
         gt=0,
+        le=1e6,
         description="with target asymmetric: what draws the weight back to the float one, in units of damping, lest it "
         "fits the calls that were observed and no others",
     )

@@ -26,7 +26,9 @@ class Hadamard(Algorithm):
         description="online: every group, at run time; folded: only what attention gives, head by head, inside the "
         "weights of v and o, which any target can store",
     )
-    block_size: int | None = Field(None, ge=2, description="channels that are mixed; default: as many as can be")
+    block_size: int | None = Field(
+        None, ge=2, le=16_384, description="channels that are mixed; default: as many as can be"
+    )
     gate: bool = Field(True, description="keep a group as it is where rotating does not lower its output error")
 
     @property

@@ -20,7 +20,7 @@ class IterSmooth(Smoothing):
     alpha: float = Field(
         0.5, ge=0, le=1, description="how much of the difficulty moves to the weights: m4 has 0.5, `iter_smooth` 0.9"
     )
-    scale_min: float = Field(1e-5, gt=0, description="the least s")
+    scale_min: float = Field(1e-5, gt=0, le=1, description="the least s")
 
     def scales(self, group: Group) -> list[Scale]:
         from llmc.numerics.smoothing import smoothing

@@ -27,6 +27,7 @@ class LowRank(Algorithm):
     iterations: int = Field(
         0,
         ge=0,
+        le=100,
         description="of weight: times to round the rest and fit the branch to what that leaves undone",
     )
     gate: bool = Field(True, description="of weight: no branch for a group where it does not lower the output error")

@@ -1,4 +1,4 @@
-"""The calibration and evaluation samples: a folder with `samples.json` and the images it names.
+"""The calibration and evaluation samples: a folder with `samples.json` and the images it names, which lie in it.
 
 Those of msModelSlim are read too: `index.json`, or `index.jsonl` with one sample a line, whose prompt is its `text`.
 """
@@ -6,6 +6,7 @@ Those of msModelSlim are read too: `index.json`, or `index.jsonl` with one sampl
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmc.errors import CalibrationError
+from llmc.log import shortened
 from llmc.models.base import Sample
+from llmc.models.pictures import picture_problem
 
 NAMES = ("samples.json", "index.jsonl", "index.json")  # the first that is there
 FORM = '[{"image": "first_frame.png", "prompt": "…", "negative_prompt": "…"}, …]'
@@ -45,7 +48,7 @@ def read_samples(
     if prompts:
         samples = [samples[i % len(samples)].model_copy(update={"prompt": text}) for i, text in enumerate(prompts)]
     needed = {"image": needs_image, "last_image": needs_last_image}
-    return [_with_images(sample, path, needed) for sample in samples][:limit]
+    return [_with_images(sample, path, needed) for sample in samples[:limit]]
 
 
 def _in_our_words(entry: Any) -> Any:
@@ -56,16 +59,27 @@ def _in_our_words(entry: Any) -> Any:
 
 
 def _with_images(sample: Sample, path: Path, needed: Mapping[str, bool]) -> Sample:
-    folder, found = path.parent, {}
+    found = {}
     for key, is_needed in needed.items():
         name: Path | None = getattr(sample, key)
-        if name is None:
-            if is_needed:
-                raise CalibrationError(
-                    f"a sample in {path} has no {key} ({sample.prompt!r}): this model needs one in each"
-                )
-        elif not (folder / name).is_file():
-            raise CalibrationError(f"{path} names {name}, which is not there: put the image beside it")
-        else:
-            found[key] = folder / name
+        if name is not None:
+            found[key] = _image(path, name)
+        elif is_needed:
+            raise CalibrationError(
+                f"a sample in {path} has no {key} ({shortened(sample.prompt, 100)!r}): this model needs one in each"
+            )
     return sample.model_copy(update=found)
+
+
+def _image(path: Path, name: Path) -> Path:
+    """The picture that a file of samples names; it must lie in the same folder, or below it."""
+    place = path.parent / name
+    # by the names alone: a link that somebody made in the folder was meant
+    folder, wanted = (Path(os.path.normpath(each.absolute())) for each in (path.parent, place))
+    if not wanted.is_relative_to(folder):
+        raise CalibrationError(
+            f"{path} names {name}, which does not lie in its folder; put the image beside it, and name it from there"
+        )
+    if (problem := picture_problem(place)) is not None:
+        raise CalibrationError(f"{path} names {name}, which {problem}")
+    return place

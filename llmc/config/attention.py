@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_validator
 
-from llmc.config.numbers import Number
-from llmc.config.words import choice
+from llmc.config.numbers import MAX_LISTED, Glob, Number
+from llmc.config.words import choice, shown
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.plugin import Strict
 
@@ -17,7 +17,7 @@ FORMATS = {"8": "int8", "e4m3": "fp8_e4m3", "mxfp8": "mxfp8", "mxfp4": "mxfp4"}
 class AttentionRuleConfig(Strict):
     """What the attentions of a name are given; the first rule that matches one wins."""
 
-    match: str = Field(min_length=1, description="glob over full names of attentions, such as `blocks.0.*`")
+    match: Glob = Field(description="glob over full names of attentions, such as `blocks.0.*`")
     bit: StrictInt | str | None = Field(None, description="of queries, keys and values; left out: as above")
     v_bit: StrictInt | str | None = Field(None, description="of values alone; left out: bit, or as above without one")
     granularity: Literal["per_head", "per_block"] | None = Field(None, description="left out: as above")
@@ -63,12 +63,17 @@ class AttentionConfig(Strict):
         0.9999, gt=0, le=1, description="the share of queries' and keys' values that a static scale reaches; of values "
         "it reaches all"
     )  # fmt: skip
-    include: tuple[str, ...] = Field(
-        ("*",), min_length=1, description="globs over full names of attentions, such as `blocks.*.attn1`"
+    include: tuple[Glob, ...] = Field(
+        ("*",),
+        min_length=1,
+        max_length=MAX_LISTED,
+        description="globs over full names of attentions, such as `blocks.*.attn1`",
     )
-    exclude: tuple[str, ...] = Field((), description="globs over those that stay float; they win over `include`")
+    exclude: tuple[Glob, ...] = Field(
+        (), max_length=MAX_LISTED, description="globs over those that stay float; they win over `include`"
+    )
     rules: tuple[AttentionRuleConfig, ...] = Field(
-        (), description="exceptions among the included, in order; the first that matches wins"
+        (), max_length=MAX_LISTED, description="exceptions among the included, in order; the first that matches wins"
     )
     max_error: Number | None = Field(
         None, gt=0, description="an attention stays float if the error of its output on calibration calls is above this"
@@ -112,5 +117,5 @@ class AttentionConfig(Strict):
 def named_format(bit: int | str | None) -> int | str | None:
     """The bit, if it is that of a format; None means another one."""
     if bit is not None and str(bit) not in FORMATS:
-        raise ValueError(f"it is {bit}; {choice(bit, FORMATS)}")
+        raise ValueError(f"it is {shown(bit)}; {choice(bit, FORMATS)}")
     return bit

@@ -11,10 +11,14 @@ from typing import Any, cast
 import yaml
 
 from llmc.errors import ConfigError
+from llmc.log import one_line
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
 MAX_DEPTH = 50
-MAX_VALUES = 10_000  # after aliases are expanded: a few nested aliases can mean millions of values
+MAX_VALUES = 10_000  # keys and values, and values after aliases are expanded: a few that nest can mean millions
+MAX_CHARACTERS = 1_000_000  # of all values, after aliases are expanded
+MAX_INTEGER = 2**64  # no number that means something here is larger
+PLAIN = ("str", "int", "float", "bool", "null", "timestamp")  # the kinds of values that stand without a tag
 
 KeyPath = tuple[str | int, ...]
 
@@ -50,7 +54,7 @@ class Document:
     def as_yaml(self) -> str:
         """The values as a file of their own."""
         text = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, width=110)
-        return f"# {self.path.name}, in the words of llmc.\n{text}"
+        return f"# {one_line(self.path.name)}, in the words of llmc.\n{text}"
 
     def source(self) -> Source:
         return Source(self.path, self.places, tuple(self.notes), self.words)
@@ -74,14 +78,21 @@ def read_document(path: Path) -> Document:
 def parse(text: str, name: str, places: dict[KeyPath, str]) -> Any:
     """The values of a YAML text; `name` is what errors call it. Fills `places`."""
     try:
-        _check_depth(text, name)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        return None if root is None else _Values(name, places).of(root, ())
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(_explain_syntax(error, name)) from None
+        loader = _Loader(text, name)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{name}:{line}: the character {error.character!r} cannot stand in YAML; delete it") from None
+        raise ConfigError(
+            f"{name}:{line}: the character U+{ord(text[error.position]):04X} cannot stand in YAML; delete it"
+        ) from None
+    try:
+        root = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_explain_syntax(error, name)) from None
+    except (ValueError, OverflowError):  # of an escape such as \U00110000, for which there is no character
+        raise ConfigError(
+            f"{name}:{loader.line + 1}: an escape or a version there has a number that is too large; mend it"
+        ) from None
+    return None if root is None else _Values(name, places).of(root, ())
 
 
 def _read_text(path: Path) -> str:
@@ -89,14 +100,17 @@ def _read_text(path: Path) -> str:
         inside = sorted(file.name for file in path.glob("*.yaml"))
         raise ConfigError(f"{path} is a folder; name one YAML file{' in it: ' + ', '.join(inside) if inside else ''}")
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:  # which may be a pipe without an end
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; {_nearby(path)}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; name a YAML file that can be") from None
+    except ValueError:  # a NUL in the name
+        raise ConfigError(f"{path} is no name of a file; name a YAML file") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(
-            f"{path} has {len(raw)} bytes; a configuration has a few thousand, {MAX_BYTES} at most: is it another file?"
+            f"{path} has more than {MAX_BYTES} bytes; a configuration has a few thousand: is it another file?"
         )
     if b"\0" in raw:
         raise ConfigError(f"{path} is a binary file; a configuration is YAML text: is it another file?")
@@ -117,16 +131,31 @@ def _nearby(path: Path) -> str:
     return f"in {path.parent} there are {', '.join(there)}" if there else "the configurations that ship are in configs/"
 
 
-def _check_depth(text: str, name: str) -> None:
-    """Before `compose`, which recurses once for each level."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            line = event.start_mark.line + 1 if event.start_mark else 1
+class _Loader(yaml.SafeLoader):
+    """Composes nodes within limits: more than a configuration can need is refused before it is read."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.file = name
+        self.count = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """One node with all that is in it; it recurses."""
+        self.count += 1
+        self.depth += 1
+        place = f"{self.file}:{self.line + 1}"
+        if self.count > MAX_VALUES:
             raise ConfigError(
-                f"{name}:{line}: values are nested deeper than {MAX_DEPTH} levels; a configuration needs about 6"
+                f"{place}: there are more than {MAX_VALUES} keys and values; a configuration needs about 50: "
+                "is it another file?"
             )
+        if self.depth > MAX_DEPTH + 1:
+            raise ConfigError(
+                f"{place}: values are nested deeper than {MAX_DEPTH} levels; a configuration needs about 6"
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Values:
@@ -135,7 +164,7 @@ class _Values:
     def __init__(self, name: str, places: dict[KeyPath, str]) -> None:
         self.name = name
         self.places = places
-        self.count = 0
+        self.count = self.characters = 0
         self.open: list[yaml.Node] = []  # the collections we are inside of
         self.scalars = yaml.SafeLoader("")
 
@@ -152,6 +181,9 @@ class _Values:
         if node in self.open:
             self._refuse(node, "an anchor contains its own alias, so it has no end; write the values out")
         if isinstance(node, yaml.ScalarNode):
+            self.characters += len(node.value)
+            if self.characters > MAX_CHARACTERS:
+                self._refuse(node, f"aliases expand to more than {MAX_CHARACTERS} characters; write the values out")
             return self._scalar(node)
         self.open.append(node)
         value: Any = self._mapping(node, keys) if isinstance(node, yaml.MappingNode) else self._sequence(node, keys)
@@ -189,21 +221,36 @@ class _Values:
             self._refuse(node, "`<<` merges are not read; write the keys out")
         key = self._scalar(node) if isinstance(node, yaml.ScalarNode) else None
         if not isinstance(key, str):
-            found = f"`{node.value}`" if isinstance(node, yaml.ScalarNode) else "a list or a section"
+            found = f"`{_short(node)}`" if isinstance(node, yaml.ScalarNode) else "a list or a section"
             self._refuse(node, f"{found} is used as a key; keys are words")
         return cast(str, key)
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        looks = self.scalars.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        if kind not in PLAIN or (kind != "str" and node.tag != looks):  # libraries fail on `!!bool maybe` in many ways
+            self._refuse(node, f"the tag {node.tag} is not allowed for `{_short(node)}`; write a plain value")
         try:
-            return self.scalars.construct_object(node)
-        except (yaml.constructor.ConstructorError, ValueError):
-            return self._refuse(
-                node,
-                f"`{node.value}` cannot be read as {node.tag.removeprefix('tag:yaml.org,2002:')}; write a plain value",
-            )
+            value = self.scalars.construct_object(node)
+        except (ValueError, OverflowError):
+            self._refuse(node, f"`{_short(node)}` cannot be read as {kind}; write a plain value")
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            self._refuse(node, f"`{_short(node)}` is a number of more than 64 bits; write a smaller one")
+        return self._text(node, value) if isinstance(value, str) else value
+
+    def _text(self, node: yaml.ScalarNode, text: str) -> str:
+        """The text, where the halves of a character that JSON escapes as two have become one."""
+        try:
+            return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            return cast(str, self._refuse(node, f"`{_short(node)}` has half of a surrogate pair in it; delete it"))
 
     def _refuse(self, node: yaml.Node, problem: str) -> Any:
         raise ConfigError(f"{self.name}:{node.start_mark.line + 1}: {problem}")
+
+
+def _short(node: yaml.ScalarNode) -> str:
+    return one_line(node.value, 60)
 
 
 def _explain_syntax(error: yaml.MarkedYAMLError, name: str) -> str:
@@ -218,4 +265,4 @@ def _explain_syntax(error: yaml.MarkedYAMLError, name: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else f"the single value {value!r}"
+    return "a list" if isinstance(value, list) else f"the single value {one_line(str(value), 60)}"

@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llmc.config.document import KeyPath, Source
-from llmc.config.words import choice, shown
+from llmc.config.words import LONGEST, choice, shown
 from llmc.errors import ConfigError
+from llmc.log import one_line, shortened
 from llmc.plugin import Strict
 
 MOST = 10  # problems shown at once
+EXPLAINED = 100  # problems that are looked at closely: all that can be shown, and the rest is counted
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,32 @@ def problems_error(problems: Sequence[Problem], source: Source | None, name: str
 
 def find_problems(error: ValidationError, values: Any, root: type[Strict]) -> list[Problem]:
     """The errors of pydantic as problems; those of one value's alternatives become one problem."""
-    details = [(_keys_of(detail, values), detail) for detail in error.errors()]
+    details = [(_keys_of(detail, values), detail) for detail in error.errors(include_url=False)]
     # a value that was meant as one alternative, and is wrong inside, need not hear of the other alternatives
-    details = [
-        (keys, detail) for keys, detail in details if not any(_inside(keys, detail, *other) for other in details)
-    ]
-    found: dict[KeyPath, list[str]] = {}
-    for keys, detail in details:
-        needed = _needed(keys, detail, root)
-        if needed not in found.setdefault(keys, []):
-            found[keys].append(needed)
+    outer_keys, outer_locs = _starts(keys for keys, _ in details), _starts(detail["loc"] for _, detail in details)
+    details = [(keys, detail) for keys, detail in details if keys not in outer_keys and detail["loc"] not in outer_locs]
+    found: dict[KeyPath, dict[str, None]] = {}
+    for number, (keys, detail) in enumerate(details):
+        needed = _needed(keys, detail, root) if number < EXPLAINED else detail["msg"]
+        found.setdefault(keys, {})[needed] = None
     inputs = {keys: _found(detail) for keys, detail in details}
     return [Problem(keys, inputs[keys] + ", or ".join(needed)) for keys, needed in found.items()]
 
 
-def _inside(keys: KeyPath, detail: ErrorDetails, other_keys: KeyPath, other: ErrorDetails) -> bool:
-    loc, other_loc = detail["loc"], other["loc"]
-    return any(len(b) > len(a) and b[: len(a)] == a for a, b in ((keys, other_keys), (loc, other_loc)))
+def _starts(paths: Iterable[KeyPath]) -> set[KeyPath]:
+    """What the paths lead through, without their ends."""
+    starts: set[KeyPath] = set()
+    for path in paths:
+        starts.update(path[:length] for length in range(len(path)))
+    return starts
 
 
 def _line(problem: Problem, source: Source | None) -> str:
-    key = ".".join(map(str, source.said(problem.keys) if source else problem.keys))
+    steps = source.said(problem.keys) if source else problem.keys
+    key = ".".join(one_line(str(step), LONGEST) for step in steps)
     place = f"{source.where(problem.keys)}: " if source else ""
-    return f"{place}{key}: {problem.text}" if key else f"{place}{problem.text}"
+    text = shortened(problem.text)
+    return f"{place}{key}: {text}" if key else f"{place}{text}"
 
 
 def _keys_of(detail: ErrorDetails, values: Any) -> KeyPath:
@@ -133,7 +138,8 @@ _NEEDS = {
     "less_than": "it must be less than {lt}",
     "less_than_equal": "it must be at most {le}",
     "too_short": "at least {min_length} item is needed",
-    "too_long": "at most {max_length} item is allowed",
+    "too_long": "at most {max_length} items are allowed",
+    "string_too_long": "it must have at most {max_length} characters",
     "string_too_short": "it must not be empty",
     "dict_type": "a section is needed",
 }

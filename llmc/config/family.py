@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from llmc.config.paths import resolve_input
 from llmc.config.words import shown, suggest
 from llmc.errors import ConfigError
 from llmc.models.base import ModelAdapter, PipelineIndex, adapters, pipeline_index
@@ -25,7 +24,7 @@ def adapter_for(name: object, folder: Path, called: str = "model.type") -> str:
             f"{called}: no model is called {shown(name)}; {suggest(name, model_names())}allowed: a family, whose "
             f"variant the folder tells ({families}); a published name, such as {PUBLISHED}; or {own}"
         )
-    index = pipeline_index(resolve_input(folder))
+    index = pipeline_index(folder)
     fitting = [own for own, cls in able.items() if cls.fits(index)]
     if len(fitting) != 1:
         raise misfit(name, folder, index, called)

@@ -13,7 +13,7 @@ from llmc.config.family import adapter_for, is_family
 from llmc.config.lightcompress import take_words
 from llmc.config.modelslim import is_dialect
 from llmc.config.override import apply_overrides
-from llmc.config.paths import resolve_input
+from llmc.config.paths import input_of
 from llmc.config.schema import Config
 
 
@@ -30,13 +30,17 @@ def load_document(path: Path | str, overrides: Sequence[str] = ()) -> Document:
         take_words(document)
     model = document.values.get("model")
     if isinstance(model, dict) and is_family(model.get("type")) and isinstance(model.get("path"), str):
-        model["type"] = adapter_for(model["type"], resolve_input(Path(model["path"]), document.path.parent))
+        model["type"] = adapter_for(model["type"], input_of(model["path"], "model.path", document.path.parent))
     return document
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read and validate; nothing but the file itself is touched. `check_config` looks at the disk."""
-    document = load_document(path, overrides)
+    return config_of(load_document(path, overrides))
+
+
+def config_of(document: Document) -> Config:
+    """The values, validated."""
     source = document.source()
     try:
         return Config.model_validate(document.values, context={"source": source})

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from llmc.config.numbers import Number
 from llmc.config.paths import InputPath
-from llmc.config.words import choice
+from llmc.config.words import choice, shown
 from llmc.models.base import ModelAdapter, adapters
 from llmc.plugin import Strict
 
@@ -21,7 +21,7 @@ class LoraConfig(Strict):
     path: InputPath = Field(
         description="the LoRA's safetensors file, or a folder with one, or with several and their index"
     )
-    strength: Number = Field(1.0, description="what its change of the weights is multiplied by")
+    strength: Number = Field(1.0, ge=-1000, le=1000, description="what its change of the weights is multiplied by")
     part: str | None = Field(
         None, description="the network that it is for, such as transformer_2, where experts have one each; default: all"
     )
@@ -42,7 +42,7 @@ class ModelBase(Strict):
         "its original repository, such as flux1-dev.safetensors",
     )
     transformer_2: InputPath | None = Field(None, description="the same for the low-noise expert")
-    lora: tuple[LoraConfig, ...] = Field((), description="LoRAs to merge first, in order")
+    lora: tuple[LoraConfig, ...] = Field((), max_length=100, description="LoRAs to merge first, in order")
     text_encoder: InputPath | None = Field(
         None, description="other weights for the text encoder: a .pth of Wan's own release, or a Hugging Face folder"
     )
@@ -54,7 +54,7 @@ class ModelBase(Strict):
     @classmethod
     def _has_an_adapter(cls, name: str) -> str:
         if name not in adapters():
-            raise ValueError(f"no model adapter is called {name}; {choice(name, adapters())}")
+            raise ValueError(f"no model adapter is called {shown(name)}; {choice(name, adapters())}")
         return name
 
     @model_validator(mode="after")

@@ -1,14 +1,33 @@
-"""Numbers in the schema: a switch is none, and neither is infinity."""
+"""Numbers and texts in the schema, and how large they can be: a switch is no number, and neither is infinity."""
 
+from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StrictInt
+
+MAX_SIDE = 16_384  # pixels
+MAX_FRAMES = 10_000
+MAX_VOLUME = 2**34  # pixels of a whole video
+MAX_STEPS = 1000  # what the schedules of all families are cut from
+MAX_SEED = 2**63 - 1  # of torch's generators
+MAX_TEXT = 10_000  # characters of a prompt
+MAX_GLOB = 500
+MAX_LISTED = 1000  # rules, prompts, seeds
+MAX_GROUP = 16_384  # values that share a scale; no layer of these models has as many inputs
 
 
-def _not_a_switch(value: Any) -> Any:
+def _is_a_number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"it is {value}; a number is needed")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"it is {value}; a finite number is needed")
     return value
 
 
-Number = Annotated[float, BeforeValidator(_not_a_switch), Field(allow_inf_nan=False)]
+Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
+Side = Annotated[StrictInt, Field(ge=1, le=MAX_SIDE)]
+Frames = Annotated[StrictInt, Field(ge=1, le=MAX_FRAMES)]
+Steps = Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)]
+Prompt = Annotated[str, Field(max_length=MAX_TEXT)]
+Glob = Annotated[str, Field(min_length=1, max_length=MAX_GLOB)]
+Number = Annotated[float, BeforeValidator(_is_a_number), Field(allow_inf_nan=False)]

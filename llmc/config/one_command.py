@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmc.config.family import adapter_for, check_fits, family_names
 from llmc.config.model import settings_of
-from llmc.config.paths import resolve_input
+from llmc.config.paths import input_of
 from llmc.config.recipes import recipes_for
 from llmc.config.words import choice
 from llmc.errors import ConfigError
@@ -39,7 +39,7 @@ def recipe_of(options: argparse.Namespace, overrides: list[str]) -> tuple[Path, 
             f"--device {options.device}: one process works on one device, as msModelSlim does for these models; "
             f"write `--device {one}`"
         )
-    folder = resolve_input(Path(options.model_path))
+    folder = input_of(options.model_path, "--model_path")
     if not folder.exists():
         raise ConfigError(f"--model_path {options.model_path} is not there; name the folder of the float model")
     name = adapter_for(options.model_type, folder, called="--model_type")

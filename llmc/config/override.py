@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llmc.config.document import Document, KeyPath, parse
+from llmc.config.document import MAX_BYTES, MAX_DEPTH, Document, KeyPath, parse
 from llmc.config.words import shown
 from llmc.errors import ConfigError
+from llmc.log import one_line
 
 
 class Option(str):
@@ -28,13 +29,16 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> None:
 
 
 def _apply(document: Document, override: str) -> None:
-    place = override.place if isinstance(override, Option) else f"--set {override}"
+    place = override.place if isinstance(override, Option) else f"--set {one_line(override, 120)}"
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(
             f"{place}: this is not of the form key.key=value; write for example --set calib.sample_steps=4"
         )
+    if len(keys) > MAX_DEPTH or len(override) > MAX_BYTES:
+        most = f"at most {MAX_DEPTH} keys and {MAX_BYTES} characters"
+        raise ConfigError(f"{place}: {most} can be set in this way; write it into the file")
     inner: dict[KeyPath, str] = {}
     value = parse(text, place, inner)
     section: Any = document.values
@@ -64,7 +68,7 @@ def _step(section: Any, key: str, path: KeyPath, place: str) -> str | int:
         raise ConfigError(
             f"{place}: {name} is {shown(section)}, not a section; set all of it: --set '{name}={{{key}: ...}}'"
         )
-    if not key.isdigit() or int(key) >= len(section):
+    if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(section)):
         there = f"items 0 to {len(section) - 1}" if section else "no items"
         raise ConfigError(f"{place}: {name} is a list with {there}, and {key} is none of them; set the list as a whole")
     return int(key)

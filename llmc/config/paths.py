@@ -1,11 +1,19 @@
 """Where the paths of a configuration are looked for, and their types in the schema."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
+from llmc.config.words import LONGEST
+from llmc.errors import ConfigError
+from llmc.log import one_line, visible
+
 REPOSITORY = Path(__file__).parents[2]
+MAX_NAME, MAX_PATH = 255, 4095  # bytes, on every file system that matters
 
 
 def input_candidates(path: Path, config_folder: Path | None = None) -> list[Path]:
@@ -18,8 +26,34 @@ def input_candidates(path: Path, config_folder: Path | None = None) -> list[Path
 
 def resolve_input(path: Path, config_folder: Path | None = None) -> Path:
     """The first candidate that exists; the path as written when there is none, for the checks to report."""
-    path = path.expanduser()
     return next((place for place in input_candidates(path, config_folder) if place.exists()), path)
+
+
+def input_of(text: str, key: str, config_folder: Path | None = None) -> Path:
+    """Where an input is that is looked at before the configuration as a whole is; `key` is what an error calls it."""
+    try:
+        return resolve_input(path_of(text), config_folder)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def path_of(text: str) -> Path:
+    """The path that is meant, with the home folder for `~`; a ValueError says why none can have that name."""
+    if not text:
+        raise ValueError("the path is empty; name a folder, or leave the key out")
+    if visible(text) != text or "\n" in text:
+        raise ValueError(f"the path {one_line(text, LONGEST)} has control characters in it; write it without them")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"it is {one_line(text, LONGEST)}; no home folder is known for it: write it out") from error
+    longest = max(len(os.fsencode(part)) for part in ("", *path.parts))
+    if longest > MAX_NAME or len(os.fsencode(path)) > MAX_PATH:
+        raise ValueError(
+            f"the path {one_line(text, LONGEST)} is too long; a name in it has at most {MAX_NAME} bytes, all of it "
+            f"{MAX_PATH}: write a shorter one"
+        )
+    return path
 
 
 def _resolved(path: Path, info: ValidationInfo) -> Path:
@@ -27,11 +61,9 @@ def _resolved(path: Path, info: ValidationInfo) -> Path:
     return resolve_input(path, source.path.parent if source else None)
 
 
-def _not_empty(value: Any) -> Any:
-    if value == "":
-        raise ValueError("the path is empty; name a folder, or leave the key out")
-    return value
+def _checked(value: Any) -> Any:
+    return path_of(str(value)) if isinstance(value, str | Path) else value
 
 
-InputPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_resolved)]
-OutputPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(Path.expanduser)]
+InputPath = Annotated[Path, BeforeValidator(_checked), AfterValidator(_resolved)]
+OutputPath = Annotated[Path, BeforeValidator(_checked)]

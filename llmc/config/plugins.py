@@ -16,6 +16,8 @@ def import_plugins(names: Iterable[str]) -> None:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"--plugin {name}: this names no module; write one such as my_package.my_module")
         try:
             root = importlib.import_module(name)
         except ModuleNotFoundError as error:

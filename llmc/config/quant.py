@@ -10,7 +10,8 @@ from pydantic import Field, StrictBool, StrictInt, ValidationError, field_valida
 
 from llmc.algorithms.base import Algorithm
 from llmc.config.attention import AttentionConfig
-from llmc.config.words import choice
+from llmc.config.numbers import MAX_GROUP, MAX_LISTED, Glob
+from llmc.config.words import choice, shown
 from llmc.models.parts import Section
 from llmc.numerics.formats.base import Format
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -31,7 +32,7 @@ class GridConfig(Strict):
     )
     symmetric: StrictBool = Field(True, description="zero lies on the middle code; float grids are always symmetric")
     group_size: StrictInt | None = Field(
-        None, ge=1, description="elements that share a scale, with per_group and per_block only"
+        None, ge=1, le=MAX_GROUP, description="elements that share a scale, with per_group and per_block only"
     )
     quant_type: Literal["int-quant", "float-quant"] | None = Field(
         None, description="the kind of grid; told from `bit` if left out"
@@ -54,7 +55,7 @@ class GridConfig(Strict):
     @classmethod
     def _names_a_format(cls, bit: int | str) -> int | str:
         if format_name(bit) not in formats():
-            raise ValueError(f"bit is {bit}; {choice(bit, bits())}")
+            raise ValueError(f"bit is {shown(bit)}; {choice(bit, bits())}")
         return bit
 
     @model_validator(mode="after")
@@ -124,8 +125,7 @@ class ActConfig(GridConfig):
 class RuleConfig(Strict):
     """What the layers of a name are given; the first rule that matches a layer wins."""
 
-    match: str = Field(
-        min_length=1,
+    match: Glob = Field(
         description="glob over full layer names, such as `blocks.*.ffn.net.2`, or "
         "`transformer_2.blocks.*.ffn.net.2` for one part of several",
     )
@@ -157,7 +157,7 @@ class NetworkConfig(Strict):
     weight: WeightConfig | None = Field(None, description="the grid of every weight; left out: weights stay float")
     act: ActConfig | None = Field(None, description="the grid of every act; left out: acts stay float")
     rules: tuple[RuleConfig, ...] = Field(
-        (), description="exceptions by layer name, in order; the first that matches wins"
+        (), max_length=MAX_LISTED, description="exceptions by layer name, in order; the first that matches wins"
     )
     attention: AttentionConfig | None = Field(
         None, description="how attention itself is quantized, in video_gen alone; left out: it stays float"

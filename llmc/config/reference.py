@@ -102,9 +102,17 @@ _WORDS = {"int": "integer", "float": "number", "bool": "True or False", "str": "
 def _range(field: FieldInfo) -> str:
     limits = {"ge": "at least", "gt": "above", "le": "at most"}
     said = [
-        f"{text} {getattr(rule, key)}" for rule in field.metadata for key, text in limits.items() if hasattr(rule, key)
+        f"{text} {getattr(rule, key)}" for rule in _rules(field) for key, text in limits.items() if hasattr(rule, key)
     ]
     return f", {', '.join(said)}" if said else ""
+
+
+def _rules(field: FieldInfo) -> Iterator[Any]:
+    """What is asked of a value, or of one that may be left out."""
+    yield from field.metadata
+    given = [argument for argument in get_args(field.annotation) if argument is not type(None)]
+    for rule in getattr(given[0], "__metadata__", ()) if len(given) == 1 else ():
+        yield from rule.metadata if isinstance(rule, FieldInfo) else [rule]
 
 
 def _value(default: Any) -> str:

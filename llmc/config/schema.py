@@ -13,7 +13,7 @@ from llmc.algorithms.base import Algorithm
 from llmc.calib.samples import read_samples
 from llmc.config.document import Source
 from llmc.config.model import ModelConfig
-from llmc.config.numbers import Number
+from llmc.config.numbers import MAX_LISTED, MAX_STEPS, Frames, Glob, Number, Prompt, Seed, Side, Steps
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
@@ -36,13 +36,13 @@ OUTPUTS = {"base": {"run_dir"}, "eval": {"output_video_path"}, "save": {"save_pa
 class BaseConfig(Strict):
     """What holds for the whole run."""
 
-    seed: StrictInt = Field(42, ge=0, lt=2**63, description="seed of everything that is drawn at random")
+    seed: Seed = Field(42, description="seed of everything that is drawn at random")
     run_dir: OutputPath | None = Field(
         None, description="folder of the run: log, report, cache; default: runs/<config>-<fingerprint>"
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|(cuda|npu)(:\d+)?)$",
+        pattern=r"^(auto|cpu|(cuda|npu)(:[0-9]{1,2})?)$",
         description="auto, cpu, cuda, npu, or one of several such as cuda:1",
     )
 
@@ -61,21 +61,28 @@ class SamplesConfig(Strict):
     n_samples: StrictInt | None = Field(
         None, ge=1, description="use only the first samples of the folder; default: all"
     )
-    target_height: StrictInt = Field(ge=1, description="height of the video in pixels")
-    target_width: StrictInt = Field(ge=1, description="width of the video in pixels")
-    num_frames: StrictInt | None = Field(
-        None, ge=1, description="frames of the video; left out where the model makes images"
+    target_height: Side = Field(description="height of the video in pixels")
+    target_width: Side = Field(description="width of the video in pixels")
+    num_frames: Frames | None = Field(None, description="frames of the video; left out where the model makes images")
+    guidance_scale: Number = Field(
+        ge=0, le=1000, description="weight of classifier-free guidance; up to 1 switches it off"
     )
-    guidance_scale: Number = Field(ge=0, description="weight of classifier-free guidance; up to 1 switches it off")
     guidance_scale_2: Number | None = Field(
-        None, ge=0, description="the same for the low-noise expert of a model that has one; default: guidance_scale"
+        None,
+        ge=0,
+        le=1000,
+        description="the same for the low-noise expert of a model that has one; default: guidance_scale",
     )
     sample_shift: Number | None = Field(
-        None, gt=0, description="shift of the schedule towards noise; default in calib: the model's, in eval: calib's"
+        None,
+        ge=0.01,
+        le=100,
+        description="shift of the schedule towards noise; default in calib: the model's, in eval: calib's",
     )
     denoising_step_list: tuple[StrictInt, ...] | None = Field(
         None,
         min_length=1,
+        max_length=MAX_STEPS,
         description="the steps of a distilled model out of 1000, before the shift, such as [1000, 750, 500, 250]; "
         "default in calib: the model's scheduler, in eval: calib's",
     )
@@ -115,11 +122,13 @@ class SamplesConfig(Strict):
 class CalibConfig(SamplesConfig):
     """What the network is observed on."""
 
-    sample_steps: StrictInt = Field(ge=1, description="denoising steps of the float run; all of them are observed")
-    seed: StrictInt | None = Field(None, ge=0, lt=2**63, description="seed of the initial noise; default: base.seed")
-    prompts: tuple[str, ...] = Field((), description="prompts that replace those of samples.json, in order and in turn")
+    sample_steps: Steps = Field(description="denoising steps of the float run; all of them are observed")
+    seed: Seed | None = Field(None, description="seed of the initial noise; default: base.seed")
+    prompts: tuple[Prompt, ...] = Field(
+        (), max_length=MAX_LISTED, description="prompts that replace those of samples.json, in order and in turn"
+    )
     max_rows: StrictInt = Field(
-        2048, ge=16, description="act rows kept of each group of linears, to search and to check on"
+        2048, ge=16, le=1_000_000, description="act rows kept of each group of linears, to search and to check on"
     )
     streamed: StrictBool = Field(
         False, description="True: record the calls, then observe one block at a time; slower, and in far less memory"
@@ -139,9 +148,9 @@ class EvalConfig(SamplesConfig):
     output_video_path: OutputPath | None = Field(
         None, description="folder of the videos; default: `videos` in the run folder"
     )
-    steps: StrictInt | None = Field(None, ge=1, description="denoising steps; default: calib.sample_steps")
-    seeds: tuple[StrictInt, ...] | None = Field(
-        None, min_length=1, description="a video of each sample for each; default: [base.seed]"
+    steps: Steps | None = Field(None, description="denoising steps; default: calib.sample_steps")
+    seeds: tuple[Seed, ...] | None = Field(
+        None, min_length=1, max_length=MAX_LISTED, description="a video of each sample for each; default: [base.seed]"
     )
     metrics: tuple[AnyMetric, ...] = Field(
         ("psnr", "ssim", "vmaf", "temporal_error"),
@@ -151,17 +160,19 @@ class EvalConfig(SamplesConfig):
     baseline: Literal["RTN"] | None = Field(
         "RTN", description="also judge plain rounding, to see what the methods gain; null: do not"
     )
-    fps: StrictInt = Field(16, ge=1, description="frames per second of the files written")
+    fps: StrictInt = Field(16, ge=1, le=1000, description="frames per second of the files written")
 
 
 class IgnoredLayersConfig(Strict):
     """Layers of the denoising networks that stay float."""
 
     block_ids: str | tuple[StrictInt | str, ...] = Field(
-        (), description='block numbers and ranges: "0,15-23" or [0, "15-23"]'
+        (), max_length=MAX_LISTED, description='block numbers and ranges: "0,15-23" or [0, "15-23"]'
     )
-    layer_names: tuple[str, ...] = Field(
-        (), description="globs over full layer names, with or without the part's name before them"
+    layer_names: tuple[Glob, ...] = Field(
+        (),
+        max_length=MAX_LISTED,
+        description="globs over full layer names, with or without the part's name before them",
     )
 
     @field_validator("block_ids", mode="before")

@@ -79,8 +79,11 @@ def parse_block_ids(ids: str | Sequence[int | str]) -> frozenset[int]:
     parts = ids.split(",") if isinstance(ids, str) else [str(part) for part in ids]
     numbers: set[int] = set()
     for part in parts:
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise ValueError(f"{part!r} is neither a block number nor a range such as 15-23")
-        numbers.update(range(int(first), int(last or first) + 1))
+        found = re.fullmatch(r"\s*([0-9]{1,4})(?:-([0-9]{1,4}))?\s*", part)
+        first, last = (0, -1) if found is None else (int(found[1]), int(found[2] or found[1]))
+        if last < first:
+            raise ValueError(
+                f"{part[:60]!r} is neither a block number nor a range such as 15-23, of at most four digits each"
+            )
+        numbers.update(range(first, last + 1))
     return frozenset(numbers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import get_args
 
 from pydantic import ValidationError
@@ -12,7 +11,7 @@ from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, find_problems
 from llmc.config.modelslim.schema import InferenceConfig, Spec
 from llmc.config.modelslim.section import Section
-from llmc.config.paths import resolve_input
+from llmc.config.paths import input_of
 from llmc.config.recipes import usual_calibration
 from llmc.config.words import choice
 from llmc.models.base import ModelAdapter, Task
@@ -85,7 +84,7 @@ def _set_size(section: Section, height: int, width: int, place: KeyPath) -> None
 def _set_samples(section: Section, spec: Spec, said: InferenceConfig, where: KeyPath) -> None:
     """Which prompts and images the float run is made with, and a word on where they come from."""
     if spec.dataset is not None and spec.dataset not in PACKAGED:
-        section.values["path"] = str(resolve_input(Path(spec.dataset)))
+        section.values["path"] = str(input_of(spec.dataset, "spec.dataset"))
         section.sources[("path",)] = ("spec", "dataset")
     elif spec.dataset is not None:
         section.notes.append(f"dataset {spec.dataset} ships with msModelSlim alone: samples of ours take its place")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +16,7 @@ from llmc.config.modelslim.match import attentions_of, layers_of
 from llmc.config.modelslim.processors import flat, processor_problems, quant_section
 from llmc.config.modelslim.schema import Dialect, Spec
 from llmc.config.override import apply_overrides
-from llmc.config.paths import resolve_input
+from llmc.config.paths import input_of
 from llmc.errors import ConfigError
 from llmc.models.base import adapters, check_adapter
 
@@ -33,7 +32,7 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
     apply_overrides(beside, ours)
     dialect = read_dialect(document)
     require_paths(beside)
-    folder = resolve_input(Path(beside.values["model"]["path"]), document.path.parent)
+    folder = input_of(beside.values["model"]["path"], "model.path", document.path.parent)
     name = adapter_for(beside.values["model"].get("type"), folder)
     adapter = adapters()[name]
     check_adapter(adapter, folder)

@@ -25,8 +25,8 @@ class VMAF(Metric):
     """
 
     name: Literal["vmaf"] = "vmaf"
-    threads: int = Field(2, ge=1, description="threads of libvmaf; the figure does not depend on it")
-    timeout: float = Field(900.0, gt=0, description="seconds for one video before it is given up")
+    threads: int = Field(2, ge=1, le=256, description="threads of libvmaf; the figure does not depend on it")
+    timeout: float = Field(900.0, gt=0, le=1e6, description="seconds for one video before it is given up")
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     title: ClassVar[str] = "VMAF"
     digits: ClassVar[int] = 2
