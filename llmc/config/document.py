@@ -15,7 +15,8 @@ from llmc.log import one_line
 
 MAX_BYTES = 200_000
 MAX_DEPTH = 50
-MAX_VALUES = 10_000  # keys and values, and values after aliases are expanded: a few that nest can mean millions
+MAX_WRITTEN = 5_000  # keys and values
+MAX_VALUES = 10_000  # after aliases are expanded: a few that nest can mean millions
 MAX_CHARACTERS = 1_000_000  # of all values, after aliases are expanded
 MAX_INTEGER = 2**64  # no number that means something here is larger
 PLAIN = ("str", "int", "float", "bool", "null", "timestamp")  # the kinds of values that stand without a tag
@@ -144,9 +145,9 @@ class _Loader(yaml.SafeLoader):
         self.count += 1
         self.depth += 1
         place = f"{self.file}:{self.line + 1}"
-        if self.count > MAX_VALUES:
+        if self.count > MAX_WRITTEN:
             raise ConfigError(
-                f"{place}: there are more than {MAX_VALUES} keys and values; a configuration needs about 50: "
+                f"{place}: there are more than {MAX_WRITTEN} keys and values; a configuration needs about 50: "
                 "is it another file?"
             )
         if self.depth > MAX_DEPTH + 1:

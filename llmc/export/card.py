@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING
 import yaml
 
 from llmc.atomic import atomic_file
+from llmc.log import one_line
 
 if TYPE_CHECKING:
     from llmc.export.base import FinishedPart
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # organization/model
+HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+class AsItIs(str):
+    """Text of the card that is Markdown already, or its front matter."""
 
 
 def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: Mapping[str, str], usage: str) -> None:
@@ -28,10 +34,11 @@ def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: 
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
+        finalize=in_markdown,
     )
     origin = base_model(parts[0].source)
     text = environment.get_template("card.md.jinja").render(
-        front_matter=yaml.safe_dump(front_matter(origin, target, about), sort_keys=False),
+        front_matter=AsItIs(yaml.safe_dump(front_matter(origin, target, about), sort_keys=False)),
         title=origin or parts[0].source.resolve().name,
         target=target,
         about=about,
@@ -41,10 +48,24 @@ def write_card(folder: Path, parts: Sequence[FinishedPart], target: str, about: 
         attentions=[(part.name, *attention_line(part)) for part in parts if part.attentions],
         errors=[(part.name, *mean_errors(part)) for part in parts if figures(part, "error")],
         weights=[(part.name, *weight_errors(part)) for part in parts if part.errors and not figures(part, "error")],
-        usage=usage,
+        usage=AsItIs(usage),
     )  # fmt: skip
     with atomic_file(folder / "README.md") as file:
         file.write(text.encode())
+
+
+def in_markdown(value: object) -> object:
+    """What the template is given, such as the name of a folder, as text of one line in which nothing takes effect."""
+    if not isinstance(value, str) or isinstance(value, AsItIs):
+        return value
+    return re.sub(r"[\\`*\[\]|#&<>]", lambda found: HTML.get(found[0], f"\\{found[0]}"), one_line(value))
+
+
+def inline_code(text: str) -> str:
+    """Text between more backticks than it has in a row."""
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{space}{one_line(text)}{space}{ticks}"
 
 
 def attention_line(part: FinishedPart) -> tuple[int, int, str]:

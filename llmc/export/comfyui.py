@@ -16,6 +16,7 @@ from pydantic import Field
 
 from llmc.convert.writer import write_checkpoint
 from llmc.export.base import ORIGINAL, Exporter, FinishedPart, LazyTensor, kept
+from llmc.export.card import inline_code
 from llmc.export.folding import absorbed_tensors, bias_tensor, transformed_tensors
 from llmc.export.fused import original_tensors
 from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
@@ -83,7 +84,7 @@ class ComfyUI(Exporter):
         return {"scheme": self.comfy_format}
 
     def usage(self, parts: Sequence[FinishedPart]) -> str:
-        files = " and ".join(f"`{stem_of(part)}.safetensors`" for part in parts)
+        files = " and ".join(inline_code(f"{stem_of(part)}.safetensors") for part in parts)
         return (
             f"Put {files} into `models/diffusion_models/` of ComfyUI. Encoders and autoencoder are those of the "
             "original model.\n"
