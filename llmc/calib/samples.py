@@ -73,13 +73,13 @@ def _with_images(sample: Sample, path: Path, needed: Mapping[str, bool]) -> Samp
 
 def _image(path: Path, name: Path) -> Path:
     """The picture that a file of samples names; it must lie in the same folder, or below it."""
-    place = path.parent / name
     # by the names alone: a link that somebody made in the folder was meant
-    folder, wanted = (Path(os.path.normpath(each.absolute())) for each in (path.parent, place))
+    folder, wanted = (Path(os.path.normpath(each.absolute())) for each in (path.parent, path.parent / name))
     if not wanted.is_relative_to(folder):
         raise CalibrationError(
             f"{path} names {name}, which does not lie in its folder; put the image beside it, and name it from there"
         )
+    place = path.parent / wanted.relative_to(folder)
     if (problem := picture_problem(place)) is not None:
         raise CalibrationError(f"{path} names {name}, which {problem}")
     return place

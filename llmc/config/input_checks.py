@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
+from llmc.config.numbers import MAX_VOLUME
 from llmc.config.paths import input_candidates
 from llmc.config.schema import Config, SamplesConfig
 from llmc.config.words import choice
@@ -109,19 +110,13 @@ def samples_problems(config: Config) -> Iterator[Problem]:
 
 
 def sampling_problems(config: Config) -> Iterator[Problem]:
-    """Whether the model family can make videos of these sizes."""
+    """Whether the model family can make videos of these sizes, in this way."""
     adapter = type(config.model.adapter())
     for key, samples in _sample_sections(config):
         if samples.num_frames is None and not adapter.makes_images:
             yield Problem((key, "num_frames"), "the key is missing; give the frames of the video")
             continue
-        if samples.num_frames not in (None, 1) and adapter.makes_images:
-            text = f"it is {samples.num_frames}; {config.model.type} makes images: leave it out"
-            yield Problem((key, "num_frames"), text)
-        for sentence in adapter.check_sampling(samples.target_height, samples.target_width, samples.num_frames or 1):
-            name = sentence.split()[0]
-            keys = (key, name) if name in type(samples).model_fields else (key,)
-            yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+        yield from size_problems(config, key, samples)
         for field, name in SCHEDULE.items():
             if getattr(samples, name) is not None and field not in adapter.optional:
                 able = [other for other, cls in adapters().items() if field in cls.optional]
@@ -136,6 +131,30 @@ def sampling_problems(config: Config) -> Iterator[Problem]:
                 (key, "guidance_scale_2"), text + "for both experts or for none: put both above 1, or leave it out"
             )
     yield from step_problems(config)
+
+
+def size_problems(config: Config, key: str, samples: SamplesConfig) -> Iterator[Problem]:
+    """Whether the family makes such sizes, and this very model has positions for them."""
+    adapter, frames = config.model.adapter(), samples.num_frames or 1
+    if frames > 1 and adapter.makes_images:
+        yield Problem((key, "num_frames"), f"it is {frames}; {config.model.type} makes images: leave it out")
+    volume = samples.target_height * samples.target_width * frames
+    if volume > MAX_VOLUME:
+        text = f"a video has {volume:.1e} pixels, which is more than {MAX_VOLUME:.1e}; make it smaller or shorter"
+        yield Problem((key,), text)
+    for sentence in adapter.check_sampling(samples.target_height, samples.target_width, frames):
+        name = sentence.split()[0]
+        keys = (key, name) if name in type(samples).model_fields else (key,)
+        yield Problem(keys, sentence.replace(f"{name} is", "it is", 1))
+    try:
+        reach = adapter.reach(adapter.index(config.model.path))
+    except LlmcError:  # said already
+        return
+    for name, most in reach.items():
+        if (size := getattr(samples, name) or 0) > most:
+            yield Problem(
+                (key, name), f"it is {size}, and the positions of this model reach {most}; write at most that"
+            )
 
 
 def step_problems(config: Config) -> Iterator[Problem]:

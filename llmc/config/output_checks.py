@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
+from llmc.config.paths import MAX_NAME
 from llmc.config.schema import Config
 from llmc.errors import LlmcError
 from llmc.models.folder import file_header
@@ -16,6 +17,8 @@ from llmc.models.folder import file_header
 def output_problems(config: Config) -> Iterator[Problem]:
     """Whether folders can be made where they are asked for, and nothing else lies where the export is to be written."""
     yield from _unwritable(("base", "run_dir"), config.run_dir)
+    if config.eval is not None and config.eval.output_video_path is not None:
+        yield from _unwritable(("eval", "output_video_path"), config.eval.output_video_path)
     keys: KeyPath = ("save", "save_path")
     path = config.save.save_path
     if path is None:
@@ -23,8 +26,8 @@ def output_problems(config: Config) -> Iterator[Problem]:
     if unwritable := list(_unwritable(keys, path)):
         yield from unwritable
         return
-    if path.resolve() == config.model.path.resolve():
-        yield Problem(keys, f"{path} is the folder of the float model; name another one")
+    if path.resolve().is_relative_to(config.model.path.resolve()):
+        yield Problem(keys, f"{path} is the folder of the float model, or lies in it; name another one")
         return
     for exporter, folder in config.save.targets():
         inside = _found_in(folder, {other.name for _, other in config.save.targets() if other.parent == folder})
@@ -38,6 +41,9 @@ def output_problems(config: Config) -> Iterator[Problem]:
 
 
 def _unwritable(keys: KeyPath, path: Path) -> Iterator[Problem]:
+    if max(len(os.fsencode(part)) for part in path.absolute().parts) > MAX_NAME:
+        yield Problem(keys, f"{path} has a name of more than {MAX_NAME} bytes in it; name another one")
+        return
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not there.is_dir():
         yield Problem(keys, f"{there} is a file; name a folder")

@@ -18,6 +18,7 @@ from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
 from llmc.eval.metrics.base import Metric
+from llmc.log import visible
 from llmc.models.base import ModelAdapter, Sample, Sampling, Task
 from llmc.models.parts import Section
 from llmc.plugin import Strict, by_name
@@ -232,7 +233,7 @@ class Config(Strict):
     @property
     def run_dir(self) -> Path:
         """The folder of the run."""
-        stem = self._source.path.stem if self._source else "run"
+        stem = visible(self._source.path.stem)[:100] if self._source else "run"
         return self.base.run_dir or Path("runs") / f"{stem}-{self.fingerprint()[:8]}"
 
     def recipe(self, section: Section = "video_gen") -> tuple[Algorithm, ...]:

@@ -119,6 +119,11 @@ class ModelAdapter(Plugin):
         return []
 
     @classmethod
+    def reach(cls, index: PipelineIndex) -> dict[str, int]:
+        """The largest sizes that the networks of this very folder have positions for, by their keys; empty: any."""
+        return {}
+
+    @classmethod
     def original(cls, network: torch.nn.Module) -> Original:
         """The names and rows of the network in the repository that it comes from; empty if they are not known."""
         return ()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Sample, Sampling, multiples
+from llmc.models.base import PipelineIndex, Sample, Sampling, multiples
 from llmc.models.mmdit import JointTransformer, adaptive, of_diffusers
 from llmc.models.parts import Layout, LinearGroup, Modulation
 from llmc.renames import Fused, Original, Renames, Swapped
@@ -110,6 +110,13 @@ class SD3(JointTransformer):
                 f"joint_blocks.{last}.context_block.adaLN_modulation.1",
             ),
         )
+
+    @classmethod
+    def reach(cls, index: PipelineIndex) -> dict[str, int]:
+        config, vae = index.config("transformer"), index.config("vae")
+        space = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+        side = config.get("pos_embed_max_size", 96) * config.get("patch_size", 2) * space
+        return {"target_height": side, "target_width": side}
 
     def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
         return self.branches if sampling.guidance_scale > 1 else ("cond",)

@@ -113,6 +113,19 @@ class Wan(ModelAdapter):
         return problems
 
     @classmethod
+    def reach(cls, index: PipelineIndex) -> dict[str, int]:
+        config = index.config("transformer")
+        positions = config.get("rope_max_seq_len", 1024)  # along each axis
+        frames, rows, columns = config.get("patch_size", (1, 2, 2))
+        vae = {} if index.is_release else index.config("vae")  # of a release it would have to be unpickled
+        space, time = vae.get("scale_factor_spatial", cls.multiple // 2), vae.get("scale_factor_temporal", 4)
+        return {
+            "target_height": positions * rows * space,
+            "target_width": positions * columns * space,
+            "num_frames": (positions * frames - 1) * time + 1,
+        }
+
+    @classmethod
     def original(cls, network: torch.nn.Module) -> Original:
         if type(network).__name__ == "AutoencoderKLWan":
             return vae_original(network)

@@ -45,9 +45,33 @@ def test_its_list_is_one_too_and_ours_comes_first(folder: Path) -> None:
         ('{"text": "a fox", "audio": "fox.wav"}', "is not a list of samples"),
         ('{"text": "a fox"', "is not a list of samples"),
         ('["a fox"]', "is not a list of samples"),
+        ('{"text": "a fox", "image": "../fox.png"}', "names ../fox.png, which does not lie in its folder"),
+        ('{"text": "a fox", "image": "/etc/passwd"}', "names /etc/passwd, which does not lie in its folder"),
+        ('{"text": "a fox", "image": "a/../../fox.png"}', "does not lie in its folder"),
+        ('{"text": "a fox", "image": ""}', "is no file"),
+        ('{"text": "a fox", "image": "index.jsonl"}', "is no picture that can be read"),
+        ('{"text": "a\\u001b[31m fox", "image": null}', "index.jsonl has no image"),
     ],
 )
 def test_a_line_that_is_no_sample_is_refused(folder: Path, line: str, said: str) -> None:
     (folder / "index.jsonl").write_text(line + "\n")
     with pytest.raises(CalibrationError, match=said):
+        read_samples(folder, needs_image=True)
+
+
+def test_a_picture_may_lie_below_or_behind_a_link_and_be_named_in_full(folder: Path, tmp_path: Path) -> None:
+    (folder / "set").mkdir()
+    (folder / "set" / "pictures").symlink_to(tmp_path)
+    names = ["pictures/fox.png", "pictures/../pictures/fox.png", str(folder / "set" / "pictures" / "fox.png")]
+    (folder / "set" / "index.jsonl").write_text("".join(f'{{"text": "a fox", "image": "{name}"}}\n' for name in names))
+    found = [sample.image for sample in read_samples(folder / "set", needs_image=True)]
+    assert found == [folder / "set" / "pictures" / "fox.png"] * 3
+
+
+def test_only_the_samples_that_are_used_must_be_there(folder: Path) -> None:
+    (folder / "index.jsonl").write_text(
+        '{"text": "a fox", "image": "fox.png"}\n{"text": "a wolf", "image": "gone.png"}\n'
+    )
+    assert len(read_samples(folder, needs_image=True, limit=1)) == 1
+    with pytest.raises(CalibrationError, match="which is not there"):
         read_samples(folder, needs_image=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmc.__main__ import main
 from llmc.config.load import load_config
 from llmc.errors import ConfigError
 from tests.config.conftest import Write
@@ -43,6 +44,22 @@ SPOILED = {
     "a number as a key": ("    bs: 1", "    1: bs", ["`1` is used as a key"]),
     "deep nesting": ("eval_pos: [fake_quant]", "eval_pos: " + "[" * 60 + "]" * 60, ["deeper than 50"]),
     "an empty path": ("path: ../assets/tiny_wan_i2v/", 'path: ""', ["the path is empty"]),
+    "half a character": ("torch_dtype: auto", 'torch_dtype: "\\uD800"', ["half of a surrogate pair"]),
+    "a character that does not exist": ("torch_dtype: auto", 'torch_dtype: "\\U00110000"', ["that is too large"]),
+    "a tag that does not fit": ("download: False", "download: !!bool maybe", ["the tag", "maybe", "plain value"]),
+    "bytes": ("torch_dtype: auto", "torch_dtype: !!binary aGVsbG8=", ["the tag", "plain value"]),
+    "a number without an end": ("sample_steps: 20", "sample_steps: 0x" + "f" * 9000, ["more than 64 bits"]),
+    "a control character in a path": ("path: ../assets/tiny_wan_i2v/", 'path: "a\\0b"', ["a\\x00b has control"]),
+    "an unknown home": ("path: ../assets/tiny_wan_i2v/", "path: ~nosuchuser/x", ["~nosuchuser/x; no home folder"]),
+    "a name that is too long": ("path: ../assets/tiny_wan_i2v/", f"path: {'n' * 300}", ["at most 255 bytes"]),
+    "too many steps": ("sample_steps: 20", "sample_steps: 1000000000", ["it is 1000000000", "at most 1000"]),
+    "a video that is too high": ("target_height: 64", "target_height: 1600000", ["it is 1600000", "at most 16384"]),
+    "too many frames": ("num_frames: 17", "num_frames: 100001", ["it is 100001", "at most 10000"]),
+    "a negative seed": ("eval_pos: [fake_quant]", "seeds: [1, -1]", ["eval.seeds.1", "it is -1", "at least 0"]),
+    "a seed of 64 bits": ("eval_pos: [fake_quant]", f"seeds: [{2**63}]", ["at most 9223372036854775807"]),
+    "a guidance of another world": ("guidance_scale: 1.5", "guidance_scale: 1.0e+308", ["at most 1000"]),
+    "a glob without an end": ("save:\n", f"ignored_layers:\n  layer_names: ['{'*a' * 900}']\nsave:\n", ["at most 500"]),
+    "blocks without an end": ("save:\n", "ignored_layers:\n    block_ids: 0-99999999999\nsave:\n", ["four digits"]),
     "an impossible block range": ("save:\n", "ignored_layers:\n    block_ids: 9-4\nsave:\n", ["9-4", "15-23"]),
 }  # fmt: skip
 
@@ -61,6 +78,14 @@ FILES = {
             b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 10)) for c in range(ord("b"), ord("m"))
         ), ["aliases expand to more than 10000"],
     ),
+    "aliases of a long text": (
+        b"x: &x " + b"x" * 50_000 + b"\ny: [" + b"*x, " * 100 + b"]\n", ["expand to more than 1000000 characters"]
+    ),
+    "960 kB of items": (b"- 1\n" * 240_000, ["more than 200000 bytes"]),
+    "many items": (b"- 1\n" * 45_000, ["more than 5000 keys and values"]),
+    "9000 unknown keys": (b"".join(b"key%d: 1\n" % n for n in range(9000)), ["more than 5000 keys and values"]),
+    "2400 unknown keys": (b"".join(b"key%d: 1\n" % n for n in range(2400)), ["2403 problems", "... and 2393 more"]),
+    "a key with an escape": (b'"\\e[31mred\\nline": 1\n', ["\\x1b[31mred\\nline: unknown key"]),
     "aliases that nest": (
         b"x0: &x0 [1]\n" + b"".join(b"x%d: &x%d [*x%d]\n" % (i, i, i - 1) for i in range(1, 90)),
         [":", "deeper than 50"],
@@ -90,9 +115,23 @@ def test_a_spoiled_configuration_is_refused_with_its_line(what: str, good: str, 
 @pytest.mark.parametrize("what", FILES)
 def test_a_file_that_is_no_configuration_is_refused(what: str, write: Write) -> None:
     content, words = FILES[what]
-    message = error_of(write(content))
+    path = write(content)
+    began = time.process_time()
+    message = error_of(path)
+    assert time.process_time() - began < 2 and len(message) < 5000
     for word in ["config.yaml", *words]:
         assert word in message
+
+
+def test_halves_of_a_character_that_json_escapes_apart_are_one(write: Write, good: str) -> None:
+    text = good.replace("    sample_steps: 20", '    sample_steps: 20\n    prompts: ["\\ud83d\\ude00"]', 1)
+    assert load_config(write(text)).calib.prompts == ("😀",)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "a\0b", "n" * 300])
+def test_what_is_no_file_is_refused_at_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", name]) == 2
+    assert (said := capsys.readouterr().err).startswith("error: ") and "\0" not in said
 
 
 def test_a_missing_file_names_its_neighbour(write: Write, good: str) -> None:

@@ -83,6 +83,24 @@ def test_check_refuses_what_the_layers_of_the_model_cannot_take(
     assert words in capsys.readouterr().err
 
 
+def test_what_a_configuration_holds_takes_no_effect_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", GOOD, "--set", "\x1b[31m=1", "--set", 'model.type="\\e[2J\\u202e"']) == 2
+    said = capsys.readouterr().err
+    assert "\\x1b[31m: unknown key" in said and "\\x1b[2J" in said and "\\u202e" in said
+    assert "\x1b" not in said and "\u202e" not in said
+    assert main(["check", GOOD, "--set", 'calib.prompts=["\\e[2J"]', "--set", 'save.save_path="\\u3000全"']) == 0
+    assert "\u3000全" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("override", ["calib.path=/nowhere", "quant.video_gen.rules=[{match: nothing.*, skip: True}]"])
+def test_nothing_is_translated_that_would_be_refused(override: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", GOOD, "--translate"]) == 0
+    assert "# smoothquant_w_a.yaml, in the words of llmc." in capsys.readouterr().out
+    assert main(["check", GOOD, "--translate", "--set", override]) == 2
+    said, error = capsys.readouterr()
+    assert said == "" and override.partition(": ")[2].partition(",")[0] in error
+
+
 def test_a_place_that_cannot_be_written_is_told_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -87,6 +87,15 @@ def test_sizes_that_the_family_cannot_make_name_the_nearest(load: Load) -> None:
     assert "eval.num_frames: it is 16" in found and "4k + 1" in found
 
 
+def test_sizes_that_a_model_has_no_positions_for_are_refused(load: Load) -> None:
+    found = message(load("calib.num_frames=4097", "eval.target_width=8208"))  # 1024 positions of 4 frames and 8 pixels
+    assert "calib.num_frames: it is 4097, and the positions of this model reach 4093; write at most that" in found
+    assert "eval.target_width: it is 8208, and the positions of this model reach 8192" in found
+    assert "has 2.7e+12 pixels" in message(
+        load("calib.target_height=16384", "calib.target_width=16384", "calib.num_frames=9997")
+    )
+
+
 def test_a_video_needs_its_number_of_frames(good: str, write: Write) -> None:
     text = good.replace("    num_frames: 17\n", "", 1)
     assert text != good and "calib.num_frames: the key is missing; give the frames" in message(load_config(write(text)))

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from llmc.config.checks import config_problems
+from llmc.errors import ConfigError
 from tests.config.conftest import Load, message
 
 
@@ -33,8 +35,20 @@ def test_an_export_of_the_same_work_may_be_written_again(load: Load, tmp_path: P
     assert "did not write" in message(load("save.overwrite=False", "base.seed=1"))
 
 
+def test_a_name_that_no_file_system_takes_is_refused(load: Load, tmp_path: Path) -> None:
+    assert "at most 255 bytes" in refused(load, f"save.save_path={'n' * 300}")
+    assert "eval.output_video_path:" in message(load(f"eval.output_video_path={tmp_path}/config.yaml/videos"))
+
+
+def refused(load: Load, override: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(override)
+    return str(caught.value)
+
+
 def test_the_float_model_is_never_written_over(load: Load) -> None:
     config = load()
+    assert "or lies in it" in message(load(f"save.save_path={config.model.path}/transformer", "save.overwrite=True"))
     assert "the folder of the float model" in message(
         load(f"save.save_path={config.model.path}", "save.overwrite=True")
     )
