@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from llmc.errors import ConfigError, ExportError, LlmcError
 from llmc.later import import_later
-from llmc.log import visible
+from llmc.log import shortened, visible
 from llmc.pipe import ended_with_its_reader, is_closed
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 import_later("torch")
 
+MOST_SAID = 15_000  # characters of an error: about two hundred lines
 COMMON_TILE = 16  # sizes of layers are nearly always a multiple: no need to import a model's library to see
 
 # msModelSlim's options, and the keys that they are short for
@@ -53,7 +54,7 @@ def answer(given: list[str]) -> int:
         if options.debug:
             raise
         if _speaks():
-            print(visible(f"error: {error}"), file=sys.stderr)
+            print(visible(shortened(f"error: {error}", MOST_SAID)), file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written: of the machine, not of the program
         if options.debug or (isinstance(error, BrokenPipeError) and (is_closed(sys.stdout) or is_closed(sys.stderr))):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_validator
 
-from llmc.config.numbers import MAX_LISTED, Glob, Number
+from llmc.config.numbers import MAX_LISTED, MAX_RULES, Glob, Number
 from llmc.config.words import choice, shown
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.plugin import Strict
@@ -73,7 +73,7 @@ class AttentionConfig(Strict):
         (), max_length=MAX_LISTED, description="globs over those that stay float; they win over `include`"
     )
     rules: tuple[AttentionRuleConfig, ...] = Field(
-        (), max_length=MAX_LISTED, description="exceptions among the included, in order; the first that matches wins"
+        (), max_length=MAX_RULES, description="exceptions among the included, in order; the first that matches wins"
     )
     max_error: Number | None = Field(
         None, gt=0, description="an attention stays float if the error of its output on calibration calls is above this"

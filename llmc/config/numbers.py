@@ -12,7 +12,9 @@ MAX_STEPS = 1000  # what the schedules of all families are cut from
 MAX_SEED = 2**63 - 1  # of torch's generators
 MAX_TEXT = 10_000  # characters of a prompt
 MAX_GLOB = 500
-MAX_LISTED = 1000  # rules, prompts, seeds
+MAX_LISTED = 1000  # prompts, seeds, globs
+MAX_RULES = 500
+MAX_BLOCK = 1024  # side of a square that shares a scale: layers are padded to whole ones
 MAX_GROUP = 16_384  # values that share a scale; no layer of these models has as many inputs
 
 

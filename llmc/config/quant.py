@@ -10,7 +10,7 @@ from pydantic import Field, StrictBool, StrictInt, ValidationError, field_valida
 
 from llmc.algorithms.base import Algorithm
 from llmc.config.attention import AttentionConfig
-from llmc.config.numbers import MAX_GROUP, MAX_LISTED, Glob
+from llmc.config.numbers import MAX_BLOCK, MAX_GROUP, MAX_RULES, Glob
 from llmc.config.words import choice, shown
 from llmc.models.parts import Section
 from llmc.numerics.formats.base import Format
@@ -73,6 +73,8 @@ class GridConfig(Strict):
             )
         if self.use_qtorch and "rounding" in self.model_fields_set:
             raise ValueError("use_qtorch: True decides the rounding already; leave `rounding` or `use_qtorch` out")
+        if getattr(self, "granularity", None) == "per_block" and (self.group_size or 0) > MAX_BLOCK:
+            raise ValueError(f"group_size is {self.group_size} with per_block; write at most {MAX_BLOCK}")
         try:
             self.spec()
         except ValidationError as error:
@@ -149,6 +151,7 @@ class NetworkConfig(Strict):
 
     method: tuple[AnyAlgorithm, ...] = Field(
         min_length=1,
+        max_length=16,
         description="a method's name, `{name: SmoothQuant, alpha: search}`, or a list of those, in order",
     )
     special: dict[str, Any] = Field(
@@ -157,7 +160,7 @@ class NetworkConfig(Strict):
     weight: WeightConfig | None = Field(None, description="the grid of every weight; left out: weights stay float")
     act: ActConfig | None = Field(None, description="the grid of every act; left out: acts stay float")
     rules: tuple[RuleConfig, ...] = Field(
-        (), max_length=MAX_LISTED, description="exceptions by layer name, in order; the first that matches wins"
+        (), max_length=MAX_RULES, description="exceptions by layer name, in order; the first that matches wins"
     )
     attention: AttentionConfig | None = Field(
         None, description="how attention itself is quantized, in video_gen alone; left out: it stays float"

@@ -156,6 +156,7 @@ class EvalConfig(SamplesConfig):
     metrics: tuple[AnyMetric, ...] = Field(
         ("psnr", "ssim", "vmaf", "temporal_error"),
         validate_default=True,
+        max_length=20,
         description="how videos are compared with the float model's; an image by those that can tell of one frame",
     )
     baseline: Literal["RTN"] | None = Field(

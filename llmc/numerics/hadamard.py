@@ -40,6 +40,7 @@ def times_kronecker(x: torch.Tensor, factors: Sequence[torch.Tensor]) -> torch.T
     return turned.reshape(x.shape)
 
 
+@cache
 def largest_order(width: int) -> int:
     """The largest order that divides `width` and that a matrix is known of."""
     return max(order for order in range(1, width + 1) if width % order == 0 and _parts(order) is not None)

@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from llmc.errors import ConfigError
 from llmc.numerics.spec import LayerSpec
 
+SHOWN = 10  # block numbers in one message
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -43,8 +45,10 @@ class Policy:
         numbers = {block_number(name) for names in parts.values() for name in names}
         missing = self.ignored_blocks - numbers
         if missing:
+            some = ", ".join(map(str, sorted(missing)[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
             raise ConfigError(
-                f"ignored_layers.block_ids names the blocks {sorted(missing)}, which the model does not have"
+                f"ignored_layers.block_ids names the blocks {some}, which the model does not have; it has "
+                f"{len(numbers - {None})}: leave them out"
             )
         return counts
 
@@ -79,11 +83,11 @@ def parse_block_ids(ids: str | Sequence[int | str]) -> frozenset[int]:
     parts = ids.split(",") if isinstance(ids, str) else [str(part) for part in ids]
     numbers: set[int] = set()
     for part in parts:
-        found = re.fullmatch(r"\s*([0-9]{1,4})(?:-([0-9]{1,4}))?\s*", part)
+        found = re.fullmatch(r"\s*([0-9]{1,3})(?:-([0-9]{1,3}))?\s*", part)
         first, last = (0, -1) if found is None else (int(found[1]), int(found[2] or found[1]))
         if last < first:
             raise ValueError(
-                f"{part[:60]!r} is neither a block number nor a range such as 15-23, of at most four digits each"
+                f"{part[:60]!r} is neither a block number nor a range such as 15-23, of at most three digits each"
             )
         numbers.update(range(first, last + 1))
     return frozenset(numbers)

@@ -73,7 +73,7 @@ def test_ranks_after_the_first_are_silent(capsys: pytest.CaptureFixture[str], mo
         ("quant.video_gen.rules=[{match: nothing.*, weight: {bit: 4}}]", "matches no layer"),
         ("quant.video_gen.weight={bit: 8, granularity: per_group, group_size: 24}", "does not divide the 128 inputs"),
         ("quant.video_gen.method=[{name: Hadamard, block_size: 12}]", "does not divide its 128 inputs"),
-        ("ignored_layers={block_ids: 99}", "blocks [99]"),
+        ("ignored_layers={block_ids: 99}", "the blocks 99, which"),
     ],
 )
 def test_check_refuses_what_the_layers_of_the_model_cannot_take(

@@ -56,6 +56,7 @@ def test_the_words_of_llmc_name_our_grids() -> None:
         (WeightConfig, {"bit": "e4m3", "symmetric": False}, "its grid is symmetric"),
         (WeightConfig, {"bit": 4, "granularity": "per_group"}, "group_size is required"),
         (WeightConfig, {"bit": 4, "group_size": 64}, "allowed only there"),
+        (WeightConfig, {"bit": 8, "granularity": "per_block", "group_size": 1025}, "write at most 1024"),
         (WeightConfig, {"bit": 8, "use_qtorch": True}, "use_qtorch rounds float grids"),
         (
             WeightConfig,

@@ -16,6 +16,7 @@ from llmc.models.base import ModelAdapter
 from llmc.models.parts import Part
 from llmc.renames import Fused, Original, Swapped
 
+MOST = 10  # globs that fit nothing, for which names are looked for that were perhaps meant
 NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 Choice = int | None  # the number of a linear_quant; None: float
 
@@ -133,7 +134,8 @@ def selected(layers: Iterable[Layer], include: Iterable[str], exclude: Iterable[
 def unmatched(names: Sequence[str], globs: Iterable[str]) -> dict[str, list[str]]:
     """Each glob that fits no name -> some names that were perhaps meant."""
     missing = [glob for glob in globs if not any(fits(name, glob) for name in names)]
-    return {glob: get_close_matches(glob.strip("*"), names, n=3, cutoff=0.3) or list(names[:3]) for glob in missing}
+    near = {glob: get_close_matches(glob.strip("*"), names, n=3, cutoff=0.3) for glob in missing[:MOST]}
+    return {glob: near.get(glob) or list(names[:3]) for glob in missing}
 
 
 def rules_for(choices: Mapping[str, Choice], default: Choice) -> list[tuple[str, Choice]]:

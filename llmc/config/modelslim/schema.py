@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
 
 from llmc.config.modelslim.match import expand
-from llmc.config.numbers import Number
+from llmc.config.numbers import MAX_GLOB, Number
 from llmc.plugin import Strict
 
 APIVERSION = "multimodal_sd_modelslim_v1"
-MOST_CHOICES = 1000  # that the braces of one glob may stand for
+MOST_CHOICES = 1000  # that the braces of one glob may stand for, and those of all globs of a file
 
 
 def _is_bounded(glob: str) -> str:
-    if len(list(islice(expand(glob), MOST_CHOICES + 1))) > MOST_CHOICES:
+    if _choices(glob) > MOST_CHOICES:
         raise ValueError(f"its braces stand for more than {MOST_CHOICES} patterns; write * in place of some of them")
     return glob
 
 
-Globs = tuple[Annotated[StrictStr, AfterValidator(_is_bounded)], ...]
+def _choices(glob: str) -> int:
+    return len(list(islice(expand(glob), MOST_CHOICES + 1)))
+
+
+Globs = tuple[Annotated[StrictStr, Field(max_length=MAX_GLOB), AfterValidator(_is_bounded)], ...]
 Subgraph = Literal["norm-linear", "linear-linear", "ov", "up-down"]
 EVERY_SUBGRAPH: tuple[Subgraph, ...] = ("norm-linear", "linear-linear", "ov", "up-down")
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -160,6 +165,14 @@ Processor = Annotated[
 ]  # fmt: skip
 
 
+def _globs(processors: Iterable[Processor]) -> Iterator[str]:
+    for processor in processors:
+        if isinstance(processor, Group):
+            yield from _globs(processor.configs)
+        else:
+            yield from (*(processor.include or ()), *(processor.exclude or ()))
+
+
 class Saver(Strict):
     """What is written."""
 
@@ -189,7 +202,7 @@ class InferenceConfig(Strict):
 
     prompt: StrictStr | None = Field(None, min_length=1, description="what the videos show")
     task: StrictStr | None = Field(None, description="the model, such as t2v-14B; the folder says it too")
-    size: Annotated[StrictStr, Field(pattern=r"^\d+\*\d+$")] | None = Field(
+    size: Annotated[StrictStr, Field(pattern=r"^[0-9]{1,5}\*[0-9]{1,5}$")] | None = Field(
         None, description='width and height of the video, such as "1280*720"'
     )
     video_size: tuple[StrictInt, StrictInt] | None = Field(None, description="height and width of the video")
@@ -244,6 +257,13 @@ class Spec(Strict):
     save: tuple[Saver, ...] = Field(min_length=1, max_length=1, description="the saver")
     dataset: StrictStr | None = Field(None, description="folder or file of calibration samples")
     multimodal_sd_config: MultimodalConfig = Field(MultimodalConfig(), description="the float run")
+
+    @field_validator("process")
+    @classmethod
+    def _is_bounded(cls, process: tuple[Processor, ...]) -> tuple[Processor, ...]:
+        if sum(map(_choices, _globs(process))) > MOST_CHOICES:
+            raise ValueError(f"all its globs stand for more than {MOST_CHOICES} patterns; write * in place of some")
+        return process
 
     @field_validator("prior")
     @classmethod
