@@ -10,8 +10,8 @@ from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
 from llmc.config.paths import MAX_NAME
 from llmc.config.schema import Config
-from llmc.errors import LlmcError
-from llmc.models.folder import file_header
+from llmc.errors import ConfigError
+from llmc.files.header import read_header
 
 
 def output_problems(config: Config) -> Iterator[Problem]:
@@ -61,10 +61,9 @@ def _written_for(folder: Path) -> str | None:
     """The fingerprint in the metadata of a checkpoint; None if there is no checkpoint of ours."""
     for file in sorted(folder.rglob("*.safetensors")):
         try:
-            header = file_header(file)
-        except LlmcError:  # so nothing of ours
+            found = read_header(file, ConfigError).metadata.get("fingerprint")
+        except ConfigError:  # so nothing of ours
             continue
-        found: str | None = header.get("__metadata__", {}).get("fingerprint")
         if found is not None:  # files that were only linked there say nothing
             return found
     return None

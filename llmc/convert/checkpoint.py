@@ -5,18 +5,20 @@ To open one reads only headers, and a tensor is read when it is made: a model of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmc.convert.safetensors_file import LazyTensor, read_header
+from llmc.convert.safetensors_file import LazyTensor, read_tensors
 from llmc.errors import ExportError
+from llmc.files.json_text import read_object_if_there
+from llmc.files.regular import check_file
+from llmc.files.shards import read_index
+from llmc.files.state_dict import Unreadable, load_saved, named_tensors
 
 PICKLED = (".pth", ".pt")
 CHECKPOINTS = (".safetensors", *PICKLED)
@@ -65,7 +67,7 @@ def open_checkpoint(path: Path, network: str = "transformer") -> Checkpoint:
     metadata: dict[str, str] = {}
     owner: dict[str, Path] = {}
     for file in files:
-        found, about = _read_pickle(file) if file.suffix in PICKLED else read_header(file)
+        found, about = _read_pickle(file) if file.suffix in PICKLED else read_tensors(file)
         for name in found:
             if owner.setdefault(name, file) != file:
                 raise ExportError(
@@ -75,8 +77,7 @@ def open_checkpoint(path: Path, network: str = "transformer") -> Checkpoint:
         tensors |= found
         metadata = about | metadata
     folder = files[0].parent
-    config = folder / "config.json"
-    return Checkpoint(folder, tensors, metadata, _read_object(config) if config.is_file() else None)
+    return Checkpoint(folder, tensors, metadata, read_object_if_there(folder / "config.json", ExportError))
 
 
 def checkpoint_files(path: Path, network: str = "transformer") -> list[Path]:
@@ -88,6 +89,8 @@ def checkpoint_files(path: Path, network: str = "transformer") -> list[Path]:
             allowed = ", ".join(CHECKPOINTS)
             raise ExportError(f"{path} is no checkpoint; it must end in {allowed}; give such a file, or its folder")
         return [path]
+    if not path.is_dir():
+        check_file(path, ExportError)
     if files := _files_in(path):
         return files
     below = sorted({file.parent for file in path.rglob("*.safetensors") if _is_network(path, file.parent, network)})
@@ -113,45 +116,18 @@ def _files_in(folder: Path) -> list[Path]:
             f"{folder} holds several indexes: {names}; a checkpoint has one; keep only that in the folder"
         )
     if indexes:
-        weight_map = _read_object(indexes[0]).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise ExportError(
-                f"{indexes[0]} has no weight_map, which says of each tensor in which file it is; copy or download it "
-                "again, or delete it: the files beside it can be read without"
-            )
-        files = sorted({folder / name for name in weight_map.values()})
-        if missing := [file.name for file in files if not file.exists()]:
-            raise ExportError(
-                f"{indexes[0]} names {', '.join(missing)}, not there; every file of an index must lie beside it; "
-                "copy or download them"
-            )
-        return files
+        return sorted({folder / name for name in read_index(indexes[0], ExportError).values()})
     return sorted(folder.glob("*.safetensors")) or sorted(file for file in folder.iterdir() if file.suffix in PICKLED)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise ExportError(f"{path} is no JSON: {error}; copy or download it again") from error
-    if not isinstance(found, dict):
-        raise ExportError(f"{path} holds a {type(found).__name__}, not keys with values; copy or download it again")
-    return found
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Only a mapping of tensors, or that under `module`; nothing else in the file is run or read."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError) as error:
+        content = load_saved(path, ExportError)
+    except Unreadable as error:
         raise ExportError(f"{path}: {error}; only tensors are read from a .pth; save the state dict in it") from error
     values = content if isinstance(content, dict) else {"all of it": content}
     if isinstance(values.get("module"), dict):  # as DeepSpeed and hyvideo save it, beside the state of a training
         values = values["module"]
-    other = [f"{name} ({type(value).__name__})" for name, value in values.items() if not isinstance(value, Tensor)]
-    if other:
-        raise ExportError(
-            f"{path} holds {', '.join(other[:5])}; only names with tensors are read; save the state dict alone"
-        )
-    return {name: PickledTensor(tensor) for name, tensor in values.items()}, {}
+    tensors = named_tensors(path, values, ExportError)
+    return {name: PickledTensor(tensor) for name, tensor in tensors.items()}, {}

@@ -16,7 +16,7 @@ from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Valida
 
 from llmc.convert.checkpoint import checkpoint_files
 from llmc.convert.deltas import Delta
-from llmc.convert.safetensors_file import StoredTensor, read_header
+from llmc.convert.safetensors_file import StoredTensor, read_tensors
 from llmc.errors import ExportError
 
 SHOWN = 8  # problems in one message
@@ -99,7 +99,7 @@ def read_lora(path: Path, alpha: float | None = None) -> LoraFile:
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     for shard in files:
-        found, about = read_header(shard)
+        found, about = read_tensors(shard)
         tensors, metadata = tensors | found, metadata | about
     modules, problems = _modules(file, tensors)
     config = _peft_config(file, metadata, alpha)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import torch
 
 from llmc.atomic import atomic_file
 from llmc.errors import ExportError
+from llmc.files.header import Stored, read_header
+from llmc.files.regular import open_file
 
 # as torch names them, in the order in which safetensors lays them out: wide types first keeps every tensor aligned
 DTYPES: Mapping[str, str] = {
@@ -78,7 +80,7 @@ class StoredTensor:
         return self._read(self.start + start * row, (stop - start, *self.shape[1:]))
 
     def _read(self, start: int, shape: tuple[int, ...]) -> torch.Tensor:
-        with self.file.open("rb") as file:
+        with open_file(self.file, ExportError) as file:
             file.seek(start)
             content = bytearray(prod(shape) * self.dtype.itemsize)
             if file.readinto(content) < len(content):
@@ -104,19 +106,10 @@ def row_cuts(tensor: LazyTensor) -> list[tuple[int, int]]:
     return [(start, min(start + count, tensor.shape[0])) for start in range(0, tensor.shape[0], count)]
 
 
-def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """The tensors of a file, in the order in which they lie there, and its metadata; no value is read."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = _parse(path, file.read(length) if 8 + length <= size else b"")
-    metadata: dict[str, str] = header.pop("__metadata__", {})
-    start = 8 + length
-    end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if end != size:
-        raise ExportError(f"{path} has {size} bytes; its header asks for {end}; copy or download it again")
-    entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
-    return {name: _stored(path, start, name, entry) for name, entry in entries}, metadata
+    header = read_header(path, ExportError)
+    return {name: _stored(path, name, tensor) for name, tensor in header.tensors.items()}, dict(header.metadata)
 
 
 def write_file(
@@ -175,30 +168,9 @@ def _known(name: str, dtype: torch.dtype) -> str:
     return known
 
 
-def _stored(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> StoredTensor:
-    if entry["dtype"] not in DTYPES:
+def _stored(path: Path, name: str, tensor: Stored) -> StoredTensor:
+    if tensor.dtype not in DTYPES:
         raise ExportError(
-            f"{name} in {path} is stored as {entry['dtype']}; {', '.join(DTYPES)} can be read; store it as one of these"
+            f"{name} in {path} is stored as {tensor.dtype}; {', '.join(DTYPES)} can be read; store it as one of these"
         )
-    dtype: torch.dtype = getattr(torch, DTYPES[entry["dtype"]])
-    return StoredTensor(dtype, tuple(entry["shape"]), start + entry["data_offsets"][0], path)
-
-
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise ExportError(f"{path} has no whole header; a safetensors file begins with one; copy or download it again")
-    for name, entry in header.items():
-        if name != "__metadata__" and not _says_where(entry):
-            raise ExportError(f"{path} does not say type, shape and place of {name}; copy or download it again")
-    return header
-
-
-def _says_where(entry: Any) -> bool:
-    match entry:
-        case {"dtype": str(), "shape": [*shape], "data_offsets": [int(), int()]}:
-            return all(isinstance(length, int) for length in shape)
-    return False
+    return StoredTensor(getattr(torch, DTYPES[tensor.dtype]), tensor.shape, tensor.start, path)

@@ -15,6 +15,7 @@ from llmc.convert.checkpoint import Checkpoint, open_checkpoint
 from llmc.convert.names import Known, Names
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
+from llmc.files.json_text import FileObject
 from llmc.models.networks import misfits, some
 from llmc.models.wan_config import to_diffusers
 
@@ -34,7 +35,9 @@ def open_network(path: Path) -> Checkpoint:
 def network_config(checkpoint: Checkpoint, default: Mapping[str, Any]) -> dict[str, Any]:
     """Its configuration in diffusers' keys; `default` for a bare file."""
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
-    return to_diffusers(default if checkpoint.config is None else checkpoint.config, shapes)
+    config = default if checkpoint.config is None else checkpoint.config
+    found = to_diffusers(config, shapes)
+    return FileObject(found, config.path) if isinstance(config, FileObject) else found
 
 
 def common_dtype(checkpoint: Checkpoint) -> torch.dtype:

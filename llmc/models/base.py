@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,6 +14,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from llmc.errors import AdapterError
+from llmc.files.header import read_header
+from llmc.files.json_text import read_object, read_object_if_there
+from llmc.files.words import some
 from llmc.models.parts import Part
 from llmc.plugin import Plugin, Strict, discover
 from llmc.renames import Original, Renames
@@ -60,11 +62,7 @@ class PipelineIndex:
     def config(self, component: str) -> Mapping[str, Any]:
         """The component's config.json; empty if it has none."""
         path = self.files.get(component, self.folder / component) / "config.json"
-        try:
-            found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise AdapterError(f"{path} is no JSON: {error}; copy or download it again") from error
-        return found
+        return read_object_if_there(path, AdapterError) or {}
 
     def __str__(self) -> str:
         told = [name for name in sorted(self.components) if name.startswith("transformer_")]
@@ -222,18 +220,28 @@ def pipeline_index(folder: Path) -> PipelineIndex:
             f"{folder} has no model_index.json (found: {inside or 'nothing'}).\n"
             "  A model is a diffusers pipeline folder, with model_index.json beside transformer/, vae/ and the rest."
         )
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        class_name = str(entries["_class_name"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise AdapterError(f"{path} names no class of diffusers: {error}; save the model again") from error
-    own = {name: value for name, value in entries.items() if not name.startswith("_")}
+    entries = read_object(path, AdapterError)
+    class_name = entries.get("_class_name")
+    if not isinstance(class_name, str):
+        found = f"names {class_name!r} as its class" if "_class_name" in entries else "names no class of diffusers"
+        raise AdapterError(f"{path} {found}; a model that diffusers saved names one: save the model again")
     if path.name == "config.json":
         return PipelineIndex(folder, class_name, {}, {})
+    own = {name: value for name, value in entries.items() if not name.startswith("_")}
     listed = {name: value for name, value in own.items() if isinstance(value, list)}
+    if odd := [name for name, value in listed.items() if not (name.isidentifier() and _is_component(value))]:
+        raise AdapterError(
+            f"{path} says of {some(odd)} neither library and class nor twice null, or it is no name; a component has "
+            "just those: save the model again"
+        )
     components = {name: value[1] for name, value in listed.items() if any(value)}
     settings = {name: value for name, value in own.items() if name not in listed}
     return PipelineIndex(folder, class_name, components, settings, absent=frozenset(listed.keys() - components.keys()))
+
+
+def _is_component(value: list[Any]) -> bool:
+    """Whether a list of model_index.json is a library and a class, or says that a component is absent."""
+    return value == [None, None] or (len(value) == 2 and all(isinstance(word, str) and word for word in value))
 
 
 def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:
@@ -280,14 +288,10 @@ def quiet_libraries() -> None:
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The type that most elements of a component's weights are stored in."""
-    from safetensors import safe_open
-
     sizes: Counter[str] = Counter()
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - it is a method of the file, which is no mapping
-                header = weights.get_slice(name)
-                sizes[header.get_dtype()] += prod(header.get_shape())
+        for tensor in read_header(file, AdapterError).tensors.values():
+            sizes[tensor.dtype] += prod(tensor.shape)
     if not sizes:
         raise AdapterError(f"{folder} holds no *.safetensors file: save the model with safe_serialization")
     names = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 
 from llmc.errors import AdapterError
+from llmc.files.numbers import source_of
 from llmc.models.base import PipelineIndex, quiet_libraries
+from llmc.models.libraries import Loading
 from llmc.models.networks import Made
 from llmc.models.parts import Layout, LinearGroup, Part, Section
+from llmc.models.settings import check_settings
 from llmc.renames import Renames
 
 # Norms are affine and read by one group. A product of a gate and a linear branch is linear in the branch, so that its
@@ -135,7 +138,8 @@ def empty_encoder(class_name: str, config: Mapping[str, Any]) -> torch.nn.Module
     import transformers
 
     made = getattr(transformers, class_name)
-    with torch.device("meta"):
+    check_settings(config)
+    with Loading(f"the {class_name} of {source_of(config)}"), torch.device("meta"):
         encoder: torch.nn.Module = made(made.config_class.from_dict(dict(config)))
     return encoder.eval()
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from llmc.errors import AdapterError
+from llmc.files.header import read_header
+from llmc.files.json_text import read_json, read_object
+from llmc.files.regular import check_file
+from llmc.files.shards import read_index
 from llmc.models.base import PipelineIndex
 
-MAX_HEADER_BYTES = 100_000_000  # of a safetensors file; its own limit
 INDEX = "*.safetensors.index.json"  # says which file holds which tensor
 
 
@@ -21,59 +22,38 @@ def folder_problems(index: PipelineIndex, elsewhere: Collection[str] = ()) -> It
         if not folder.is_dir() or not any(folder.iterdir()):  # libraries would make up a tokenizer that knows no word
             yield f"{index.folder} has no {name}/, which its model_index.json names; copy or download it to there"
             continue
-        weights = sorted(folder.glob("*.safetensors"))
-        if weights and not (folder / "config.json").is_file():
+        if any(folder.glob("*.safetensors")) and not (folder / "config.json").is_file():
             yield f"{folder} has weights, but no config.json that says of what; copy or download it to there"
-        for path in sorted({*folder.glob("*config.json"), *folder.glob(INDEX)}):
-            yield from _text_problems(path)
-        for path in weights:
-            yield from _weight_problems(path)
+        yield from component_problems(folder)
+    for place in index.files.values():
+        if place.is_dir():
+            yield from component_problems(place)
 
 
-def _text_problems(path: Path) -> Iterator[str]:
+def component_problems(folder: Path) -> Iterator[str]:
+    """Which of its files cannot be read."""
+    for path in sorted(path for path in folder.iterdir() if not path.is_dir()):
+        yield from _problems(_reader(path), path)
+
+
+def _reader(path: Path) -> Callable[[Path, type[AdapterError]], object]:
+    """What reads all of a component's file that can be read before it is loaded."""
+    if path.suffix == ".safetensors":
+        return read_header
+    if path.match(INDEX):
+        return read_index
+    if path.match("*config.json"):
+        return read_object
+    return read_json if path.suffix == ".json" else check_file  # libraries would wait for a FIFO without end
+
+
+def _problems(read: Callable[[Path, type[AdapterError]], object], path: Path) -> Iterator[str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        yield f"{path} is no JSON: {error}; copy or download it again"
-        return
-    if not isinstance(found, dict):
-        yield f"{path} holds a {type(found).__name__}, not keys with values; copy or download it again"
-        return
-    shards = found.get("weight_map", {}).values() if path.match(INDEX) else ()
-    if missing := sorted({name for name in shards if not (path.parent / name).is_file()}):
-        yield f"{path} names {', '.join(missing)}, not there; copy or download them to beside it"
-
-
-def _weight_problems(path: Path) -> Iterator[str]:
-    try:
-        tensor_shapes(path)
+        read(path, AdapterError)
     except AdapterError as error:
         yield str(error)
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of all tensors of a safetensors file, which must be whole; no values are read."""
-    header = file_header(path)
-    header.pop("__metadata__", None)
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-    size = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size != (there := path.stat().st_size):
-        raise AdapterError(
-            f"{path} is broken: it has {there} bytes, its header asks for {size}; copy or download it again"
-        )
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
-
-
-def file_header(path: Path) -> dict[str, Any]:
-    """What stands at the head of a safetensors file: of each tensor its type, shape and place, and `__metadata__`."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(length) if length <= MAX_HEADER_BYTES else b""
-    try:
-        header = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        header = None
-    if not isinstance(header, dict):
-        raise AdapterError(f"{path} is broken: it has no safetensors header; copy or download it again")
-    return header
+    return {name: tensor.shape for name, tensor in read_header(path, AdapterError).tensors.items()}

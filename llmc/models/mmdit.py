@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 import torch
 
 from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video, pipeline_index, quiet_libraries
+from llmc.models.components import small_components
 from llmc.models.generation import generate_video
+from llmc.models.libraries import Loading
 from llmc.models.networks import dtype_of, empty_network
 from llmc.models.parts import Layout, LinearGroup, Modulation, Part, named_blocks
 from llmc.renames import Renames
@@ -79,12 +81,14 @@ class JointTransformer(ModelAdapter):
         import diffusers
 
         dtypes = {"default": dtype_of(path, torch_dtype, given), **dict.fromkeys(self.float32, torch.float32)}
+        index = pipeline_index(path)
         # diffusers wants to be told what is not there
-        components: dict[str, Any] = {**dict.fromkeys(pipeline_index(path).absent), **given}
+        components: dict[str, Any] = {**dict.fromkeys(index.absent), **small_components(index, given), **given}
         made = getattr(diffusers, self.pipeline)
-        pipeline = made.from_pretrained(path, dtype=dtypes, local_files_only=True, **components)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+        with Loading(f"the pipeline in {path}"):
+            pipeline = made.from_pretrained(path, dtype=dtypes, local_files_only=True, **components)
+            pipeline.set_progress_bar_config(disable=True)
+            return pipeline.to(device)
 
     def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
         return [self._part(empty_network(configs.get("transformer") or pipeline_index(path).config("transformer")))]

@@ -8,7 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
+from llmc.errors import AdapterError
+from llmc.files.numbers import source_of
+from llmc.files.words import shown
 from llmc.models.base import quiet_libraries, stored_dtype
+from llmc.models.libraries import Loading
+from llmc.models.settings import check_settings
 
 SHOWN = 5  # names in one message
 
@@ -24,8 +29,16 @@ def empty_network(config: Mapping[str, Any]) -> torch.nn.Module:
     quiet_libraries()
     import diffusers
 
-    with torch.device("meta"):
-        network: torch.nn.Module = getattr(diffusers, config["_class_name"]).from_config(dict(config))
+    name = config.get("_class_name")
+    made: Any = getattr(diffusers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    if not (isinstance(made, type) and issubclass(made, diffusers.ModelMixin)):
+        raise AdapterError(
+            f"{source_of(config)} names {shown(name)}, which is no network of diffusers; take the config.json that "
+            "belongs to these weights"
+        )
+    check_settings(config)
+    with Loading(f"the {name} of {source_of(config)}"), torch.device("meta"):
+        network: torch.nn.Module = made.from_config(dict(config))  # type: ignore[attr-defined]
     return network.eval()
 
 

@@ -29,6 +29,7 @@ from llmc.models.base import (
     quiet_libraries,
     stored_dtype,
 )
+from llmc.models.libraries import Loading
 from llmc.models.opensora_network import empty_network, load_network, read_config, rotary_tables
 from llmc.models.parts import Layout, LinearGroup, Part, named_blocks
 from llmc.renames import Renames
@@ -153,8 +154,10 @@ class OpenSoraPlan(ModelAdapter):
             log.warning("videos are not decoded, latents are judged: model.code_path names no code to decode with")
         else:
             decode = load_decoder(self.code_path, places["vae_path"], device)
+        with Loading(f"the tokenizer in {places['text_encoder_path']}"):
+            tokenizer = AutoTokenizer.from_pretrained(places["text_encoder_path"], local_files_only=True)
         return OpenSoraPlanPipeline(
-            tokenizer=AutoTokenizer.from_pretrained(places["text_encoder_path"], local_files_only=True),
+            tokenizer=tokenizer,
             text_encoder=load_text_encoder(places["text_encoder_path"], dtype).to(device),
             transformer=load_network(path, dtype).to(device),
             scheduler=EulerAncestralDiscreteScheduler(),
@@ -208,9 +211,10 @@ def load_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """The encoder of MT5; the release's decoder is left unread."""
     from transformers import MT5EncoderModel
 
-    encoder, report = MT5EncoderModel.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, output_loading_info=True
-    )
+    with Loading(f"the text encoder in {folder}"):
+        encoder, report = MT5EncoderModel.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise AdapterError(f"{folder} lacks {names} of MT5's encoder; it must be a whole MT5: download it again")

@@ -5,7 +5,6 @@ diffusers' AllegroTransformer3DModel is the same network under the same tensor n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +12,12 @@ from typing import Any, TypeAlias
 import torch
 
 from llmc.errors import AdapterError
+from llmc.files.header import read_header
+from llmc.files.json_text import read_object
+from llmc.files.numbers import is_whole, source_of
+from llmc.models.libraries import Loading
 from llmc.models.networks import misfits
+from llmc.models.settings import check_settings
 
 # keys of the original's config.json that mean the same in diffusers
 SHARED = (
@@ -45,8 +49,7 @@ Tables: TypeAlias = "tuple[tuple[tuple[torch.Tensor, torch.Tensor], ...], tuple[
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of the network in `folder`, in the original's words."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config
+    return read_object(folder / "config.json", AdapterError)
 
 
 def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,18 +57,18 @@ def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     if missing := {*SHARED, *FIXED, *SIZES} - own.keys():
         raise AdapterError(
-            f"the network's config.json lacks {', '.join(sorted(missing))}; that of Open-Sora-Plan v1.2 has them: take "
+            f"{source_of(config)} lacks {', '.join(sorted(missing))}; that of Open-Sora-Plan v1.2 has them: take "
             "config.json from the release"
         )
     if unknown := own.keys() - {*SHARED, *FIXED, *SIZES, *IDLE}:
         raise AdapterError(
-            f"the network's config.json has {', '.join(sorted(unknown))}, which Open-Sora-Plan v1.2 has not; only v1.2 "
+            f"{source_of(config)} has {', '.join(sorted(unknown))}, which Open-Sora-Plan v1.2 has not; only v1.2 "
             "is read: take another checkpoint"
         )
     for key, value in FIXED.items():
         if own[key] != value:
             raise AdapterError(
-                f"the network's config.json says {key}: {own[key]}; only networks with {key}: {value} can be read, as "
+                f"{source_of(config)} says {key}: {own[key]}; only networks with {key}: {value} can be read, as "
                 "all of Open-Sora-Plan v1.2 are"
             )
     if own["out_channels"] not in (None, own["in_channels"]):
@@ -73,8 +76,8 @@ def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             f"the network makes {own['out_channels']} channels of {own['in_channels']}; as many as it reads are "
             "expected, as in all of Open-Sora-Plan v1.2"
         )
-    frames, sizes = own["sample_size_t"], own["sample_size"]
-    height, width = sizes if isinstance(sizes, list) else (sizes, sizes)
+    check_settings(config)
+    frames, height, width = _sizes(config)
     defaults = {"t": (frames - 1) // 16 + 1 if frames % 2 else frames / 16, "h": height / 30, "w": width / 40}
     scales = {f"interpolation_scale_{axis}": value for axis, value in defaults.items()}
     scales |= {key: own[key] for key in scales if own[key] is not None}
@@ -82,12 +85,25 @@ def network_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return shared | scales | {"sample_frames": frames, "sample_height": height, "sample_width": width}
 
 
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Frames, height and width of the latents that the network was trained on."""
+    frames, sides = config["sample_size_t"], config["sample_size"]
+    sizes = (frames, *sides) if isinstance(sides, list) else (frames, sides, sides)
+    if len(sizes) != 3 or not all(map(is_whole, sizes)):
+        raise AdapterError(
+            f"{source_of(config)} says sample_size_t: {frames} and sample_size: {sides}; the one is a whole number, the "
+            "other one or two: take config.json from the release"
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
 def empty_network(folder: Path) -> torch.nn.Module:
     """The network as its config.json describes it, on the meta device."""
     from diffusers import AllegroTransformer3DModel
 
-    with torch.device("meta"):
-        network: torch.nn.Module = AllegroTransformer3DModel(**network_arguments(read_config(folder)))
+    arguments = network_arguments(read_config(folder))
+    with Loading(f"the network of {folder / 'config.json'}"), torch.device("meta"):
+        network: torch.nn.Module = AllegroTransformer3DModel(**arguments)
     return network.eval()
 
 
@@ -98,7 +114,9 @@ def load_network(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     network = empty_network(folder)
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        weights |= {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+        read_header(file, AdapterError)
+        with Loading(str(file)):
+            weights |= {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if lines := misfits({name: tuple(tensor.shape) for name, tensor in weights.items()}, wanted):
         raise AdapterError("\n".join([f"{folder} does not fit its config.json; take both from one release:", *lines]))

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from llmc.errors import AdapterError
+
 
 @dataclass(frozen=True)
 class Modulation:
@@ -79,9 +81,18 @@ class Part:
                 linears=tuple(name for name in group.linears if name in here),
                 fold=tuple(fold for fold in group.fold if _has(here, fold)),
             )
-            for group in self.layout[type(block).__name__]
+            for group in self._layout_of(block)
         )
         return tuple(group for group in groups if group.linears)
+
+    def _layout_of(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
+        name = type(block).__name__
+        if name not in self.layout:
+            raise AdapterError(
+                f"{self.name} holds blocks of the class {name}; its family has {', '.join(self.layout)}: take the "
+                "config.json that belongs to these weights, or another adapter"
+            )
+        return self.layout[name]
 
     def attentions(self, block: torch.nn.Module) -> dict[str, bool]:
         """The modules of `block` that attend, which have linears `to_q` and `to_k`, and whether both read the same
@@ -102,8 +113,16 @@ def _has(modules: Mapping[str, torch.nn.Module], fold: Fold) -> bool:
 
 def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:
     """The blocks of `module` in running order, each with its full name."""
-    return [
+    found = [
         (f"{name}.{index}", block)
         for name in lists
-        for index, block in enumerate(module.get_submodule(name).children())
+        if isinstance(blocks := getattr(module, name, None), torch.nn.Module)
+        for index, block in enumerate(blocks.children())
     ]
+    if not found:
+        inside = ", ".join(name for name, _ in module.named_children()) or "nothing"
+        raise AdapterError(
+            f"the network is a {type(module).__name__} of {inside}, and none of {', '.join(lists) or 'its lists'} holds "
+            "blocks; a network of this family has blocks there: take the config.json that belongs to these weights"
+        )
+    return found

@@ -21,7 +21,9 @@ from llmc.models.base import (
     pipeline_index,
     quiet_libraries,
 )
+from llmc.models.components import small_components
 from llmc.models.generation import generate_video
+from llmc.models.libraries import Loading
 from llmc.models.networks import dtype_of, empty_network
 from llmc.models.parts import Layout, LinearGroup, Part, named_blocks
 from llmc.models.wan_release import read_release, release_pipeline
@@ -146,13 +148,15 @@ class Wan(ModelAdapter):
             "default": dtype_of(path, torch_dtype, given), "vae": torch.float32, "image_encoder": torch.float32
         }  # fmt: skip
 
-        if index.is_release:
-            pipeline = release_pipeline(index, given)
-        else:
-            made = getattr(diffusers, self.pipeline)
-            pipeline = made.from_pretrained(path, dtype=dtypes, local_files_only=True, **given)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+        small = {} if index.is_release else small_components(index, given)
+        with Loading(f"the pipeline in {path}"):
+            if index.is_release:
+                pipeline = release_pipeline(index, given)
+            else:
+                made = getattr(diffusers, self.pipeline)
+                pipeline = made.from_pretrained(path, dtype=dtypes, local_files_only=True, **small, **given)
+            pipeline.set_progress_bar_config(disable=True)
+            return pipeline.to(device)
 
     def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
         index = pipeline_index(path)

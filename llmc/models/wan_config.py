@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmc.errors import AdapterError
+from llmc.files.numbers import source_of, whole_number
+
 SOURCE = "_source_config"
 RENAMED = {
     "in_channels": "in_dim",
@@ -28,15 +31,16 @@ def to_original(config: Mapping[str, Any]) -> dict[str, Any]:
     """diffusers -> original Wan; a config without diffusers' keys is returned as it is."""
     if "num_attention_heads" not in config:
         return dict(config)
-    # a record that diffusers keeps at run time, never in a file
-    config = {key: value for key, value in config.items() if key != "_use_default_values"}
-    source = config.pop(SOURCE, None)
+    heads, width = (whole_number(config, key, AdapterError) for key in ("num_attention_heads", "attention_head_dim"))
+    kind, source = _model_type(config), _source(config)
+    # the second is a record that diffusers keeps at run time, never in a file
+    config = {key: value for key, value in config.items() if key not in (SOURCE, "_use_default_values")}
     translated = {*RENAMED, *DIFFUSERS_ONLY, "attention_head_dim"}
     original = {
         "_class_name": ORIGINAL_CLASSES.get(_kind(config), "WanModel"),
-        "model_type": _model_type(config),
+        "model_type": kind,
         "text_len": TEXT_LEN,
-        "dim": config["num_attention_heads"] * config["attention_head_dim"],
+        "dim": heads * width,
         **{new: config[old] for old, new in RENAMED.items() if old in config},
         **({"qk_norm": config["qk_norm"] is not None} if "qk_norm" in config else {}),
         **{key: value for key, value in config.items() if key not in translated},
@@ -48,19 +52,20 @@ def to_diffusers(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]])
     """Original Wan -> diffusers; only the tensors say whether images are embedded: `shapes`, by original names."""
     if "num_heads" not in config:
         return dict(config)
-    config = dict(config)
-    source = config.pop(SOURCE, None)
+    heads, dim = (whole_number(config, key, AdapterError) for key in ("num_heads", "dim"))
+    source = _source(config)
+    config = {key: value for key, value in config.items() if key != SOURCE}
     translated = {*RENAMED.values(), *ORIGINAL_ONLY, "dim"}
     kind = "animate" if any(name.startswith("face_adapter.") for name in shapes) else _kind(config)
     image_norm, positions = shapes.get("img_emb.proj.0.weight"), shapes.get("img_emb.emb_pos")
     diffusers = {
         "_class_name": DIFFUSERS_CLASSES.get(kind, "WanTransformer3DModel"),
-        "attention_head_dim": config["dim"] // config["num_heads"],
+        "attention_head_dim": dim // heads,
         **{old: config[new] for old, new in RENAMED.items() if new in config},
         **({"qk_norm": QK_NORM if config["qk_norm"] else None} if "qk_norm" in config else {}),
         "image_dim": image_norm[0] if image_norm else None,
-        "added_kv_proj_dim": config["dim"] if image_norm else None,
-        "pos_embed_seq_len": positions[1] if positions else None,
+        "added_kv_proj_dim": dim if image_norm else None,
+        "pos_embed_seq_len": positions[1] if positions and len(positions) > 1 else None,
         **{key: value for key, value in config.items() if key not in translated},
     }
     return _with_source(diffusers, source, config, ORIGINAL_ONLY)
@@ -76,6 +81,17 @@ def _with_source(
     return translated | {SOURCE: kept} if kept else translated
 
 
+def _source(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What an earlier translation kept."""
+    found = config.get(SOURCE)
+    if found is None or isinstance(found, Mapping):
+        return found
+    raise AdapterError(
+        f"{source_of(config)} holds a {type(found).__name__} under {SOURCE}, where the keys are that a conversion kept; "
+        "take that key out, or the file from the release"
+    )
+
+
 def _kind(config: Mapping[str, Any]) -> str:
     """Which of the Wans that are a class of their own, by what only their configuration has; empty: none of them."""
     marks = {"vace": "vace_layers", "animate": "motion_encoder_dim"}
@@ -87,6 +103,7 @@ def _model_type(config: Mapping[str, Any]) -> str:
         return kind
     if config.get("pos_embed_seq_len"):
         return "flf2v"
-    if config.get("image_dim") or config["in_channels"] > config["out_channels"]:
+    ins, outs = (whole_number(config, key, AdapterError) for key in ("in_channels", "out_channels"))
+    if config.get("image_dim") or ins > outs:
         return "i2v"
-    return "ti2v" if config["out_channels"] == 48 else "t2v"  # Wan2.2's 5B: the only one with 48 latent channels
+    return "ti2v" if outs == 48 else "t2v"  # Wan2.2's 5B: the only one with 48 latent channels

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
 
 from llmc.errors import AdapterError
+from llmc.files.json_text import FileObject, read_object_if_there
+from llmc.files.numbers import is_whole
+from llmc.files.state_dict import Unreadable, load_saved, named_tensors
 from llmc.models.base import PipelineIndex, quiet_libraries
-from llmc.models.folder import tensor_shapes
+from llmc.models.folder import component_problems, tensor_shapes
+from llmc.models.libraries import Loading
 from llmc.models.wan_config import to_diffusers
 from llmc.models.wan_vae import vae_config
 
@@ -60,30 +63,35 @@ class Release(PipelineIndex):
         if path is None:
             return {}
         shapes = shapes_of(path)
-        match component:
-            case "vae":
-                return vae_config(shapes)
-            case "text_encoder":
-                return text_encoder_config(shapes)
-            case "image_encoder":
-                return image_encoder_config(shapes)
+        if component in TOLD_BY_SHAPES:
+            try:
+                return TOLD_BY_SHAPES[component](shapes)
+            except (IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+                raise AdapterError(
+                    f"{path} has tensors of other shapes than a release of Wan, which tell no sizes ({error}): download "
+                    "that file again"
+                ) from error
         config = original_config(path)
-        if missing := [key for key in ("dim", "num_heads") if not isinstance(config.get(key), int)]:
+        if missing := [key for key in ("dim", "num_heads") if not is_whole(config.get(key))]:
             raise AdapterError(
                 f"{path / 'config.json'} does not say {' and '.join(missing)}; a release of Wan does: download that "
                 "file again"
             )
-        return to_diffusers(config, shapes)
+        return FileObject(to_diffusers(config, shapes), path / "config.json")
 
 
 def read_release(folder: Path) -> Release | None:
     """What a release holds; None if the folder is none."""
     networks = {name: folder / inside for name, inside in EXPERTS.items() if (folder / inside).is_dir()}
     networks = networks or {"transformer": folder}
-    kinds = {original_config(path).get("model_type") for path in networks.values()}
-    kind = next(iter(kinds))
-    if len(kinds) > 1 or kind not in PIPELINES:
+    kind, *others = (original_config(path).get("model_type") for path in networks.values())
+    if not isinstance(kind, str) or kind not in PIPELINES or any(other != kind for other in others):
         return None
+    if others and kind not in BOUNDARY:
+        raise AdapterError(
+            f"{folder} holds two experts of the kind {kind}; those that are known are {' and '.join(BOUNDARY)}: download "
+            "their config.json again"
+        )
     files, classes = dict(networks), {}
     for name, (pattern, class_name) in BESIDE.items():
         found = sorted(folder.glob(pattern))
@@ -100,10 +108,10 @@ def read_release(folder: Path) -> Release | None:
         raise AdapterError(f"{folder} is a release of Wan, but holds no {TOKENIZER}; download that folder to there")
     settings: dict[str, Any] = {"expand_timesteps": True} if kind == "ti2v" else {}
     if len(networks) > 1:
-        settings["boundary_ratio"] = BOUNDARY[str(kind)]
+        settings["boundary_ratio"] = BOUNDARY[kind]
     transformer = "WanVACETransformer3DModel" if kind == "vace" else "WanTransformer3DModel"
     classes |= dict.fromkeys(networks, transformer)
-    return Release(folder, PIPELINES[str(kind)], classes, settings, files)
+    return Release(folder, PIPELINES[kind], classes, settings, files)
 
 
 def release_pipeline(index: PipelineIndex, given: Mapping[str, torch.nn.Module]) -> Any:
@@ -115,8 +123,12 @@ def release_pipeline(index: PipelineIndex, given: Mapping[str, torch.nn.Module])
     scheduler = diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
     )
+    if problem := next(component_problems(index.folder / TOKENIZER), None):
+        raise AdapterError(problem)
+    with Loading(f"the tokenizer in {index.folder / TOKENIZER}"):
+        tokenizer = AutoTokenizer.from_pretrained(index.folder / TOKENIZER, local_files_only=True)
     parts: dict[str, Any] = {
-        "tokenizer": AutoTokenizer.from_pretrained(index.folder / TOKENIZER, local_files_only=True),
+        "tokenizer": tokenizer,
         "scheduler": scheduler,
         **given,
     }
@@ -128,28 +140,23 @@ def release_pipeline(index: PipelineIndex, given: Mapping[str, torch.nn.Module])
     return getattr(diffusers, index.class_name)(**parts, **index.settings)
 
 
-def original_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a network; empty if there is none, or none that can be read."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return config if isinstance(config, dict) else {}
+def original_config(folder: Path) -> Mapping[str, Any]:
+    """The config.json of a network; empty if there is none."""
+    return read_object_if_there(folder / "config.json", AdapterError) or {}
 
 
 def shapes_of(path: Path) -> Shapes:
     """The shapes of all tensors of a .pth, or of the safetensors files of a folder; no values are read."""
-    if path.is_file():
+    if not path.is_dir():
         try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (UnpicklingError, RuntimeError, EOFError) as error:
-            why = str(error).splitlines()[0] if str(error) else "it is cut off"
-            raise AdapterError(f"{path} cannot be read: {why}; copy or download it again") from error
-        if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            values = load_saved(path, AdapterError)
+        except Unreadable as error:
+            raise AdapterError(f"{path} cannot be read: {error}; copy or download it again") from error
+        if not isinstance(values, dict):
             raise AdapterError(
                 f"{path} holds more than names with tensors; a release has just those: download it again"
             )
+        tensors = named_tensors(path, values, AdapterError)
         return Shapes(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     files = sorted(path.glob("*.safetensors"))
     return Shapes(path, {name: shape for file in files for name, shape in tensor_shapes(file).items()})
@@ -178,4 +185,12 @@ def image_encoder_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def _blocks(shapes: Shapes, prefix: str = "blocks.") -> int:
-    return 1 + max(int(name.removeprefix(prefix).partition(".")[0]) for name in shapes if name.startswith(prefix))
+    found = (re.match(rf"{re.escape(prefix)}(\d{{1,9}})\.", name) for name in shapes)
+    return 1 + max(int(number[1]) for number in found if number)
+
+
+TOLD_BY_SHAPES: Mapping[str, Callable[[Shapes], dict[str, Any]]] = {
+    "vae": vae_config,
+    "text_encoder": text_encoder_config,
+    "image_encoder": image_encoder_config,
+}

@@ -76,7 +76,7 @@ def test_planning_reads_no_tensor(wan_folders: dict[str, Path], tmp_path: Path) 
     conversion = plan_conversion(source, "backward")
     source.unlink()
     assert len(conversion.tensors) == len(conversion.source.tensors)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ExportError, match="it is not there"):
         next(conversion.source.read())
 
 

@@ -1,0 +1,34 @@
+"""The components of a diffusers folder before the pipeline is put together: one that cannot be loaded is named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from llmc.models.base import PipelineIndex, quiet_libraries
+from llmc.models.encoders import empty_encoder
+from llmc.models.libraries import Loading
+from llmc.models.networks import empty_network
+
+
+def small_components(index: PipelineIndex, given: Collection[str]) -> dict[str, Any]:
+    """Tokenizers, processors and schedulers, loaded as the pipeline would; of each network that is not `given` the
+    configuration is tried."""
+    quiet_libraries()
+    import diffusers
+    import transformers
+
+    loaded = {}
+    for name, class_name in index.components.items():
+        made = getattr(diffusers, class_name, None) or getattr(transformers, class_name, None)
+        if name in given or not isinstance(made, type):  # what is no class of either library finds its own way
+            continue
+        folder = index.folder / name
+        if issubclass(made, diffusers.ModelMixin):
+            empty_network(index.config(name))
+        elif issubclass(made, transformers.PreTrainedModel):
+            empty_encoder(class_name, index.config(name))
+        elif hasattr(made, "from_pretrained"):
+            with Loading(f"the {name} in {folder}"):
+                loaded[name] = made.from_pretrained(folder, local_files_only=True)
+    return loaded
