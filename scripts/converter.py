@@ -6,8 +6,8 @@ python scripts/converter.py -s /path/to/save_for_lightx2v/ -o /path/to/output/ -
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 # the code of this clone, whether it is installed, or another is
@@ -17,13 +17,16 @@ from llmc.convert.command import convert, parser
 from llmc.errors import LlmcError
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Convert, or print what would become of every tensor; 2 if it was refused."""
-    arguments: argparse.Namespace = parser(__doc__ or "").parse_args()
+    options = parser(__doc__ or "").parse_args(arguments)
     try:
-        convert(arguments)
+        convert(options)
     except LlmcError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"{error}; make room or give access, or name another place", file=sys.stderr)
         return 2
     return 0
 

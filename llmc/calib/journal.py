@@ -23,8 +23,10 @@ from llmc.atomic import atomic_file, atomic_path
 from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
 from llmc.calib.packed import Packer, unpack
+from llmc.calib.seal import parse_sealed, read_sealed, seal_of, sealed
 from llmc.calib.store import write_tensors
 from llmc.errors import CalibrationError
+from llmc.files.header import read_header
 from llmc.log import log
 
 COVERAGE = "coverage.json"
@@ -48,18 +50,20 @@ class Journal:
             log.warning("%s of %s cannot be kept: %s; if the run is cut off it starts over", block.name, part, error)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content)
         with atomic_path(path) as partial:
-            write_tensors(partial, packer.tensors, {"content": json.dumps(content)})
+            write_tensors(partial, packer.tensors, {"content": text, "seal": seal_of(text, packer.tensors)})
         _restore(block, _read(path, block.device))
 
     def restore(self, part: str, blocks: Sequence[BlockStep]) -> int:
         """Bring back the blocks that are finished, from the first one on; returns how many there are on every rank."""
         found: list[dict[str, Any]] = []
         for block in blocks:
-            try:
-                found.append(_read(self._path(part, block), block.device))
-            except FileNotFoundError:
+            path = self._path(part, block)
+            if not path.exists():
                 break
+            try:
+                found.append(_read(path, block.device))
             except CalibrationError as error:
                 log.warning("%s; blocks from there on are calibrated again", error)
                 break
@@ -73,12 +77,18 @@ class Journal:
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(self.folder / COVERAGE) as file:
-                file.write(json.dumps(Packer().pack(coverage)).encode())
+                file.write(sealed(Packer().pack(coverage)))
 
     def coverage(self) -> Coverage:
         """The calls that were observed; none where the recipe needed none."""
         path = self.folder / COVERAGE
-        found = unpack(json.loads(path.read_bytes()), {}) if path.is_file() else Coverage()
+        if not path.exists():
+            return Coverage()
+        try:
+            found = unpack(read_sealed(path), {})
+        except CalibrationError as error:
+            log.warning("%s; the report does not say which calls were observed", error)
+            return Coverage()
         assert isinstance(found, Coverage)
         return found
 
@@ -101,11 +111,12 @@ def _content(block: BlockStep) -> dict[str, Any]:
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    metadata = read_header(path, CalibrationError).metadata
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: _taken(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            content = unpack(json.loads(file.metadata()["content"]), tensors, device)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        content = unpack(parse_sealed(metadata.get("content", ""), metadata.get("seal"), tensors), tensors, device)
+    except (SafetensorError, ValueError) as error:
         raise CalibrationError(f"{path} cannot be read: {error}") from error
     assert isinstance(content, dict)
     return content

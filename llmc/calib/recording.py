@@ -11,7 +11,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from llmc.calib.store import CallStore, check_tensors, write_tensors
+from llmc.calib.seal import check_folder, seal_folder
+from llmc.calib.store import CallStore, write_tensors
 from llmc.errors import CalibrationError
 from llmc.log import log
 from llmc.models.base import Video
@@ -48,6 +49,7 @@ def cached_recording(
         tensors = {f"frames.{i}": video.frames.contiguous() for i, video in enumerate(videos)}
         tensors |= {f"latents.{i}": video.latents.contiguous() for i, video in enumerate(videos)}
         write_tensors(partial / VIDEOS, tensors)
+        seal_folder(partial)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk the room is needed
@@ -70,8 +72,8 @@ def _describe(thing: object) -> object:
 
 def _opened(folder: Path, parts: Sequence[str]) -> Recording:
     """A recording that is whole."""
+    check_folder(folder)
     calls = {part: CallStore.open(folder / part) for part in parts}
-    check_tensors(folder / VIDEOS)
     tensors = load_file(folder / VIDEOS)
     videos = [Video(tensors[f"frames.{i}"], tensors[f"latents.{i}"]) for i in range(len(tensors) // 2)]
     return Recording(videos, calls)

@@ -5,7 +5,6 @@ Those of msModelSlim are read too: `index.json`, or `index.jsonl` with one sampl
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmc.errors import CalibrationError
+from llmc.files.json_text import MOST_BYTES, NotJson, parse_json
+from llmc.files.regular import read_file
+from llmc.files.words import shown
 from llmc.log import shortened
 from llmc.models.base import Sample
 from llmc.models.pictures import picture_problem
@@ -30,25 +32,42 @@ def read_samples(
     needs_last_image: bool = False,
 ) -> list[Sample]:
     """The samples of a folder, or of a json file itself; `prompts` replace those of the file, in order and in turn."""
-    there = [folder / name for name in NAMES if (folder / name).is_file()]
+    there = [folder / name for name in NAMES if (folder / name).exists()]
     path = there[0] if there else folder
-    if not path.is_file():
+    if path.is_dir():
         raise CalibrationError(f"{folder} has no samples.json, and no index.jsonl.\n  It is a list: {FORM}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = [line for line in text.splitlines() if line.strip()]
-        entries = [json.loads(line) for line in lines] if path.suffix == ".jsonl" else json.loads(text)
-        samples = [Sample.model_validate(_in_our_words(entry)) for entry in entries]
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, TypeError) as error:
-        raise CalibrationError(
-            f"{path} is not a list of samples: {str(error).splitlines()[0]}\n  The form is {FORM}"
-        ) from error
+    samples = []
+    for number, entry in enumerate(_entries(path), 1):
+        try:
+            samples.append(Sample.model_validate(_in_our_words(entry)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "it"
+            raise _no_list(path, f"of its sample {number}, {shown(where)}: {shown(first['msg'])}") from error
     if not samples:
         raise CalibrationError(f"{path} lists no samples.\n  The form is {FORM}")
     if prompts:
         samples = [samples[i % len(samples)].model_copy(update={"prompt": text}) for i, text in enumerate(prompts)]
     needed = {"image": needs_image, "last_image": needs_last_image}
     return [_with_images(sample, path, needed) for sample in samples[:limit]]
+
+
+def _entries(path: Path) -> list[Any]:
+    """The entries of a list, or those on the lines of a .jsonl."""
+    text = read_file(path, MOST_BYTES, CalibrationError)
+    try:
+        if path.suffix == ".jsonl":
+            return [parse_json(line) for line in text.splitlines() if line.strip()]
+        found = parse_json(text)
+    except NotJson as error:
+        raise _no_list(path, str(error)) from error
+    if not isinstance(found, list):
+        raise _no_list(path, f"it is a {type(found).__name__}")
+    return found
+
+
+def _no_list(path: Path, why: str) -> CalibrationError:
+    return CalibrationError(f"{path} is not a list of samples: {why}\n  The form is {FORM}")
 
 
 def _in_our_words(entry: Any) -> Any:

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llmc.errors import CalibrationError
+from llmc.files.header import read_header
+from llmc.files.json_text import read_object
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,16 @@ class CallStore:
     def open(cls, folder: Path) -> CallStore:
         """The calls that an earlier run saved; refused if not every one is there, and whole."""
         store, index = cls(folder), folder / "calls.json"
+        content = read_object(index, CalibrationError)
         try:
-            content = json.loads(index.read_text(encoding="utf-8"))
             for entry in content["calls"]:
                 entry |= {key: _decode(entry[key]) for key in ("args", "kwargs", "output")}
                 store._calls.append(Call(**entry))
             store._tensors = [None] * content["tensors"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CalibrationError(f"{index} does not list recorded calls: {error!r}; record them again") from error
         for number in range(len(store._tensors)):
-            check_tensors(folder / f"{number}.safetensors")
+            read_header(folder / f"{number}.safetensors", CalibrationError)
         return store
 
     def nbytes(self) -> int:
@@ -143,15 +145,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             f"{path} cannot be written: {error}; make room there, or record elsewhere: a run keeps its float run "
             "and its finished blocks in its folder (base.run_dir), and what it calibrates on in TMPDIR"
         ) from error
-
-
-def check_tensors(path: Path) -> None:
-    """Refuse a file of a recording that is missing or cut off; no value is read."""
-    try:
-        with safe_open(path, "pt"):
-            pass
-    except (FileNotFoundError, SafetensorError) as error:
-        raise CalibrationError(f"{path} cannot be read: {error}; record again") from error
 
 
 def map_tree(value: Any, change: Callable[[Any], Any], of: type) -> Any:

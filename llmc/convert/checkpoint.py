@@ -19,9 +19,11 @@ from llmc.files.json_text import read_object_if_there
 from llmc.files.regular import check_file
 from llmc.files.shards import read_index
 from llmc.files.state_dict import Unreadable, load_saved, named_tensors
+from llmc.files.words import some
 
 PICKLED = (".pth", ".pt")
 CHECKPOINTS = (".safetensors", *PICKLED)
+INDEXES = "*.index.json"
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,24 @@ def open_checkpoint(path: Path, network: str = "transformer") -> Checkpoint:
                 )
         tensors |= found
         metadata = about | metadata
+    if not tensors:
+        raise ExportError(
+            f"{', '.join(map(str, files))} holds no tensor; a checkpoint has some; copy or download it again"
+        )
     folder = files[0].parent
+    if path.is_dir():
+        _check_listed(folder, tensors)
     return Checkpoint(folder, tensors, metadata, read_object_if_there(folder / "config.json", ExportError))
+
+
+def _check_listed(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Refuse a checkpoint that lacks what its index lists."""
+    for index in folder.glob(INDEXES):
+        if lost := sorted(read_index(index, ExportError).keys() - tensors.keys()):
+            raise ExportError(
+                f"{index} lists {some(lost)}, which no file beside it holds; a checkpoint has all that its index lists; "
+                "copy or download it again"
+            )
 
 
 def checkpoint_files(path: Path, network: str = "transformer") -> list[Path]:
@@ -109,7 +127,7 @@ def _is_network(root: Path, folder: Path, network: str) -> bool:
 
 def _files_in(folder: Path) -> list[Path]:
     """The files that lie directly in a folder; an index says which they are."""
-    indexes = sorted(folder.glob("*.index.json"))
+    indexes = sorted(folder.glob(INDEXES))
     if len(indexes) > 1:
         names = ", ".join(index.name for index in indexes)
         raise ExportError(

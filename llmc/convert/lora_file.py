@@ -9,15 +9,25 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from pathlib import Path
 
-from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+)
 
 from llmc.convert.checkpoint import checkpoint_files
 from llmc.convert.deltas import Delta
 from llmc.convert.safetensors_file import StoredTensor, read_tensors
 from llmc.errors import ExportError
+from llmc.files.json_text import NotJson, parse_object, read_object_if_there
+from llmc.files.words import shown
 
 SHOWN = 8  # problems in one message
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
@@ -33,6 +43,7 @@ PARTS = {
     "diff_m": r"\.diff_m",
 }
 KEY = re.compile(rf"(?P<module>.+?)(?:{'|'.join(f'(?P<{part}>{ending})' for part, ending in PARTS.items())})")
+REPEATED, REPEATED_GROUP = re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
 READ = "lora_A/lora_B, lora_down/lora_up or lora.down/lora.up, alpha, diff, diff_b and diff_m"
 HALVES = {"down": "lora_A (or lora_down)", "up": "lora_B (or lora_up)"}
 OTHER_KINDS = {"DoRA": r"dora_scale|magnitude", "LoHa": r"\bhada_", "LoKr": r"\blokr_"}
@@ -81,9 +92,22 @@ class PeftConfig(BaseModel):
         alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(name, f"transformer.{name}")),
         frozen=True,
     )
-    lora_alpha: float | None = None
-    alpha_pattern: Mapping[str, float] = {}
+    lora_alpha: FiniteFloat | None = None
+    alpha_pattern: Mapping[str, FiniteFloat] = {}
     use_rslora: bool = False
+
+    @field_validator("alpha_pattern")
+    @classmethod
+    def _can_be_matched(cls, patterns: Mapping[str, float]) -> Mapping[str, float]:
+        for pattern in patterns:
+            # others could be tried on a name without end
+            if len(REPEATED.findall(pattern)) > 2 or REPEATED_GROUP.search(pattern):
+                raise ValueError(f"alpha_pattern {shown(pattern)} repeats more than a module's name can")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"alpha_pattern {shown(pattern)} is no pattern: {error}") from error
+        return patterns
 
     def scale(self, module: str, rank: int) -> float:
         """alpha / rank; rank-stabilized LoRA (arXiv 2312.03732) divides by the root of the rank."""
@@ -163,9 +187,13 @@ def _broken(keys: Keys, tensors: Mapping[str, StoredTensor]) -> str | None:
     down, up = tensors[keys["down"]].shape, tensors[keys["up"]].shape
     if len(down) < 2 or len(up) < 2 or down[0] == 0 or prod(up[1:]) != down[0]:
         return f"{keys['down']} {down}: shares no rank with {keys['up']} {up}"
-    if "alpha" in keys and prod(tensors[keys["alpha"]].shape) != 1:
+    if "alpha" in keys and not _is_number(tensors[keys["alpha"]]):
         return f"{keys['alpha']} {tensors[keys['alpha']].shape}: not one number"
     return None
+
+
+def _is_number(tensor: StoredTensor) -> bool:
+    return prod(tensor.shape) == 1 and isfinite(tensor.make().float().item())
 
 
 def _additions(module: str, keys: Keys, tensors: Mapping[str, StoredTensor], config: PeftConfig) -> Iterator[Addition]:
@@ -192,12 +220,14 @@ def _spellings(module: str, targets: tuple[str, ...]) -> Iterator[str]:
 def _peft_config(file: Path, metadata: Mapping[str, str], alpha: float | None) -> PeftConfig:
     """diffusers writes it into the file's metadata, PEFT beside a file that it always calls the same."""
     beside = file.with_name("adapter_config.json")
-    text = metadata.get("lora_adapter_metadata")
-    if text is None and file.name == "adapter_model.safetensors" and beside.is_file():
-        text = beside.read_text("utf-8")
+    text, found = metadata.get("lora_adapter_metadata"), None
     try:
-        return PeftConfig(lora_alpha=alpha) if text is None else PeftConfig.model_validate_json(text)
-    except ValidationError as error:
+        if text is not None:
+            found = parse_object(text.encode())
+        elif file.name == "adapter_model.safetensors":
+            found = read_object_if_there(beside, ExportError)
+        return PeftConfig(lora_alpha=alpha) if found is None else PeftConfig.model_validate(found)
+    except (NotJson, ValidationError) as error:
         raise ExportError(
             f"{file} comes with a configuration that cannot be read: {error}; lora_alpha must be a number; "
             "save the LoRA again"

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
 from llmc.atomic import atomic_file
+from llmc.errors import CalibrationError
 from llmc.eval.metrics.base import Metric
+from llmc.files.json_text import read_object
+from llmc.files.words import shown
 from llmc.plugin import Strict, discover
 
 if TYPE_CHECKING:
@@ -170,7 +173,15 @@ def write_results(path: Path, results: Results) -> None:
 
 def read_results(path: Path) -> Results:
     """Read what `write_results` wrote."""
-    return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        return Results.model_validate(read_object(path, CalibrationError))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = shown(".".join(map(str, first["loc"])))
+        raise CalibrationError(
+            f"{path} is no results.json of a run: {where}: {shown(first['msg'])}; name the file of a whole run, or run it "
+            "again"
+        ) from error
 
 
 def summary(results: Results) -> dict[str, Any]:

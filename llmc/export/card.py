@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from llmc.atomic import atomic_file
+from llmc.errors import ExportError
+from llmc.files.json_text import read_object_if_there
 from llmc.log import one_line
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ def front_matter(origin: str | None, target: str, about: Mapping[str, str]) -> d
 
 def base_model(source: Path) -> str | None:
     """The Hub's name of the float pipeline, if the pipeline says where it came from."""
-    index = source / "model_index.json"
-    if not index.is_file():  # a lone network's own folder
+    index = read_object_if_there(source / "model_index.json", ExportError)
+    if index is None:  # a lone network's own folder
         return None
-    name = str(json.loads(index.read_text(encoding="utf-8")).get("_name_or_path", ""))
+    name = str(index.get("_name_or_path", ""))
     return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 

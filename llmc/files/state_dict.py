@@ -16,7 +16,7 @@ from llmc.errors import LlmcError
 from llmc.files.regular import check_file
 from llmc.files.words import shown, some
 
-MOST_LEVELS, MOST_VALUES = 64, 10**6  # of containers in one another, and all that is in them
+MOST_LEVELS, MOST_VALUES = 64, 300_000  # of containers in one another, and all that is in them
 # all that torch's unpickler raises where bytes make no sense to it
 BROKEN = (
     UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError,

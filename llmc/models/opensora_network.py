@@ -91,8 +91,8 @@ def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
     sizes = (frames, *sides) if isinstance(sides, list) else (frames, sides, sides)
     if len(sizes) != 3 or not all(map(is_whole, sizes)):
         raise AdapterError(
-            f"{source_of(config)} says sample_size_t: {frames} and sample_size: {sides}; the one is a whole number, the "
-            "other one or two: take config.json from the release"
+            f"{source_of(config)} says sample_size_t: {frames} and sample_size: {sides}; the one is a whole number, "
+            "the other one or two: take config.json from the release"
         )
     return sizes[0], sizes[1], sizes[2]
 

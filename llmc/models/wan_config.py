@@ -87,8 +87,8 @@ def _source(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if found is None or isinstance(found, Mapping):
         return found
     raise AdapterError(
-        f"{source_of(config)} holds a {type(found).__name__} under {SOURCE}, where the keys are that a conversion kept; "
-        "take that key out, or the file from the release"
+        f"{source_of(config)} holds a {type(found).__name__} under {SOURCE}, where the keys are that a conversion "
+        "kept; take that key out, or the file from the release"
     )
 
 

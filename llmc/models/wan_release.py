@@ -68,8 +68,8 @@ class Release(PipelineIndex):
                 return TOLD_BY_SHAPES[component](shapes)
             except (IndexError, ValueError, TypeError, ZeroDivisionError) as error:
                 raise AdapterError(
-                    f"{path} has tensors of other shapes than a release of Wan, which tell no sizes ({error}): download "
-                    "that file again"
+                    f"{path} has tensors of other shapes than a release of Wan, which tell no sizes ({error}): "
+                    "download that file again"
                 ) from error
         config = original_config(path)
         if missing := [key for key in ("dim", "num_heads") if not is_whole(config.get(key))]:
@@ -89,8 +89,8 @@ def read_release(folder: Path) -> Release | None:
         return None
     if others and kind not in BOUNDARY:
         raise AdapterError(
-            f"{folder} holds two experts of the kind {kind}; those that are known are {' and '.join(BOUNDARY)}: download "
-            "their config.json again"
+            f"{folder} holds two experts of the kind {kind}; those that are known are {' and '.join(BOUNDARY)}: "
+            "download their config.json again"
         )
     files, classes = dict(networks), {}
     for name, (pattern, class_name) in BESIDE.items():

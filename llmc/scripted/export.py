@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,13 @@ import torch
 from torch import nn
 
 from llmc.atomic import staged_folder
+from llmc.errors import ExportError
 from llmc.export.base import FinishedPart
 from llmc.export.card import write_card
 from llmc.export.manifest import write_manifest
 from llmc.export.mindie import MindIE
 from llmc.export.mindie_types import RunDtype
+from llmc.files.json_text import read_object
 from llmc.log import log
 from llmc.models.base import adapter_of
 from llmc.scripted.folder import clear_folder, forget_manifest
@@ -40,7 +41,7 @@ def write(network: Network, exporter: MindIE, save: SaveProcessorConfig, recipe:
         exporter.write(part, stage)
         (description,) = stage.glob(f"{DESCRIPTION}*.json")
         (weight,) = stage.glob(f"{WEIGHT}*.safetensors")
-        tell_names(json.loads(description.read_text(encoding="utf-8"))["model_quant_type"], save)
+        tell_names(read_object(description, ExportError)["model_quant_type"], save)
         description.rename(stage / (save.json_name or description.name))
         weight.rename(stage / (save.safetensors_name or weight.name))
         if get_rank() < 0:  # of several ranks none can speak for the files of all

@@ -6,13 +6,11 @@ import os
 import shlex
 import stat
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-
-import torch
 
 from llmc.convert.writer import write_pickle
 from llmc.errors import CalibrationError
+from llmc.files.state_dict import Unreadable, load_saved
 from llmc.scripted.calib_data import CalibData
 
 BY_OTHERS = 0o022  # the bits of a mode with which others than the owner can write
@@ -31,13 +29,12 @@ def safe_torch_load(path: str | os.PathLike[str], map_location: Any = None) -> A
     calls, which know their model."""
     trusted = trusted_file(path)
     try:
-        found = torch.load(trusted, map_location=map_location, weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError) as error:  # the last: damage, or a device
-        says = str(error) or type(error).__name__
+        found = load_saved(trusted, CalibrationError, mmap=False, map_location=map_location)
+    except Unreadable as error:
         raise CalibrationError(
             f"{trusted} holds more than tensors, containers and plain values, is damaged, or was on a device that is "
             "not here; only such values of a whole file are read: write it again, by DumperManager.save, or give "
-            f"map_location='cpu'.\n  torch says: {says.splitlines()[0]}"
+            f"map_location='cpu'.\n  torch says: {error}"
         ) from error
     if isinstance(found, dict) and found.keys() == {ORIGIN, CALLS}:
         return CalibData(found[CALLS], found[ORIGIN])

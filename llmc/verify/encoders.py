@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from llmc.errors import ExportError
+from llmc.files.numbers import MOST_BLOCKS
+from llmc.files.state_dict import Unreadable, load_saved, named_tensors
+from llmc.verify.file_rules import resolved
 from llmc.verify.files import Entry, TensorFile, open_tensor_file
 from llmc.verify.layered import Layered
 from llmc.verify.layered_rules import LayeredRules, layered_verdicts
@@ -44,12 +46,15 @@ class EncoderFile(Layered):
 
     @cached_property
     def described(self) -> Listed | list[str]:
-        missing = [name for name in TOLD_BY[self.kind.key] if name not in self.entries]
-        if missing:
-            return [f"the sizes, which are those of {', '.join(missing)},"]
+        axes = TOLD_BY[self.kind.key]
+        if odd := [name for name, count in axes.items() if len(self._shape(name)) != count]:
+            return [f"the sizes, which are those of {', '.join(odd)},"]
         tensors = tuple(self.kind.describe(self.entries))
         blocks = {each.native.rpartition("attn.")[0] for each in tensors if isinstance(each, Linear)}
-        return Listed("native", self.entries[TOLD_BY[self.kind.key][0]].shape[-1], len(blocks - {""}), tensors)
+        return Listed("native", self._shape(next(iter(axes)))[-1], len(blocks - {""}), tensors)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return self.entries[name].shape if name in self.entries else ()
 
 
 def encoder_verdicts(export: Export, sources: Sources) -> Iterator[Verdict]:
@@ -76,7 +81,7 @@ def _is_named(export: Export, kind: Kind, network: Layered) -> Finding:
         found = {key: (runtime or {}).get(f"{kind.key}_{key}") for key in ("quantized", "quant_scheme")}
         if found["quantized"] is not True or not str(found["quant_scheme"]).startswith(f"{precision}-"):
             problems.append(f"{name} says {found} of {kind.key}; {path.name} is {precision}")
-        elif Path(str((runtime or {}).get(f"{kind.key}_quantized_ckpt"))).resolve() != path.resolve():
+        elif resolved((runtime or {}).get(f"{kind.key}_quantized_ckpt")) != resolved(str(path)):
             problems.append(f"{name}: {kind.key}_quantized_ckpt does not lead to {path.name}")
     return Checked(problems)
 
@@ -103,21 +108,18 @@ def _open(path: Path) -> TensorFile:
     if path.suffix == ".safetensors":
         return open_tensor_file(path)
     try:
-        tensors: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        return TensorFile(path, problem=f"{path.name} cannot be read: {str(error).splitlines()[0]}")
-    strange = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        return TensorFile(path, problem=f"{path.name} holds {', '.join(strange[:3])}, which are no tensors")
+        tensors = named_tensors(path, load_saved(path, ExportError), ExportError)
+    except (Unreadable, ExportError) as error:
+        return TensorFile(path, problem=f"{path.name} cannot be read: {error}")
     return TensorFile(path, {
         name: _Loaded(name, path, value.dtype, tuple(value.shape), 0, value) for name, value in tensors.items()
     })  # fmt: skip
 
 
-# key -> the tensors that tell its sizes, the first of them its width
+# key -> the tensors that tell its sizes, the first of them its width, and how many axes each has
 TOLD_BY = {
-    "t5": ("token_embedding.weight", "blocks.0.attn.q.weight", "blocks.0.ffn.fc1.weight"),
-    "clip": ("visual.pre_norm.weight", "visual.transformer.0.mlp.0.weight"),
+    "t5": {"token_embedding.weight": 2, "blocks.0.attn.q.weight": 2, "blocks.0.ffn.fc1.weight": 2},
+    "clip": {"visual.pre_norm.weight": 1, "visual.transformer.0.mlp.0.weight": 2},
 }
 
 
@@ -125,7 +127,7 @@ def _t5(entries: Mapping[str, Entry]) -> Iterator[Expected]:
     embedding, q, fc1 = (entries[name].shape for name in TOLD_BY["t5"])
     dim, inner, ffn = embedding[1], q[0], fc1[0]
     yield Expected("token_embedding.weight", "shared.weight", embedding)
-    for number in _numbers(r"blocks\.(\d+)\.", entries):
+    for number in _numbers(r"blocks\.(\d{1,9})\.", entries):
         there, here = f"blocks.{number}", f"encoder.block.{number}.layer"
         for leaf in "qkv":
             rows = {f"{here}.0.SelfAttention.{leaf}": inner}
@@ -149,7 +151,7 @@ def _clip(entries: Mapping[str, Entry]) -> Iterator[Expected]:
     patch = "embeddings.patch_embedding.weight"
     yield Expected("visual.patch_embedding.weight", patch, (dim, 3, "patch", "patch"))
     yield from both("visual.pre_norm", "pre_layrnorm", (dim,))
-    for number in _numbers(r"visual\.transformer\.(\d+)\.", entries):
+    for number in _numbers(r"visual\.transformer\.(\d{1,9})\.", entries):
         there, here = f"visual.transformer.{number}", f"encoder.layers.{number}"
         qkv = {f"{here}.self_attn.{leaf}_proj": dim for leaf in "qkv"}
         yield from stacked("native", f"{there}.attn.to_qkv", qkv, dim, carries=True)
@@ -164,7 +166,9 @@ def _clip(entries: Mapping[str, Entry]) -> Iterator[Expected]:
 
 
 def _numbers(pattern: str, names: Mapping[str, Entry]) -> range:
-    return range(max(int(found[1]) for name in names if (found := re.match(pattern, name))) + 1)
+    found = (re.match(pattern, name) for name in names)
+    numbers = {int(each[1]) for each in found if each}
+    return range(max((number for number in numbers if number < MOST_BLOCKS), default=-1) + 1)
 
 
 KINDS = (

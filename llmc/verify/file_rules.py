@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmc.verify.files import Entry, file_digest, read_object
-from llmc.verify.network import EXPERTS, MANIFEST, Export, Network
+from llmc.files.regular import file_problem
+from llmc.files.words import shown
+from llmc.verify.files import Entry, file_digest, read_keys
+from llmc.verify.manifest import MANIFEST
+from llmc.verify.network import EXPERTS, Export, Network
 from llmc.verify.storage import storage_of
 from llmc.verify.verdict import Checked, Finding, NotChecked, some
 
@@ -26,16 +30,16 @@ def manifest_agrees(export: Export) -> Finding:
     """Every file is the one that was written."""
     if export.manifest is None:
         return NotChecked(f"there is no {MANIFEST}, which an export of this version brings")
-    files: dict[str, Any] = export.manifest.get("files", {})
+    files = export.manifest.digests
     return Checked(list(_changed(export, files)), f"{len(files)} files")
 
 
-def _changed(export: Export, files: dict[str, Any]) -> Problems:
-    for name, about in files.items():
+def _changed(export: Export, files: Mapping[str, str]) -> Problems:
+    for name, digest in files.items():
         path = export.folder / name
-        if not path.is_file():
+        if file_problem(path):
             yield f"{name} is in the manifest, and not in the folder"
-        elif file_digest(path) != about["sha256"]:
+        elif file_digest(path) != digest:
             yield f"{name} is not the file that was written: its sha256 differs"
     for network in export.networks:
         for file in network.files:
@@ -60,7 +64,7 @@ def _runtime_problems(export: Export, name: str, runtime: Any) -> Problems:
     if runtime.get("dit_quantized") is not True:
         yield "dit_quantized is not true: the quantized weights would be read as float ones"
     first = export.networks[0]
-    manifest = (export.manifest or {}).get("scheme")
+    manifest = export.manifest.said.get("scheme") if export.manifest is not None else None
     storage = storage_of(scheme) if isinstance(scheme, str) else None
     if storage is None:
         yield f"LightX2V has no dit_quant_scheme {scheme}"
@@ -95,11 +99,13 @@ def _location_problems(export: Export, runtime: dict[str, Any]) -> Problems:
         given = runtime.get(key)
         if given is None:
             yield f"it lacks {key}, so that LightX2V would not find the weights"
-        elif Path(given).resolve() not in (
-            folder.resolve(),
-            *(file.resolve() for file in folder.glob("*.safetensors")),
-        ):
-            yield f"{key} is {given}, and the weights lie in {folder.resolve()}"
+        elif resolved(given) not in [resolved(str(place)) for place in (folder, *folder.glob("*.safetensors"))]:
+            yield f"{key} is {shown(given)}, and the weights lie in {folder.resolve()}"
+
+
+def resolved(place: object) -> Path | None:
+    """Where a path that a file gives leads, if it is one."""
+    return Path(os.path.realpath(place)) if isinstance(place, str) and "\0" not in place else None
 
 
 def files_are_whole(network: Network) -> Finding:
@@ -169,7 +175,7 @@ def layout_is_right(network: Network) -> Finding:
 
 def _index_problems(network: Network) -> Problems:
     for index in sorted(network.folder.glob("*.index.json")):
-        weight_map = (read_object(index) or {}).get("weight_map")
+        weight_map = (read_keys(index) or {}).get("weight_map")
         if not isinstance(weight_map, dict):
             yield f"{index.name} has no weight_map"
             continue

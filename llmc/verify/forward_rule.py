@@ -96,14 +96,17 @@ def _own_tensors(network: Network, block: str) -> dict[str, Tensor]:
 
 
 def _float_block(network: Network, model: FloatNetwork, block: str, x: Tensor, inputs: Inputs) -> Tensor | None:
-    """The same block of the float model on the same input; None if it is not there."""
+    """The same block of the float model on the same input; None if it is not there, or of other sizes."""
     own = {_inside(block, each): model.read(each) for each in network.float_tensors()
            if each.native.startswith(f"{block}.")}  # fmt: skip
     weights = {_inside(block, each): model.read(each, "weight") for each in network.linears()
                if each.native.startswith(f"{block}.")}  # fmt: skip
-    there = {name: tensor for name, tensor in own.items() if tensor is not None}
+    shapes = {_inside(block, each): entry.shape for each in network.float_tensors()
+              if (entry := network.find(each)) is not None}  # fmt: skip
+    shapes |= {_inside(block, each): sizes(each) for each in network.linears()}
+    there = {name: tensor for name, tensor in own.items() if tensor is not None and tensor.shape == shapes[name]}
     multiply = {name: partial(linear, weight=weight, bias=there.get(f"{name}.bias"))
-                for name, weight in weights.items() if weight is not None}  # fmt: skip
+                for name, weight in weights.items() if weight is not None and weight.shape == shapes[name]}  # fmt: skip
     if (len(there), len(multiply)) != (len(own), len(weights)):
         return None
     return run_block(x, inputs, network.wan.heads, there, multiply)

@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmc.files.numbers import MOST_BLOCKS
+from llmc.files.words import shown
 from llmc.verify.files import Entry
 from llmc.verify.listed import Listed, stacked
-from llmc.verify.wan import Expected, Naming, both
+from llmc.verify.wan import Expected, Naming, both, lacking
 
 # class in config.json -> a layer that only this one of the three has in its own layout, and the bias that is dim wide
 TOLD_BY = {
@@ -50,18 +52,21 @@ def read_joint(config: Mapping[str, Any], entries: Mapping[str, Entry]) -> Liste
 def sizes_of_config(config: Mapping[str, Any]) -> Sizes | list[str] | None:
     """As diffusers' config.json has them."""
     kind = config.get("_class_name")
-    if kind not in TOLD_BY:
+    if not isinstance(kind, str) or kind not in TOLD_BY:
         return None
     wanted = ["num_attention_heads", "attention_head_dim", "num_layers"]
     wanted += {"FluxTransformer2DModel": ["num_single_layers"], "SD3Transformer2DModel": []}.get(
         kind, ["num_single_layers", "num_refiner_layers"]
     )
-    if missing := [key for key in wanted if not isinstance(config.get(key), int)]:
+    if missing := lacking(config, wanted, ("num_single_layers", "num_refiner_layers")):
         return missing
+    dual = config.get("dual_attention_layers") or ()
+    if not isinstance(dual, list | tuple):
+        return [f"dual_attention_layers as a list (it is {shown(repr(dual))})"]
     return Sizes(
         kind, "diffusers", config["num_attention_heads"] * config["attention_head_dim"], config["num_layers"],
         config.get("num_single_layers", 0), config.get("num_refiner_layers", 0), bool(config.get("guidance_embeds")),
-        config.get("dual_attention_layers") or (), config.get("qk_norm") is not None,
+        dual, config.get("qk_norm") is not None,
     )  # fmt: skip
 
 
@@ -71,21 +76,26 @@ def sizes_of_names(entries: Mapping[str, Entry]) -> Sizes | list[str] | None:
     if kind is None:
         return None
     bias = TOLD_BY[kind][1]
-    if bias not in entries:
+    if bias not in entries or len(entries[bias].shape) != 1:
         return [f"the width, which is that of {bias},"]
     return Sizes(
-        kind, "native", entries[bias].shape[0], _count(r"(?:double|joint)_blocks\.(\d+)\.", entries),
-        _count(r"single_blocks\.(\d+)\.", entries),
-        _count(r"txt_in\.individual_token_refiner\.blocks\.(\d+)\.", entries),
+        kind, "native", entries[bias].shape[0], _count(r"(?:double|joint)_blocks\.(\d{1,9})\.", entries),
+        _count(r"single_blocks\.(\d{1,9})\.", entries),
+        _count(r"txt_in\.individual_token_refiner\.blocks\.(\d{1,9})\.", entries),
         any(name.startswith("guidance_in.") for name in entries),
-        {int(found[1]) for name in entries if (found := re.match(r"joint_blocks\.(\d+)\.x_block\.attn2\.", name))},
+        _numbers(r"joint_blocks\.(\d{1,9})\.x_block\.attn2\.", entries),
         kind != "SD3Transformer2DModel" or any(".ln_q." in name for name in entries),
     )  # fmt: skip
 
 
 def _count(pattern: str, names: Collection[str]) -> int:
-    numbers = [int(found[1]) for name in names if (found := re.match(pattern, name))]
-    return max(numbers, default=-1) + 1
+    return max(_numbers(pattern, names), default=-1) + 1
+
+
+def _numbers(pattern: str, names: Collection[str]) -> set[int]:
+    """Those of blocks; no network has as many as some names could say."""
+    numbers = {int(found[1]) for name in names if (found := re.match(pattern, name))}
+    return {number for number in numbers if number < MOST_BLOCKS}
 
 
 def _flux(s: Sizes) -> Iterator[Expected]:

@@ -22,7 +22,7 @@ from llmc.verify.storage import FLOATS, Leaf, Reading, Storage, whole
 from llmc.verify.wan import Linear, Wan, read_wan
 
 CODES = (torch.int8, torch.float8_e4m3fn)
-BLOCK = re.compile(r"(vace_)?blocks\.(\d+)\.")
+BLOCK = re.compile(r"(vace_)?blocks\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from llmc.verify.files import Entry, open_tensor_file, read_object
+from llmc.verify.files import Entry, open_tensor_file, read_keys
+from llmc.verify.manifest import read_manifest
 from llmc.verify.mindie_names import Expected, expected_tensors
 from llmc.verify.mindie_types import BYTE, TYPES, Sizes, beside, leaves_of
-from llmc.verify.network import EXPERTS, MANIFEST, Network
+from llmc.verify.network import EXPERTS, Network
 from llmc.verify.sources import Sources, open_float, places_of
 from llmc.verify.storage import Leaf
 
@@ -51,19 +52,18 @@ class Described(Network):
 
     descriptions: tuple[Path, ...]
     rows: Mapping[str, Any]
-    about: Mapping[str, Any]  # the manifest: which generation, chip and type of the run it was written for
+    about: Mapping[str, str]  # the manifest: which generation, chip and type of the run it was written for
     expected: Mapping[str, Expected] | str  # by MindIE's names, or why that is not known
 
     @property
     def generation(self) -> str | None:
         """2.3, 3 or 2026-07; None where nobody says it."""
-        found = self.about.get("mindie_version")
-        return None if found is None else str(found)
+        return self.about.get("mindie_version")
 
     @property
     def fp16(self) -> bool:
         """Whether the run is in float16; bfloat16 is what MindIE takes unless told otherwise."""
-        return bool(self.about.get("dtype") == "fp16")
+        return self.about.get("dtype") == "fp16"
 
     @property
     def run_dtype(self) -> torch.dtype:
@@ -138,19 +138,20 @@ class Described(Network):
 
 def described_networks(folder: Path, sources: Sources) -> tuple[Described, ...]:
     """Every network of an export; of two experts each has a folder."""
-    about = read_object(folder / MANIFEST) or {}
+    manifest = read_manifest(folder)
+    about = {} if manifest is None else manifest.said
     places = [folder / name for name in EXPERTS if (folder / name).is_dir()] or [folder]
     return tuple(_opened(place, place != folder, about, sources) for place in places)
 
 
-def _opened(folder: Path, inner: bool, about: Mapping[str, Any], sources: Sources) -> Described:
+def _opened(folder: Path, inner: bool, about: Mapping[str, str], sources: Sources) -> Described:
     descriptions = tuple(sorted(folder.glob(f"{DESCRIPTION}*.json")))
     part = EXPERTS[folder.name] if inner else "transformer"
     config = _config(part, sources)
     return Described(
         folder=folder, label=folder.name if inner else "", part=part, runtime=None, scheme=None,
         files=tuple(open_tensor_file(file) for file in sorted(folder.glob("*.safetensors"))),
-        descriptions=descriptions, rows=(read_object(descriptions[0]) or {}) if descriptions else {},
+        descriptions=descriptions, rows=(read_keys(descriptions[0]) or {}) if descriptions else {},
         about=about, config=config, expected=_expected(part, sources, config),
     )  # fmt: skip
 
@@ -160,7 +161,7 @@ def _config(part: str, sources: Sources) -> dict[str, Any]:
     if sources.float_model is None:
         return {}
     places = places_of(sources.float_model, part)
-    return next((found for place in places if (found := read_object(place / "config.json")) is not None), {})
+    return next((found for place in places if (found := read_keys(place / "config.json")) is not None), {})
 
 
 def _expected(part: str, sources: Sources, config: Mapping[str, Any]) -> dict[str, Expected] | str:

@@ -146,7 +146,7 @@ def _hyvideo(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Expected]]:
             yield from found
     for leaf in ("weight", "bias"):
         if (entry := entries.get(f"{HALVES[1]}.{leaf}")) is not None:
-            half = entry.shape[0] // 2
+            half = entry.shape[0] // 2 if entry.shape else 0
             yield f"{HALVES[0]}.{leaf}", Expected((Piece(entry, half, 2 * half), Piece(entry, 0, half)))
 
 
@@ -155,6 +155,7 @@ def _assembled(
 ) -> Iterator[tuple[str, Expected]]:
     for module, sources in table.items():
         for leaf in ("weight", "bias"):
-            names = [f"{theirs}{source}.{leaf}" for source in sources]
-            if all(name in entries for name in names):
-                yield f"{ours}{module}.{leaf}", _whole(*(entries[name] for name in names))
+            there = [entries[name] for source in sources if (name := f"{theirs}{source}.{leaf}") in entries]
+            alike = len({entry.shape[1:] for entry in there}) == 1 and all(entry.shape for entry in there)
+            if len(there) == len(sources) and (alike or len(sources) == 1):
+                yield f"{ours}{module}.{leaf}", _whole(*there)

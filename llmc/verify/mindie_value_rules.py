@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from llmc.verify.files import Entry, read_object, tensor_digest
+from llmc.verify.files import Entry, read_keys, tensor_digest
 from llmc.verify.layered import short
 from llmc.verify.mindie import FLOAT, Described, Layer
 from llmc.verify.mindie_types import BYTE, FP8, GRIDS, INT8, TYPES, Sizes, deq_values, readings, weight_scale_of
@@ -64,7 +64,7 @@ def steps_are_alike(network: Described) -> Finding:
     """Every linear with a grid for each step has one for all steps of the policy, whose calls name the static ones."""
     rows = {layer.module: of.steps for layer in network.layers if layer.kind == "W8A8_TIMESTEP"
             and (of := network.sizes(layer)) is not None}  # fmt: skip
-    says = read_object(network.folder / POLICY)
+    says = read_keys(network.folder / POLICY)
     if not rows:
         return Checked([f"{POLICY} is there, and no linear has a grid for each step"] if says is not None else [])
     if says is None:

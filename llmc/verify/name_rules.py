@@ -166,7 +166,7 @@ def sizes_fit_kernels(network: Network) -> Finding:
     if storage is None:
         return NotChecked("the scheme is not known")
     kernel = (network.runtime or {}).get("dit_quant_scheme", network.scheme)
-    each_n, each_k = KERNEL_MULTIPLES.get(kernel, storage.multiples)
+    each_n, each_k = KERNEL_MULTIPLES.get(str(kernel), storage.multiples)
     wrong = {f"{linear.name(network.known.naming)} has {n} outputs and {k} inputs"
              for linear in network.linears() for n, k in [sizes(linear)] if n % each_n or k % each_k}  # fmt: skip
     problems = [f"{some(sorted(wrong))}; the kernels take multiples of {each_n} and {each_k}"] if wrong else []

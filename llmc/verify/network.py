@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from llmc.verify.files import Entry, TensorFile, open_tensor_file, read_object
+from llmc.verify.files import Entry, TensorFile, open_tensor_file, read_keys
 from llmc.verify.listed import Listed
+from llmc.verify.manifest import Manifest, read_manifest
 from llmc.verify.storage import STORAGES, Leaf, Storage, recognized, storage_of
 from llmc.verify.wan import Expected, Linear, Wan, read_wan
 
-MANIFEST = "llmc_manifest.json"
 UNKNOWN = "no storage that is known"
 EXPERTS = {"high_noise_model": "transformer", "low_noise_model": "transformer_2"}  # folder -> part of the pipeline
 
@@ -26,7 +26,7 @@ class Export:
     """The folder that a runtime is pointed at."""
 
     folder: Path
-    manifest: Mapping[str, Any] | None
+    manifest: Manifest | None
     runtimes: Mapping[str, Mapping[str, Any] | None]  # every lightx2v_*.json; None: it cannot be read
     networks: tuple[Network, ...]
 
@@ -148,17 +148,19 @@ def sizes(linear: Linear) -> tuple[int, int]:
 def open_export(path: Path) -> Export:
     """Everything but values."""
     folder = folder_of(path)
-    manifest = read_object(folder / MANIFEST)
-    runtimes = {file.name: read_object(file) for file in sorted(folder.glob("lightx2v_*.json"))}
+    manifest = read_manifest(folder)
+    runtimes = {file.name: read_keys(file) for file in sorted(folder.glob("lightx2v_*.json"))}
     runtime = next((content for content in runtimes.values() if content is not None), None)
-    says = (manifest or {}).get("scheme") or (runtime or {}).get("dit_quant_scheme")
+    says = manifest.said.get("scheme") if manifest is not None else None
+    if says is None and runtime is not None and isinstance(found := runtime.get("dit_quant_scheme"), str):
+        says = found
     places = network_folders(folder)
     networks = tuple(
         Network(
             folder=place,
             label="" if place == folder else place.name,
             files=tuple(open_tensor_file(file) for file in sorted(place.glob("*.safetensors"))),
-            config=read_object(place / "config.json"),
+            config=read_keys(place / "config.json"),
             runtime=runtime,
             scheme=says,
             part=EXPERTS.get(place.name, "transformer") if place != folder else "transformer",

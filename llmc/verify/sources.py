@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from llmc.errors import ExportError
-from llmc.verify.files import Entry, open_tensor_file, read_object
+from llmc.files.json_text import object_in, read_object_if_there
+from llmc.files.words import shown
+from llmc.verify.files import Entry, open_tensor_file
 from llmc.verify.wan import Expected, Linear
 
 JUDGED = "weights.json"
@@ -50,7 +52,7 @@ class FloatNetwork:
     def read_weight(self, linear: Linear) -> Tensor | None:
         """The weight of a linear in float32: of one that is made of several, those below each other."""
         parts = [self.read(Expected(name, name, ()), "weight") for name, _ in linear.parts]
-        there = [part for part in parts if part is not None]
+        there = [part for part in parts if part is not None and part.shape[1:] == linear.shape[1:] and part.dim()]
         return torch.cat(there) if len(there) == len(parts) else self.read(linear, "weight")
 
 
@@ -60,19 +62,33 @@ def find_sources(float_model: Path | None, against: Path | None) -> Sources:
         _check_holds_weights(float_model)
     if against is None:
         return Sources(float_model)
-    judged = read_object(against / JUDGED)
+    judged = _judged(against)
+    model = object_in(read_object_if_there(against / "config.json", ExportError) or {}, "model")
+    if float_model is None and model.get("lora"):
+        return Sources(None, "the run merged a LoRA, so that the float model on disk is another", judged, against)
+    named = model.get("path")
+    path = Path(named) if isinstance(named, str) and named and "\0" not in named else None
+    found = float_model or (path if path is not None and path.is_dir() else None)
+    replaced = frozenset() if float_model else frozenset(name for name in OTHERS if model.get(name))
+    why = f"the run's float model {path or 'has no name, and'} is not there: give --float PATH"
+    return Sources(found, why, judged, against, replaced)
+
+
+def _judged(against: Path) -> dict[str, dict[str, str]]:
+    """Part -> linear -> the digest of its weight."""
+    judged = read_object_if_there(against / JUDGED, ExportError)
     if judged is None:
         raise ExportError(
             f"--against {against} has no {JUDGED}; a run writes it into its folder when it exports: name that folder, "
             "which `llmc run` prints at its end, or run it again"
         )
-    model = (read_object(against / "config.json") or {}).get("model", {})
-    if float_model is None and model.get("lora"):
-        return Sources(None, "the run merged a LoRA, so that the float model on disk is another", judged, against)
-    path = Path(model.get("path", ""))
-    found = float_model or (path if model.get("path") and path.is_dir() else None)
-    replaced = frozenset() if float_model else frozenset(name for name in OTHERS if model.get(name))
-    return Sources(found, f"the run's float model {path} is not there: give --float PATH", judged, against, replaced)
+    for part, digests in judged.items():
+        if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+            raise ExportError(
+                f"{judged.path} has no digests for {shown(part)}; a run writes one for each linear of a part: copy the "
+                "file again, or run it again"
+            )
+    return judged
 
 
 def _check_holds_weights(folder: Path) -> None:

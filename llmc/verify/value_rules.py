@@ -91,7 +91,7 @@ def _distance(
     if not isinstance(network.known, Wan):
         return _free_distance(weight, wanted, linear.carries)
     columns, attention = _multiplier(network, model, linear), linear.native.rpartition(".")[0]
-    if columns is not None:
+    if columns is not None and columns.shape == wanted.shape[1:]:
         wanted = wanted / columns
     if linear.native.endswith((".v", ".v_img")):
         fitting = _fitting(weight, wanted)
@@ -124,7 +124,7 @@ def _multiplier(network: Network, model: FloatNetwork, linear: Linear) -> Tensor
     if (group, leaf) == ("cross_attn", "q"):
         norm = Expected(f"{prefix}.norm3.weight", f"{prefix}.norm2.weight", ())
         ours, theirs = network.find(norm), model.read(norm)
-        if ours is not None and theirs is not None:
+        if ours is not None and theirs is not None and ours.shape == theirs.shape:
             ratio = ours.read().float() / theirs
             return torch.where(theirs == 0, torch.ones_like(ratio), ratio)
     return None

@@ -5,10 +5,13 @@ Written down from the network itself, apart from the tables that rename it when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
+
+from llmc.files.numbers import LARGEST, MOST_BLOCKS, is_whole
+from llmc.files.words import shown
 
 Size = int | str  # a word stands for a size that the config does not say; it must be the same wherever it occurs
 Naming = Literal["native", "diffusers"]
@@ -137,10 +140,12 @@ def read_wan(config: Mapping[str, Any], runtime: Mapping[str, Any] | None = None
         "diffusers": ("num_attention_heads", "attention_head_dim", "num_layers", "in_channels", "out_channels",
                       "ffn_dim", "freq_dim"),
     }[naming]  # fmt: skip
-    if missing := [key for key in wanted if not isinstance(config.get(key), int)]:
-        return missing
+    if lacks := [*lacking(config, wanted), *_odd_sizes(config)]:
+        return lacks
     if naming == "native":
         heads, dim, ins, outs = (config[key] for key in ("num_heads", "dim", "in_dim", "out_dim"))
+        if dim % heads:
+            return [f"a num_heads that shares out the {dim} of dim (it is {heads})"]
     else:
         heads, ins, outs = (config[key] for key in ("num_attention_heads", "in_channels", "out_channels"))
         dim = heads * config["attention_head_dim"]
@@ -151,6 +156,29 @@ def read_wan(config: Mapping[str, Any], runtime: Mapping[str, Any] | None = None
         len(config.get("vace_layers") or ()),
         config.get("vace_in_dim") or config.get("vace_in_channels") or "vace_in_dim",
     )  # fmt: skip
+
+
+def lacking(config: Mapping[str, Any], wanted: Iterable[str], may_be_none: Collection[str] = ()) -> list[str]:
+    """The keys that hold no size or count, with what they hold instead."""
+    found = []
+    for key in wanted:
+        least, most = int(key not in may_be_none), MOST_BLOCKS if key.endswith("layers") else LARGEST
+        if not is_whole(config.get(key), least, most):
+            said = f" from {least} to {most} (it is {shown(repr(config[key]))})" if key in config else ""
+            found.append(key + said)
+    return found
+
+
+def _odd_sizes(config: Mapping[str, Any]) -> list[str]:
+    """The same of keys that need not be there."""
+    there = [key for key in ("text_dim", "vace_in_dim", "vace_in_channels") if config.get(key) is not None]
+    odd = lacking(config, there)
+    for key, least, most in (("patch_size", 1, 3), ("vace_layers", 0, MOST_BLOCKS)):
+        sizes = config.get(key) or ()
+        is_list = isinstance(sizes, list | tuple) and len(sizes) <= most
+        if not (is_list and all(is_whole(size, least) for size in sizes)):
+            odd.append(f"{key} as a list of at most {most} whole numbers (it is {shown(repr(sizes))})")
+    return odd
 
 
 def _projects_images(naming: Naming, config: Mapping[str, Any], runtime: Mapping[str, Any] | None) -> bool | None:

@@ -102,7 +102,7 @@ def test_blocks_from_a_damaged_one_on_are_calibrated_again(
     fresh = blocks()
     assert journal.restore("part", fresh) == 0
     assert all(layer.state.rounded is None for block in fresh for layer in block.linears.values())
-    assert ("cannot be read" in caplog.text) == path.exists()
+    assert ("calibrated again" in caplog.text) == path.exists()
 
 
 def test_a_state_that_has_no_name_is_told_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

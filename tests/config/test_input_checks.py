@@ -51,7 +51,7 @@ def cut(path: Path) -> None:
         ("transformer", unlinked, "has no transformer/"),
         ("transformer/config.json", unlinked, "has weights, but no config.json"),
         ("transformer/config.json", cut, "is no JSON"),
-        ("vae/diffusion_pytorch_model.safetensors", cut, "is broken"),
+        ("vae/diffusion_pytorch_model.safetensors", cut, "it is truncated"),
     ],
 )
 def test_a_pipeline_folder_that_is_not_whole_is_refused_with_the_file(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmc.convert.safetensors_file import DTYPES, read_header, write_file
+from llmc.convert.safetensors_file import DTYPES, read_tensors, write_file
 from llmc.errors import ExportError
 from tests.convert.tiny import Made, lazy
 
@@ -40,7 +40,7 @@ def test_the_library_reads_a_file_and_its_tensors_are_the_same_to_the_bit(tmp_pa
 def test_a_header_lists_what_is_in_a_file_and_each_tensor_is_read_alone(tmp_path: Path) -> None:
     tensors = one_of_each()
     save_file(tensors, tmp_path / "file", {"made": "by them"})
-    stored, metadata = read_header(tmp_path / "file")
+    stored, metadata = read_tensors(tmp_path / "file")
     assert metadata == {"made": "by them"}
     for name, tensor in tensors.items():
         assert (stored[name].dtype, stored[name].shape) == (tensor.dtype, tuple(tensor.shape))
@@ -105,12 +105,12 @@ def test_a_truncated_file_is_refused(tmp_path: Path, cut: int, message: str) -> 
     write_file(tmp_path / "whole", {"x": lazy(torch.ones(9))})
     (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:cut])
     with pytest.raises(ExportError, match=message):
-        read_header(tmp_path / "cut")
+        read_tensors(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("entry", [3, {}, {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]}])
 def test_a_header_that_does_not_say_where_a_tensor_is_is_refused(tmp_path: Path, entry: object) -> None:
     text = json.dumps({"x": entry}).encode()
     (tmp_path / "odd").write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(ExportError, match="odd does not say type, shape and place of x; copy or download it again"):
-        read_header(tmp_path / "odd")
+    with pytest.raises(ExportError, match="odd has a damaged header: nothing is said of x, or no type, shape and place; copy or download it again"):
+        read_tensors(tmp_path / "odd")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from llmc.__main__ import main
-from llmc.verify.network import MANIFEST
+from llmc.verify.manifest import MANIFEST
 from tests.export.shipped import SHIPPED, shipped_config
 from tests.tiny_pipelines import save_samples, save_wan_i2v
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from llmc.eval.ffmpeg import FfmpegFailed, raw_frames, run_ffmpeg
 from llmc.eval.metrics.base import Metric, Score
+from llmc.files.json_text import read_object
 
 SMALLEST = 17  # pixels; libvmaf refuses a side of 16 or less (measured)
 
@@ -52,7 +52,7 @@ class VMAF(Metric):
         with TemporaryDirectory() as folder:
             arguments = [*source, "-filter_complex", graph, "-f", "null", "-"]
             run_ffmpeg(arguments, stdin, folder=Path(folder), timeout=self.timeout)
-            log = json.loads((Path(folder) / "vmaf.json").read_text())
+            log = read_object(Path(folder) / "vmaf.json", FfmpegFailed)
         return tuple(frame["metrics"]["vmaf"] for frame in log["frames"])
 
 

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmc.plugin import Plugin
-from llmc.verify.files import read_object
-from llmc.verify.network import MANIFEST, folder_of
+from llmc.verify.manifest import read_manifest
+from llmc.verify.network import folder_of
 from llmc.verify.sources import Sources
 from llmc.verify.verdict import Verdict
 
 
 def named_target(path: Path) -> str | None:
     """The target that the manifest of an export names, if there is one."""
-    manifest = read_object(folder_of(path) / MANIFEST)
-    found: str | None = (manifest or {}).get("target")
-    return found
+    manifest = read_manifest(folder_of(path))
+    return None if manifest is None else manifest.said.get("target")
 
 
 class Target(Plugin):

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 
 from llmc.verify.file_rules import manifest_agrees
-from llmc.verify.files import TensorFile, open_tensor_file, parse_object, read_object
+from llmc.verify.files import TensorFile, open_tensor_file, parse_keys
 from llmc.verify.layered import Layered, sizes_from_shapes
 from llmc.verify.layered_rules import LayeredRules, layered_verdicts
-from llmc.verify.network import MANIFEST, Export, folder_of
+from llmc.verify.manifest import read_manifest
+from llmc.verify.network import Export, folder_of
 from llmc.verify.sources import Sources
 from llmc.verify.targets.base import Target
 from llmc.verify.verdict import Checked, Finding, Verdict, verdict
@@ -49,8 +50,8 @@ def _new_problems(network: Layered) -> Iterator[str]:
         if entry is None:
             yield f"{linear.native}.comfy_quant is missing: its codes would be read as values"
             continue
-        says = parse_object(bytes(entry.read().tolist())) if entry.dtype == torch.uint8 else None
-        dtype = FORMATS.get((says or {}).get("format", ""))
+        says = parse_keys(bytes(entry.read().tolist())) if entry.dtype == torch.uint8 else None
+        dtype = FORMATS.get(str((says or {}).get("format")))
         if says is None or codes is None or codes.dtype != dtype:
             yield f"{entry.name} says {says}, which is not how {linear.native} is stored"
             continue
@@ -83,7 +84,7 @@ class ComfyUIExport(Target):
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
         folder = folder_of(path)
         networks = tuple(_network(folder, file, len(_files(path)) > 1) for file in _files(path))
-        export = Export(folder, read_object(folder / MANIFEST), {}, networks)
+        export = Export(folder, read_manifest(folder), {}, networks)
         yield verdict("", "files as written", manifest_agrees(export))
         for network in networks:
             yield from layered_verdicts(network, OWN_RULES, sources)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from llmc.files.json_text import NotJson, object_in, parse_json
 from llmc.verify.file_rules import manifest_agrees
-from llmc.verify.files import open_tensor_file, parse_object, read_object
+from llmc.verify.files import open_tensor_file, parse_keys, read_keys
 from llmc.verify.layered import Layered
 from llmc.verify.layered_rules import LayeredRules, layered_verdicts
-from llmc.verify.network import MANIFEST, Export
+from llmc.verify.manifest import read_manifest
+from llmc.verify.network import Export
 from llmc.verify.sources import Sources
 from llmc.verify.targets.base import Target
 from llmc.verify.verdict import Checked, Finding, Verdict, some, verdict
@@ -32,11 +33,11 @@ SCHEMES = {  # configuration -> class of the weights, whether activations are qu
 
 def pipeline_is_whole(export: Export) -> Finding:
     """model_index.json names components, and each has its folder."""
-    index = read_object(export.folder / "model_index.json")
+    index = read_keys(export.folder / "model_index.json")
     if index is None:
         return Checked(["there is no model_index.json that can be read"])
-    parts = [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
-    missing = [name for name in parts if not any((export.folder / name).glob("*"))]
+    parts = [name for name, value in index.items() if isinstance(value, list) and any(value)]
+    missing = [name for name in parts if not (name.isidentifier() and any((export.folder / name).glob("*")))]
     return Checked(
         [f"{name} is named in model_index.json, and not there" for name in missing], f"{len(parts)} components"
     )
@@ -49,7 +50,7 @@ def config_names_torchao(network: Layered) -> Finding:
     if quantization.get("quant_method") != "torchao" or scheme not in SCHEMES:
         return Checked([f"quantization_config says {quantization.get('quant_method')} and {scheme}; it must be torchao "
                         f"and one of {', '.join(SCHEMES)}"])  # fmt: skip
-    kept = quantization.get("modules_to_not_convert") or []
+    kept = texts(quantization.get("modules_to_not_convert"))
     floats = [linear.diffusers for linear in network.linears() if not network.quantized(linear)]
     loose = [name for name in floats if not any(each in name for each in kept)]
     problems = [f"{some(loose)}: float, and not among modules_to_not_convert"] if loose else []
@@ -68,7 +69,7 @@ def classes_agree(network: Layered) -> Finding:
     problems = []
     for linear in network.linears():
         name = f"{linear.diffusers}.weight"
-        about = parse_object(metadata.get(name, ""))
+        about = parse_keys(metadata.get(name, ""))
         codes = network.leaf(linear, "weight")
         kind = "Tensor" if codes is None else CLASSES.get(codes.dtype, "no class")
         if about is None or about.get("_type") != kind:
@@ -77,7 +78,7 @@ def classes_agree(network: Layered) -> Finding:
             )
         elif codes is not None:
             problems += [f"{name}: {problem}" for problem in _class_problems(network, linear, kind, about)]
-    listed = json.loads(metadata.get("tensor_names", "[]"))
+    listed = _names(metadata.get("tensor_names", "[]"))
     names = [each.diffusers for each in network.float_tensors()] + [
         f"{each.diffusers}.weight" for each in network.linears()
     ]
@@ -88,9 +89,9 @@ def classes_agree(network: Layered) -> Finding:
 
 def _class_problems(network: Layered, linear: Linear, kind: str, about: dict[str, Any]) -> Iterator[str]:
     stored = sorted(ATTRIBUTES[what] for what in LEAVES if network.leaf(linear, what) is not None)
-    if sorted(about.get("_tensor_data_names", [])) != stored:
+    if sorted(texts(about.get("_tensor_data_names"))) != stored:
         yield f"the metadata names {about.get('_tensor_data_names')}, and {stored} are stored"
-    data = about.get("_data", {})
+    data = object_in(about, "_data")
     if data.get("block_size") != [1, linear.shape[1]]:
         yield f"block_size is {data.get('block_size')}; a scale is for {[1, linear.shape[1]]}"
     expected = SCHEMES.get(_scheme(network) or "")
@@ -112,7 +113,7 @@ class DiffusersExport(Target):
 
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
         networks = tuple(_network(folder) for folder in _network_folders(path))
-        export = Export(path, read_object(path / MANIFEST), {}, networks)
+        export = Export(path, read_manifest(path), {}, networks)
         yield verdict("", "files as written", manifest_agrees(export))
         yield verdict("", "pipeline", pipeline_is_whole(export))
         for network in networks:
@@ -120,24 +121,35 @@ class DiffusersExport(Target):
 
 
 def _network_folders(path: Path) -> list[Path]:
-    configs = {file.parent: read_object(file) or {} for file in sorted(path.glob("*/config.json"))}
+    configs = {file.parent: read_keys(file) or {} for file in sorted(path.glob("*/config.json"))}
     return [folder for folder, config in configs.items() if "quantization_config" in config]
 
 
 def _network(folder: Path) -> Layered:
     return Layered(
-        folder=folder, label=folder.name, part=folder.name, config=read_object(folder / "config.json"), runtime=None,
+        folder=folder, label=folder.name, part=folder.name, config=read_keys(folder / "config.json"), runtime=None,
         files=tuple(open_tensor_file(file) for file in sorted(folder.glob("*.safetensors"))), scheme=None,
         leaves=LEAVES,
     )  # fmt: skip
 
 
 def _quantization(network: Layered) -> dict[str, Any]:
-    found: dict[str, Any] = (network.config or {}).get("quantization_config", {})
-    return found
+    return object_in(network.config or {}, "quantization_config")
 
 
 def _scheme(network: Layered) -> str | None:
-    default = _quantization(network).get("quant_type", {}).get("default", {})
-    found: str | None = default.get("_type")
-    return found
+    found = object_in(object_in(_quantization(network), "quant_type"), "default").get("_type")
+    return found if isinstance(found, str) else None
+
+
+def _names(text: str) -> list[str]:
+    """Those of a list in JSON; none if it is no such list."""
+    try:
+        return texts(parse_json(text.encode()))
+    except NotJson:
+        return []
+
+
+def texts(value: object) -> list[str]:
+    """Those of a list of texts; none if it is no such list."""
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else []

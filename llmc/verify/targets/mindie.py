@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from llmc.verify import file_rules, mindie_attention, mindie_rules, mindie_value_rules
-from llmc.verify.files import read_object
+from llmc.verify.manifest import read_manifest
 from llmc.verify.mindie import DESCRIPTION, Described, described_networks
-from llmc.verify.network import MANIFEST, Export, folder_of
+from llmc.verify.network import Export, folder_of
 from llmc.verify.sources import Sources
 from llmc.verify.targets.base import Target
 from llmc.verify.verdict import Finding, Verdict, apply_rules, verdict
@@ -48,7 +48,7 @@ class MindIEExport(Target):
         folder = folder_of(path)
         networks = described_networks(folder, sources)
         yield verdict("", "files as written", file_rules.manifest_agrees(
-            Export(folder, read_object(folder / MANIFEST), {}, networks)))  # fmt: skip
+            Export(folder, read_manifest(folder), {}, networks)))  # fmt: skip
         for network in networks:
             yield from _network_verdicts(network, sources)
 
