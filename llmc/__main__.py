@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llmc.errors import ConfigError, ExportError, LlmcError
+from llmc.ending import exit_code, speaks
+from llmc.errors import ConfigError, ExportError
 from llmc.later import import_later
-from llmc.log import shortened, visible
-from llmc.pipe import ended_with_its_reader, is_closed
+from llmc.log import visible
+from llmc.pipe import ended_with_its_reader
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 import_later("torch")
 
-MOST_SAID = 15_000  # characters of an error: about two hundred lines
 COMMON_TILE = 16  # sizes of layers are nearly always a multiple: no need to import a model's library to see
 
 # msModelSlim's options, and the keys that they are short for
@@ -32,8 +31,8 @@ SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 130, interrupted.
-    With 141 it leaves: nobody reads what is printed."""
+    """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 130 or 143, it was
+    interrupted. With 141 it leaves: nobody reads what is printed."""
     with ended_with_its_reader():
         return answer(list(sys.argv[1:] if arguments is None else arguments))
 
@@ -44,30 +43,16 @@ def answer(given: list[str]) -> int:
         command_parser().print_help(sys.stderr)
         return 2
     options = command_parser().parse_args(["run", *given] if "--config" in given[:1] else given)
-    try:
+
+    def work() -> int | None:
         if options.plugin:
             from llmc.config.plugins import import_plugins
 
             import_plugins(options.plugin)
         code: int | None = options.command(options)
-    except LlmcError as error:
-        if options.debug:
-            raise
-        if _speaks():
-            print(visible(shortened(f"error: {error}", MOST_SAID)), file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be written: of the machine, not of the program
-        if options.debug or (isinstance(error, BrokenPipeError) and (is_closed(sys.stdout) or is_closed(sys.stderr))):
-            raise
-        what_to_do = "make room or give access, or name another place (--debug shows where)"
-        print(visible(f"error: {error}; {what_to_do}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if options.debug:
-            raise
-        print("interrupted", file=sys.stderr)
-        return 130
-    return code or 0
+        return code
+
+    return exit_code(work, options.debug)
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -89,7 +74,7 @@ def quant_command(options: argparse.Namespace) -> None:
             "(docs/config.md has the keys), or leave --eval out"
         )
     _run(config, options)
-    if _speaks() and not options.json:
+    if speaks() and not options.json:
         print(AFTERWARDS)
 
 
@@ -100,7 +85,7 @@ def _run(config: Config, options: argparse.Namespace) -> None:
         from llmc.run import run
 
         results = run(config)
-    if not _speaks():
+    if not speaks():
         return
     from llmc.eval.results import summary, summary_table
 
@@ -303,11 +288,6 @@ def command_parser() -> argparse.ArgumentParser:
     add("list", list_command)
     add("schema", schema_command)
     return parser
-
-
-def _speaks() -> bool:
-    """Under torchrun only the first rank does."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all: written under another name, flushed to the disk, then renamed."""
+"""Files that are there whole or not at all: written under another name, flushed to the disk, then renamed.
+
+What is not to stay is locked by the process that needs it, so that the next one can tell what a killed one left.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 STAGE = ".writing-"  # how the hidden folder of a `staged_folder` begins
+PARTIAL = ".partial."  # between the process and the name of a file that is being written
+SCRATCH = "llmc-"  # how what lies in TMPDIR begins
+PURPOSES = ("calls", "codes", "video")  # of it
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside `path`, with its suffix, to write under; it becomes `path` when the body ends without an error."""
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial = path.with_name(f".{os.getpid()}{PARTIAL}{path.name}")
     try:
         yield partial
         _flush(partial)
@@ -48,30 +54,72 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder to write into; its files move into `folder` only when the body ends without an error."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder)
-    stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=folder))
-    lock = os.open(stage, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process dies, however it dies
+    _remove_abandoned(folder, STAGE)
     try:
-        yield stage
-        # what names other files comes last, so that it never names one that is not there
-        for file in sorted(stage.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
-            file.replace(folder / file.name)
-        _flush(folder)
+        with _folder_of_ours(folder, STAGE) as stage:
+            yield stage
+            # what names other files comes last, so that it never names one that is not there
+            for file in sorted(stage.iterdir(), key=lambda file: (file.suffix == ".json", file.name)):
+                file.replace(folder / file.name)
+            _flush(folder)
     finally:
-        os.close(lock)
-        shutil.rmtree(stage)
         if made and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _remove_abandoned(folder: Path) -> None:
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A folder in TMPDIR for what is needed while the body runs."""
+    with _folder_of_ours(Path(tempfile.gettempdir()), _scratch(purpose)) as folder:
+        yield folder
+
+
+def remove_abandoned_scratch() -> None:
+    """Give back the space in TMPDIR of processes that were killed."""
+    for purpose in PURPOSES:
+        _remove_abandoned(Path(tempfile.gettempdir()), _scratch(purpose))
+
+
+def _scratch(purpose: str) -> str:
+    assert purpose in PURPOSES, f"nobody would remove what is left of {purpose}"
+    return f"{SCRATCH}{purpose}-"
+
+
+@contextmanager
+def _folder_of_ours(place: Path, prefix: str) -> Iterator[Path]:
+    """A new folder, locked: the system lets go of it when the process dies, however it dies."""
+    folder, lock = _locked_folder(place, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        os.close(lock)
+
+
+def _locked_folder(place: Path, prefix: str) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # somebody who tidies up was quicker than the lock
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_abandoned(place: Path, prefix: str) -> None:
     """Give back the space of what a killed process was writing here; one that still writes holds the lock."""
-    for stage in folder.glob(f"{STAGE}*"):
-        lock = os.open(stage, os.O_RDONLY)
+    for found in place.glob(f"{prefix}{'[a-z0-9_]' * 8}"):  # as tempfile goes on
+        try:
+            lock = os.open(found, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # of another user, gone, or no folder
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stage)
+            if os.fstat(lock).st_uid == os.getuid():
+                shutil.rmtree(found, ignore_errors=True)
         except BlockingIOError:
             continue
         finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -31,6 +32,16 @@ def start(device: torch.device) -> None:
 def stop() -> None:
     if _on():
         distributed.destroy_process_group()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """In that group while the body runs, however it ends."""
+    start(device)
+    try:
+        yield
+    finally:
+        stop()
 
 
 def local_rank() -> int:

@@ -5,7 +5,9 @@ LlmcError
 ├── UnsupportedSpec    a number format that a layer, method or target cannot take
 ├── AdapterError       the model does not fit its adapter
 ├── CalibrationError   the calibration data or its statistics
-└── ExportError        the files to write, read or convert
+├── ExportError        the files to write, read or convert
+├── FolderInUse        another process works in the folder
+└── OutOfMemory        of the host or of a device
 """
 
 
@@ -31,3 +33,11 @@ class CalibrationError(LlmcError):
 
 class ExportError(LlmcError):
     """A checkpoint cannot be written, read or converted."""
+
+
+class FolderInUse(LlmcError):
+    """Another process works in the folder."""
+
+
+class OutOfMemory(LlmcError):
+    """The memory of the host or of a device does not suffice."""

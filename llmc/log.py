@@ -11,7 +11,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal to draw a bar on
@@ -79,16 +79,18 @@ def start(verbose: bool = False) -> Iterator[None]:
         log.setLevel(level)
 
 
-def attach_file(path: Path) -> ExitStack:
-    """Append the log to a file from now on; closing the returned stack ends it."""
+@contextmanager
+def attach_file(path: Path) -> Iterator[None]:
+    """Also write the log to a file while the body runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
-    stack = ExitStack()
-    stack.callback(handler.close)
-    stack.callback(log.removeHandler, handler)
-    return stack
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager
@@ -143,6 +145,15 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def byte_size(count: float) -> str:
+    """`12 bytes`, `3.4 kB`, or `1.23 GB`."""
+    units = ["TB", "GB", "MB", "kB", "bytes"]
+    unit = units.pop()
+    while count >= 999.5 and units:
+        count, unit = count / 1000, units.pop()
+    return f"{count:.3g} {unit}"
 
 
 def _speaks() -> bool:

@@ -7,14 +7,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmc import distributed
 from llmc.config.schema import Config
 from llmc.convert.lora import merge_lora
 from llmc.errors import ExportError
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
-from llmc.export.manifest import MANIFEST
-from llmc.log import attach_file, log
+from llmc.export.manifest import MANIFEST, UNFINISHED
+from llmc.log import log
 from llmc.models.base import check_adapter, schedule_of
 from llmc.models.encoders import encoder_parts
 from llmc.steps.attention import check_attentions
@@ -22,7 +24,7 @@ from llmc.steps.calibrate import calibrate
 from llmc.steps.coverage import coverage_table
 from llmc.steps.device import choose_device
 from llmc.steps.digests import weight_digests
-from llmc.steps.folder import RunFolder, open_run_folder, versions
+from llmc.steps.folder import RunFolder, versions, working_in
 from llmc.steps.judge import judge
 from llmc.steps.layer_checks import check_layers
 from llmc.steps.network import Network, prepare_all
@@ -30,22 +32,32 @@ from llmc.steps.resume import calibration_journal
 from llmc.steps.source import check_weights, load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
+LESS_TO_CALIBRATE = (
+    "calib.streamed: True, which observes one block at a time; fewer calib.max_rows; smaller or shorter videos "
+    "(calib.target_height, target_width, num_frames); model.torch_dtype: bfloat16"
+)
+LESS_TO_JUDGE = (
+    "smaller or shorter videos (eval.target_height, target_width, num_frames), or fewer (eval.n_samples, eval.seeds): "
+    "all of them are compared at the end"
+)
+
 
 def run(config: Config) -> Results:
     """Everything that a configuration asks for; results and report are in the run folder when it returns."""
     device = choose_device(config.base.device)
-    distributed.start(device)
-    adapter = config.model.adapter()
-    check_adapter(type(adapter), config.model.path)
-    folder = open_run_folder(config.run_dir, writes=distributed.rank() == 0)
+    check_adapter(type(config.model.adapter()), config.model.path)
+    with distributed.joined(device), working_in(config, writes=distributed.rank() == 0) as folder:
+        return _run(config, device, folder)
+
+
+def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
     if folder.writes:
-        attach_file(folder.path / "run.log")
         folder.write_json("config.json", config.model_dump(mode="json"))
         folder.write_json("versions.json", versions())
         for note in config.source.notes if config.source else ():
             log.info("note: %s", note)
-    exporters = config.save.targets()
-    with folder.phase("load"):
+    adapter, exporters = config.model.adapter(), config.save.targets()
+    with folder.phase("load", "model.torch_dtype: bfloat16, which is half of float32, or the host's: base.device: cpu"):
         orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
         outputs = [exporter for exporter, _ in exporters]
         attention = config.attention_policy()
@@ -66,7 +78,7 @@ def run(config: Config) -> Results:
         for exporter in outputs:
             if (problem := exporter.schedule_problem(judged)) is not None:
                 raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
-    with folder.phase("calibrate"):
+    with folder.phase("calibrate", LESS_TO_CALIBRATE):
         samples = config.calib_samples(adapter)
         planned = [(i, sample, config.calib_sampling(i)) for i, sample in distributed.share(samples)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
@@ -74,18 +86,18 @@ def run(config: Config) -> Results:
         journal = calibration_journal(config, samples, device, folder)
         seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal)
         coverage = coverage_table(seen, networks, samples)
-    with folder.phase("export"):
+    with folder.phase("export", "one target at a time, or other programs ended: what was calibrated is kept"):
         checkpoint = export(config, networks, exporters, folder, judged)
         if folder.writes and exporters:
             folder.write_json("weights.json", weight_digests(networks))
     judgement = None
     if config.eval is not None:
-        with folder.phase("judge"):
+        with folder.phase("judge", LESS_TO_JUDGE):
             judgement = judge(config, adapter, pipeline, networks, folder.path)
-    results = collect(config, networks, coverage, judgement, checkpoint, folder)
+    with folder.phase("report", LESS_TO_JUDGE):
+        results = collect(config, networks, coverage, judgement, checkpoint, folder)
     distributed.wait()
     journal.remove()
-    distributed.stop()
     return results
 
 
@@ -132,8 +144,11 @@ def export(
         for network in networks
     ]
     for exporter, path in exporters if folder.writes else []:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / UNFINISHED).write_text(config.fingerprint(), encoding="utf-8")
         (path / MANIFEST).unlink(missing_ok=True)  # until all is written, nothing says so
         written += [exporter.write(part, path) for part in parts]
         exporter.finish(parts, path)
+        (path / UNFINISHED).unlink()
     distributed.wait()
     return written[0] if written else None

@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 # the code of this clone, whether it is installed, or another is
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llmc.convert.command import convert, parser
-from llmc.errors import LlmcError
+from llmc.ending import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert, or print what would become of every tensor; 2 if it was refused."""
     options = parser(__doc__ or "").parse_args(arguments)
-    try:
-        convert(options)
-    except LlmcError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"{error}; make room or give access, or name another place", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(partial(convert, options))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ torchrun --nproc_per_node=8 scripts/sample_video.py --model-base /path/to/Hunyua
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 # the code of this clone, whether it is installed, or another is
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llmc import log
-from llmc.errors import LlmcError
+from llmc.ending import exit_code
 from llmc.scripted.sample_video import sample_video
 from llmc.scripted.sample_video_options import parser
 
@@ -21,13 +22,8 @@ from llmc.scripted.sample_video_options import parser
 def main() -> int:
     """Do what the command line asks for; 2 if it was refused."""
     asked = parser().parse_args()
-    try:
-        with log.start():
-            sample_video(asked)
-    except LlmcError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with log.start():
+        return exit_code(partial(sample_video, asked))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,20 @@
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from llmc.atomic import STAGE, atomic_file, atomic_path, staged_folder
+from llmc.atomic import (
+    STAGE,
+    atomic_file,
+    atomic_path,
+    remove_abandoned_scratch,
+    scratch_folder,
+    staged_folder,
+)
 
 KILLED = """
 import os, signal, sys
@@ -13,6 +22,15 @@ from pathlib import Path
 from llmc.atomic import staged_folder
 with staged_folder(Path(sys.argv[1])) as stage:
     (stage / "half").write_bytes(b"x" * 1000)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+KILLED_WITH_SCRATCH = """
+import os, signal
+from llmc.atomic import scratch_folder
+with scratch_folder("calls") as folder:
+    (folder / "0.safetensors").write_bytes(b"x" * 1000)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -62,3 +80,18 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_still_writes
     with staged_folder(tmp_path) as first, staged_folder(tmp_path) as second:
         assert names(tmp_path) == sorted([first.name, second.name])
     assert names(tmp_path) == []
+
+
+def test_scratch_of_a_killed_process_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", KILLED_WITH_SCRATCH], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (abandoned,) = names(tmp_path)
+    (tmp_path / "llmc-calls-of-last-year").mkdir()
+    with scratch_folder("video") as ours:
+        remove_abandoned_scratch()
+        assert names(tmp_path) == sorted([ours.name, "llmc-calls-of-last-year"]) and abandoned != ours.name
+    assert names(tmp_path) == ["llmc-calls-of-last-year"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from tempfile import NamedTemporaryFile
 
 import torch
 from torch import Tensor
 
+from llmc.atomic import scratch_folder
 from llmc.errors import CalibrationError
 from llmc.layers.linear import QuantLinear
 
@@ -21,12 +21,12 @@ def put_away(layer: QuantLinear) -> None:
 
 def on_disk(tensor: Tensor) -> Tensor:
     """The same values, mapped from a file that has no name any more: it goes when the tensor goes."""
-    with NamedTemporaryFile(prefix="llmc-codes-") as file:
+    with scratch_folder("codes") as folder:
+        file = folder / "codes"
         try:
             tensor.contiguous().view(torch.uint8).numpy().tofile(file)
-            file.flush()
         except OSError as error:
             raise CalibrationError(
-                f"{file.name} cannot be written: {error}; make room there, or let TMPDIR name a folder on another disk"
+                f"{file} cannot be written: {error}; make room there, or let TMPDIR name a folder on another disk"
             ) from error
-        return torch.from_file(file.name, size=tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape)
+        return torch.from_file(str(file), size=tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape)

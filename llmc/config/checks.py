@@ -16,6 +16,12 @@ def check_config(config: Config) -> None:
         raise problems_error(problems, config.source)
 
 
+def check_outputs(config: Config) -> None:
+    """Refuse folders that cannot be written to, or hold something else."""
+    if problems := list(output_problems(config)):
+        raise problems_error(problems, config.source)
+
+
 def config_problems(config: Config) -> list[Problem]:
     """Everything that is wrong outside of the file itself, in the order of its sections."""
     return [*input_problems(config), *recipe_problems(config), *output_problems(config)]

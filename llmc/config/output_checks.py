@@ -11,6 +11,7 @@ from llmc.config.explain import Problem
 from llmc.config.paths import MAX_NAME
 from llmc.config.schema import Config
 from llmc.errors import ConfigError
+from llmc.export.manifest import UNFINISHED
 from llmc.files.header import read_header
 
 
@@ -52,13 +53,16 @@ def _unwritable(keys: KeyPath, path: Path) -> Iterator[Problem]:
 
 
 def _found_in(folder: Path, expected: set[str]) -> str:
-    """The first few names in a folder."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name not in expected) if folder.is_dir() else []
+    """The first few names in a folder; hidden ones are ours, of a run that goes on there or was killed."""
+    found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    names = sorted(name for name in found if name not in expected and not name.startswith("."))
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _written_for(folder: Path) -> str | None:
-    """The fingerprint in the metadata of a checkpoint; None if there is no checkpoint of ours."""
+    """The fingerprint of what is being written there, or in the metadata of a checkpoint; None if nothing is ours."""
+    if (folder / UNFINISHED).is_file():
+        return (folder / UNFINISHED).read_text(encoding="utf-8")
     for file in sorted(folder.rglob("*.safetensors")):
         try:
             found = read_header(file, ConfigError).metadata.get("fingerprint")

@@ -16,6 +16,7 @@ from llmc.convert.model_types import DIRECTIONS, MODEL_TYPES
 from llmc.convert.safetensors_file import LazyTensor, byte_count
 from llmc.convert.writer import STEM, Layout
 from llmc.errors import ConfigError, ExportError
+from llmc.log import byte_size
 
 
 def parser(documentation: str) -> argparse.ArgumentParser:
@@ -107,7 +108,7 @@ def summary(conversion: Conversion) -> str:
     size = sum(byte_count(tensor) for tensor in conversion.tensors.values())
     merged = sum(_is_merged(tensor) for tensor in conversion.tensors.values())
     with_lora = f", {merged} with a LoRA in them" if merged else ""
-    return f"{len(conversion.tensors)} tensors, {changed} with a new name{with_lora}, {size / 1e9:.2f} GB"
+    return f"{len(conversion.tensors)} tensors, {changed} with a new name{with_lora}, {byte_size(size)}"
 
 
 def why_not_quantized(conversion: Conversion) -> str:

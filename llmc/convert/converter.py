@@ -20,6 +20,7 @@ from llmc.convert.model_types import MODEL_TYPES, Direction, naming_of
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.convert.writer import STEM, Layout, Suffix, is_replaced, plan_files, write_checkpoint
 from llmc.errors import ExportError
+from llmc.lock import held
 
 NAMING = "llmc_naming"  # metadata: of several namings of ours, the one that the source had
 
@@ -79,12 +80,30 @@ def write_conversion(
     force: bool = False,
 ) -> list[Path]:
     """Write the tensors and the translated config.json, or refuse; returns the files."""
-    tensors, source = conversion.tensors, conversion.source
-    files = plan_files(tensors, layout, stem, suffix, max_shard_tensors=max_shard_tensors)
-    if output.resolve() == source.folder.resolve():
+    if output.resolve() == conversion.source.folder.resolve():
         raise ExportError(f"{output} is the folder of the source; the output needs its own; give another with -o")
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file; the output is a folder; give a folder with -o")
+    tensors = conversion.tensors
+    files = plan_files(tensors, layout, stem, suffix, max_shard_tensors=max_shard_tensors)
+    with held(output, "-o"):
+        _check_contents(output, files, tensors, stem, suffix, force)
+        return write_checkpoint(
+            output,
+            tensors,
+            layout,
+            conversion.metadata,
+            stem=stem,
+            suffix=suffix,
+            max_shard_tensors=max_shard_tensors,
+            config=conversion.config,
+        )
+
+
+def _check_contents(
+    output: Path, files: Iterable[str], tensors: Mapping[str, LazyTensor], stem: str, suffix: Suffix, force: bool
+) -> None:
+    """Refuse a folder that holds what would be replaced, and was not to be, or what would stay beside."""
     found = sorted(path.name for path in output.glob("[!.]*"))
     if found and not force and not _holds_same(output, found, files, tensors):
         names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
@@ -98,16 +117,6 @@ def write_conversion(
             f"{output} holds {', '.join(beside)}, which would stay; a runtime reads every checkpoint file of a folder; "
             "move it away, or give another folder with -o"
         )
-    return write_checkpoint(
-        output,
-        tensors,
-        layout,
-        conversion.metadata,
-        stem=stem,
-        suffix=suffix,
-        max_shard_tensors=max_shard_tensors,
-        config=conversion.config,
-    )
 
 
 def quantized_layers(tensors: Mapping[str, LazyTensor]) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from llmc.atomic import atomic_file, staged_folder
 from llmc.convert.safetensors_file import LazyTensor, byte_count, made, write_file
 from llmc.errors import ExportError
+from llmc.log import byte_size
 
 Layout: TypeAlias = Literal["single", "sharded", "blocks"]
 Suffix: TypeAlias = Literal[".safetensors", ".pth"]
@@ -116,8 +117,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ExportError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are to be written; free some space, "
-            "or write to another disk"
+            f"{folder.parent} has {byte_size(free)} free; {byte_size(needed)} are to be written; free some space, or "
+            "write to another disk"
         )
 
 

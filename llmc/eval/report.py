@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import jinja2
 import yaml
 
-from llmc.atomic import atomic_file
+from llmc.atomic import atomic_file, scratch_folder
 from llmc.eval import charts
 from llmc.eval.charts import Chart, line_chart
 from llmc.eval.results import (
@@ -200,9 +199,9 @@ def _clips(sample: SampleResult, media: Path, page: Path, room: int) -> list[Cli
         ]
     clips = [_inlined(_label(p), file) for p, file in files.items()]
     if {"float", QUANTIZED} <= files.keys():
-        with TemporaryDirectory() as folder:
+        with scratch_folder("video") as folder:
             amplified = difference(read_video(files["float"]), read_video(files[QUANTIZED]))
-            clips.append(_inlined(f"difference × {GAIN}", write_video(Path(folder) / "difference.mp4", amplified)))
+            clips.append(_inlined(f"difference × {GAIN}", write_video(folder / "difference.mp4", amplified)))
     return clips
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc.convert.writer import write_json
+from llmc.lock import LOCK
 
 if TYPE_CHECKING:
     from llmc.export.base import FinishedPart
 
 MANIFEST = "llmc_manifest.json"
+UNFINISHED = ".llmc.unfinished"  # until then: the fingerprint of the configuration whose export this becomes
 
 
 def write_manifest(
@@ -40,11 +42,12 @@ def write_manifest(
 
 
 def files_of(folder: Path, apart: frozenset[str]) -> list[Path]:
-    """Every file of an export but the manifest itself."""
+    """Every file of an export but the manifest itself, and what is there while it is written."""
+    beside = {MANIFEST, UNFINISHED, LOCK}
     return [
         file
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST and file.relative_to(folder).parts[0] not in apart
+        if file.is_file() and file.name not in beside and file.relative_to(folder).parts[0] not in apart
     ]
 
 

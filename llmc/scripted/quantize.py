@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from llmc.config.quant import NetworkConfig
 from llmc.errors import CalibrationError, ConfigError, UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.layers.linear import QuantLinear, in_mode
+from llmc.lock import held
 from llmc.log import log
 from llmc.models.base import adapter_of
 from llmc.models.parts import Part
@@ -23,6 +25,7 @@ from llmc.scripted.dump import read_calls
 from llmc.scripted.export import exporter_of, write
 from llmc.scripted.folder import check_folder
 from llmc.scripted.layers import names_of_linears, resolve_layers
+from llmc.scripted.ranks import get_rank
 from llmc.scripted.session import ActMethod, SessionConfig
 from llmc.steps.attention import calibrate_attentions, check_attentions
 from llmc.steps.calibrate import quantize_all, quantize_on_calls
@@ -45,14 +48,15 @@ def quant_model(model: nn.Module, session_cfg: SessionConfig) -> None:
     if save is not None:
         check_folder(save.output_path, "output_path", save.safetensors_name)
     device = choose_device(session_cfg.device, "SessionConfig.device")
-    with torch.autocast(device.type, enabled=False):  # a script may ask for it: statistics and solvers are float32
-        network = quantize(model.to(device), session_cfg, exporters)
-    if save is None:
-        log.warning("processor_cfg_map has no `save`: the model is quantized in memory alone")
-    else:
-        recipe = recipe_of(session_cfg)
-        attention = "" if recipe.attention is None else f", attention {recipe.attention.spec()}"
-        write(network, exporters[0], save, f"{methods(recipe.method)}: {recipe.default_spec()}{attention}")
+    with nullcontext() if save is None else held(save.output_path, "SaveProcessorConfig.output_path", get_rank()):
+        with torch.autocast(device.type, enabled=False):  # a script may ask for it: statistics and solvers are float32
+            network = quantize(model.to(device), session_cfg, exporters)
+        if save is None:
+            log.warning("processor_cfg_map has no `save`: the model is quantized in memory alone")
+        else:
+            recipe = recipe_of(session_cfg)
+            attention = "" if recipe.attention is None else f", attention {recipe.attention.spec()}"
+            write(network, exporters[0], save, f"{methods(recipe.method)}: {recipe.default_spec()}{attention}")
 
 
 @torch.no_grad()

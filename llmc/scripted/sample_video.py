@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from llmc.config.model import ModelConfig
 from llmc.convert.encoders import load_encoder
 from llmc.eval.video import write_video
 from llmc.layers.steps import TimestepManager
+from llmc.lock import held
 from llmc.log import log, progress
 from llmc.models.base import Sample, Sampling
 from llmc.models.hunyuan import HunyuanVideo
@@ -61,8 +63,9 @@ def sample_video(asked: argparse.Namespace) -> None:
     check(asked)
     prompts = read_prompts(asked.prompt)
     device = choose_device(asked.device, "--device")
-    distributed.start(device)
-    try:
+    with distributed.joined(device), ExitStack() as stack:
+        for folder, option in folders(asked).items():
+            stack.enter_context(held(folder, option, distributed.rank()))
         if asked.do_quant:
             check_dump(asked)
         pipeline = load(asked, str(device))
@@ -71,8 +74,15 @@ def sample_video(asked: argparse.Namespace) -> None:
             quantize_transformer(asked, pipeline, planned)
         if asked.do_save_video:
             save_videos(asked.save_path, pipeline, planned)
-    finally:
-        distributed.stop()
+
+
+def folders(asked: argparse.Namespace) -> dict[Path, str]:
+    """The folders that are written to, and the options that name them."""
+    found = {asked.save_path: "--save-path"} if asked.do_save_video else {}
+    if asked.do_quant:
+        found[asked.quant_dump_calib_folder] = "--quant_dump_calib_folder"
+        found[asked.quant_weight_save_folder] = "--quant_weight_save_folder"
+    return found
 
 
 def load(asked: argparse.Namespace, device: str) -> Any:

@@ -8,7 +8,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 
-from llmc.atomic import atomic_file
+from llmc.atomic import atomic_file, remove_abandoned_scratch
+from llmc.config.checks import check_outputs
+from llmc.config.schema import Config
+from llmc.lock import held
+from llmc.log import attach_file, log
+from llmc.memory import needed_for
 
 PACKAGES = ("llmc", "torch", "diffusers", "transformers", "safetensors", "numpy", "qtorch", "imageio-ffmpeg")
 
@@ -30,11 +35,12 @@ class RunFolder:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time one phase of the run."""
+    def phase(self, name: str, smaller: str) -> Iterator[None]:
+        """Time one phase of the run, and say what takes less memory in it where that does not suffice."""
         start = time.monotonic()
         try:
-            yield
+            with needed_for(f"phase {name}", smaller):
+                yield
         finally:
             self.seconds[name] = round(time.monotonic() - start, 2)
 
@@ -53,11 +59,32 @@ class RunFolder:
         return self.path / name
 
 
-def open_run_folder(path: Path, writes: bool) -> RunFolder:
-    """Make the folder; a rank that does not write only knows where it is."""
-    if writes:
-        path.mkdir(parents=True, exist_ok=True)
-    return RunFolder(path, writes)
+@contextmanager
+def working_in(config: Config, writes: bool) -> Iterator[RunFolder]:
+    """The folder of the run, with its log. It and all others that are written to are for no other run while the body
+    runs; a rank that does not write only knows where it is."""
+    path = config.run_dir
+    with ExitStack() as stack:
+        if writes:
+            for folder, key in output_folders(config):
+                stack.enter_context(held(folder, key))
+            remove_abandoned_scratch()
+            stack.enter_context(attach_file(path / "run.log"))
+            check_outputs(config)  # another run may have written there since it was checked
+        try:
+            yield RunFolder(path, writes)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(f"What was finished is kept in {path}: the run goes on there.")
+            log.debug("interrupted %s", interrupt)
+            raise
+
+
+def output_folders(config: Config) -> list[tuple[Path, str]]:
+    """Every folder that a run writes to, and the key that names it."""
+    folders = [(config.run_dir, "base.run_dir"), *((folder, "save.save_path") for _, folder in config.save.targets())]
+    if config.eval is not None and config.eval.output_video_path is not None:
+        folders.append((config.eval.output_video_path, "eval.output_video_path"))
+    return folders
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmc.files.regular import file_problem
 from llmc.files.words import shown
+from llmc.log import byte_size
 from llmc.verify.files import Entry, file_digest, read_keys
 from llmc.verify.manifest import MANIFEST
 from llmc.verify.network import EXPERTS, Export, Network
@@ -114,7 +115,7 @@ def files_are_whole(network: Network) -> Finding:
         return Checked(["there is no safetensors file"])
     total = sum(file.path.stat().st_size for file in network.files if file.path.is_file())
     return Checked([file.problem for file in network.files if file.problem],
-                   f"{len(network.files)} files, {total / 1e9:.3g} GB")  # fmt: skip
+                   f"{len(network.files)} files, {byte_size(total)}")  # fmt: skip
 
 
 def config_describes(network: Network) -> Finding:

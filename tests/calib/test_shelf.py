@@ -32,5 +32,6 @@ def test_a_layer_gives_the_same_from_disk() -> None:
 
 
 def test_a_disk_that_fills_up_is_told_with_the_file(little_room: int) -> None:
-    with pytest.raises(CalibrationError, match=r"llmc-codes-\w+ cannot be written: .*; make room there, or let TMPDIR"):
+    told = r"llmc-codes-\w+/codes cannot be written: .*; make room there, or let TMPDIR"
+    with pytest.raises(CalibrationError, match=told):
         on_disk(torch.zeros(2 * little_room, dtype=torch.int8))

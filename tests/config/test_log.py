@@ -41,3 +41,8 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
 
 def test_durations_are_readable() -> None:
     assert [log.duration(seconds) for seconds in (7, 187, 7387)] == ["0:07", "3:07", "2:03:07"]
+
+
+def test_sizes_are_readable_whatever_they_are() -> None:
+    sizes = [log.byte_size(count) for count in (0, 999, 999_600, 123_456, 1_230_000_000, 4e12)]
+    assert sizes == ["0 bytes", "999 bytes", "1 MB", "123 kB", "1.23 GB", "4 TB"]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from llmc.__main__ import main
 from llmc.config.load import load_config
 from llmc.steps.device import choose_device
-from llmc.steps.folder import open_run_folder
+from llmc.steps.folder import RunFolder
 from llmc.steps.resume import calibration_journal, code_files
 from tests.end_to_end.small_run import kill_once_a_block_is_finished, small_config
 
@@ -55,7 +55,7 @@ def test_only_what_finished_blocks_depend_on_makes_them_others(tmp_path: Path, c
     def journal(*changes: str) -> Path:
         config = load_config(path, list(changes))
         samples = config.calib.samples(config.model.adapter())
-        folder = open_run_folder(tmp_path, writes=True)
+        folder = RunFolder(tmp_path, writes=True)
         return calibration_journal(config, samples, choose_device("cpu"), folder).folder
 
     assert (journal() == journal(change)) == goes_on

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
+from llmc.atomic import scratch_folder
 from llmc.eval.ffmpeg import FfmpegFailed, raw_frames, run_ffmpeg
 from llmc.eval.metrics.base import Metric, Score
 from llmc.files.json_text import read_object
@@ -49,10 +48,10 @@ class VMAF(Metric):
             f"[b]crop={width}:{height}:0:{height},format=yuv444p[reference];"
             f"[candidate][reference]libvmaf=log_fmt=json:log_path=vmaf.json:n_threads={self.threads}"
         )
-        with TemporaryDirectory() as folder:
+        with scratch_folder("video") as folder:
             arguments = [*source, "-filter_complex", graph, "-f", "null", "-"]
-            run_ffmpeg(arguments, stdin, folder=Path(folder), timeout=self.timeout)
-            log = read_object(Path(folder) / "vmaf.json", FfmpegFailed)
+            run_ffmpeg(arguments, stdin, folder=folder, timeout=self.timeout)
+            log = read_object(folder / "vmaf.json", FfmpegFailed)
         return tuple(frame["metrics"]["vmaf"] for frame in log["frames"])
 
 

@@ -1,0 +1,43 @@
+"""Memory that does not suffice, told as what was done, how much was asked for, and what takes less."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llmc.errors import OutOfMemory
+from llmc.log import byte_size
+
+# as torch says it of the host, of CUDA and of an NPU, numpy of arrays, the system of pages, and C++ of anything
+SHORT = re.compile(r"out of memory|can(?:'|no)t allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
+DEVICE = re.compile(r"\b(\w+) out of memory")
+ASKED = re.compile(r"(?:allocate|mmap) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)")
+UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@contextmanager
+def needed_for(work: str, advice: str) -> Iterator[None]:
+    """Say what the memory was for where it does not suffice in the body; the innermost of several does."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not _is_shortage(error):
+            raise
+        raise OutOfMemory(f"{work}: {_shortage(str(error))}\n  What takes less: {advice}.") from error
+
+
+def _is_shortage(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or SHORT.search(str(error)) is not None
+
+
+def _shortage(text: str) -> str:
+    """What an error says of it."""
+    device, asked = DEVICE.search(text), ASKED.search(text)
+    whose = f"of the device ({device[1]})" if device else "of the host"
+    if asked is None:
+        return f"the memory {whose} does not suffice; how much more was asked for is not said."
+    return f"the memory {whose} does not suffice for {byte_size(float(asked[1]) * UNITS[asked[2]])} more."
