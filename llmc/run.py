@@ -25,20 +25,16 @@ from llmc.steps.coverage import coverage_table
 from llmc.steps.device import choose_device
 from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, versions, working_in
-from llmc.steps.judge import judge
+from llmc.steps.judge import LESS, judge
 from llmc.steps.layer_checks import check_layers
 from llmc.steps.network import Network, prepare_all
-from llmc.steps.resume import calibration_journal
+from llmc.steps.resume import calibration_journal, forget, judging_kept
 from llmc.steps.source import check_weights, load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
 LESS_TO_CALIBRATE = (
     "calib.streamed: True, which observes one block at a time; fewer calib.max_rows; smaller or shorter videos "
     "(calib.target_height, target_width, num_frames); model.torch_dtype: bfloat16"
-)
-LESS_TO_JUDGE = (
-    "smaller or shorter videos (eval.target_height, target_width, num_frames), or fewer (eval.n_samples, eval.seeds): "
-    "all of them are compared at the end"
 )
 
 
@@ -92,12 +88,13 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
             folder.write_json("weights.json", weight_digests(networks))
     judgement = None
     if config.eval is not None:
-        with folder.phase("judge", LESS_TO_JUDGE):
-            judgement = judge(config, adapter, pipeline, networks, folder.path)
-    with folder.phase("report", LESS_TO_JUDGE):
+        with folder.phase("judge", LESS):
+            kept = judging_kept(config, samples, device, folder)
+            judgement = judge(config, adapter, pipeline, networks, folder, kept)
+    with folder.phase("report", LESS):
         results = collect(config, networks, coverage, judgement, checkpoint, folder)
     distributed.wait()
-    journal.remove()
+    forget(folder)
     return results
 
 

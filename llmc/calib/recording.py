@@ -9,15 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from llmc.calib.seal import check_folder, seal_folder
-from llmc.calib.store import CallStore, write_tensors
-from llmc.errors import CalibrationError
-from llmc.log import log
+from llmc.calib.sample_journal import SampleJournal
+from llmc.calib.store import CallStore
+from llmc.log import log, progress
 from llmc.models.base import Video
 
-VIDEOS = "videos.safetensors"
+UNFINISHED = ".partial"  # how its folder ends until all samples are there
 
 
 @dataclass(frozen=True)
@@ -29,31 +26,31 @@ class Recording:
 
 
 def cached_recording(
-    folder: Path, parts: Sequence[str], record: Callable[[dict[str, CallStore]], list[Video]]
-) -> tuple[Recording, bool]:
-    """Open the recording in `folder`, or make it there; also says whether it was there already, and whole."""
+    folder: Path, parts: Sequence[str], samples: Sequence[int], record: Callable[[int, dict[str, CallStore]], Video]
+) -> Recording:
+    """Open the recording in `folder`, or make it there sample by sample, going on where an earlier run was cut off."""
     if folder.is_dir():
-        try:
-            return _opened(folder, parts), True
-        except CalibrationError as error:
-            log.warning("%s", error)
-            log.warning("%s is damaged: the float run is made again", folder)
-            shutil.rmtree(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+        journal = SampleJournal(folder, parts, samples)
+        if not journal.missing:
+            log.info("the float videos are there already: read from %s", folder)
+            return _recording(journal)
+        shutil.rmtree(folder)
+    partial = folder.with_name(folder.name + UNFINISHED)
+    journal = SampleJournal(partial, parts, samples)
+    if journal.finished:
+        log.info("%d of %d float videos were made before", len(journal.finished), len(samples))
     try:
-        stores = {part: CallStore(partial / part) for part in parts}
-        videos = record(stores)
-        for store in stores.values():
-            store.save_index()
-        tensors = {f"frames.{i}": video.frames.contiguous() for i, video in enumerate(videos)}
-        tensors |= {f"latents.{i}": video.latents.contiguous() for i, video in enumerate(videos)}
-        write_tensors(partial / VIDEOS, tensors)
-        seal_folder(partial)
+        with progress("float videos", len(journal.missing)) as advance:
+            for sample in journal.missing:
+                journal.keep(sample, video=record(sample, journal.stores))
+                advance()
+    except BaseException:
+        journal.give_back()
+        raise
+    if journal.is_kept:
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # on a full disk the room is needed
-    return Recording(videos, {part: CallStore.open(folder / part) for part in parts}), False
+        journal = SampleJournal(folder, parts, samples)
+    return _recording(journal)
 
 
 def fingerprint(*things: object) -> str:
@@ -70,10 +67,6 @@ def _describe(thing: object) -> object:
     return [_describe(item) for item in thing] if isinstance(thing, list | tuple) else thing
 
 
-def _opened(folder: Path, parts: Sequence[str]) -> Recording:
-    """A recording that is whole."""
-    check_folder(folder)
-    calls = {part: CallStore.open(folder / part) for part in parts}
-    tensors = load_file(folder / VIDEOS)
-    videos = [Video(tensors[f"frames.{i}"], tensors[f"latents.{i}"]) for i in range(len(tensors) // 2)]
-    return Recording(videos, calls)
+def _recording(journal: SampleJournal) -> Recording:
+    videos = [finished.video for finished in journal.finished.values() if finished.video is not None]
+    return Recording(videos, journal.stores)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from llmc.errors import CalibrationError
 from llmc.files.header import read_header
-from llmc.files.json_text import read_object
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,11 @@ class Call:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Stands for a tensor in a stored call."""
+    """Stands for a tensor in a stored call; if it lies in a file, says what that holds."""
 
     number: int
+    dtype: str = ""  # in the words of the file's header
+    shape: tuple[int, ...] = ()
 
 
 class CallStore:
@@ -48,7 +48,7 @@ class CallStore:
             folder.mkdir(parents=True, exist_ok=True)
         self._calls: list[Call] = []
         self._tensors: list[Tensor | None] = []  # None: on disk
-        self._number_of: dict[tuple[Any, ...], tuple[weakref.ref[Tensor], int]] = {}
+        self._kept_of: dict[tuple[Any, ...], tuple[weakref.ref[Tensor], _Kept]] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -81,30 +81,24 @@ class CallStore:
         """The calls without their tensors."""
         return [replace(call, args=(), kwargs={}, output=None) for call in self._calls]
 
-    def save_index(self) -> None:
-        """Write down which tensor files make up which call; with it the folder can be opened again."""
-        assert self.folder is not None
-        calls = []
-        for call in self._calls:
-            tensors = {key: _encode(getattr(call, key)) for key in ("args", "kwargs", "output")}
-            calls.append(asdict(replace(call, args=(), kwargs={}, output=None)) | tensors)
-        text = json.dumps({"tensors": len(self._tensors), "calls": calls})
-        (self.folder / "calls.json").write_text(text, encoding="utf-8")
+    def index(self) -> list[Call]:
+        """Which tensor files make up which call; with it the folder can be opened again."""
+        return list(self._calls)
 
     @classmethod
-    def open(cls, folder: Path) -> CallStore:
-        """The calls that an earlier run saved; refused if not every one is there, and whole."""
-        store, index = cls(folder), folder / "calls.json"
-        content = read_object(index, CalibrationError)
-        try:
-            for entry in content["calls"]:
-                entry |= {key: _decode(entry[key]) for key in ("args", "kwargs", "output")}
-                store._calls.append(Call(**entry))
-            store._tensors = [None] * content["tensors"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CalibrationError(f"{index} does not list recorded calls: {error!r}; record them again") from error
-        for number in range(len(store._tensors)):
-            read_header(folder / f"{number}.safetensors", CalibrationError)
+    def open(cls, folder: Path, index: Sequence[Call]) -> CallStore:
+        """The calls of an earlier run; refused if one of their tensors is not there, and whole. Other tensors go."""
+        store = cls(folder)
+        store._calls = list(index)
+        wanted: dict[int, _Kept] = {}
+        for call in index:
+            _map_call(call, lambda kept: wanted.update({kept.number: kept}), _Kept)
+        store._tensors = [None] * (max(wanted, default=-1) + 1)
+        for kept in wanted.values():
+            check_tensor(store._path(kept.number), kept)
+        for file in folder.glob("*.safetensors"):
+            if file not in {store._path(number) for number in wanted}:
+                file.unlink()
         return store
 
     def nbytes(self) -> int:
@@ -113,25 +107,31 @@ class CallStore:
 
     def _keep(self, tensor: Tensor) -> _Kept:
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
-        known = self._number_of.get(key)
+        known = self._kept_of.get(key)
         if known is not None and known[0]() is tensor:  # the very same tensor, unchanged since
-            return _Kept(known[1])
-        number = len(self._tensors)
+            return known[1]
+        kept = _Kept(len(self._tensors))
         copy = tensor.detach().cpu().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
         if self.folder is None:
             self._tensors.append(copy)
         else:
-            write_tensors(self.folder / f"{number}.safetensors", {"t": copy.contiguous()})
+            path = self._path(kept.number)
+            write_tensors(path, {"t": copy.contiguous()})
+            stored = read_header(path, CalibrationError).tensors["t"]
+            kept = replace(kept, dtype=stored.dtype, shape=stored.shape)
             self._tensors.append(None)
-        self._number_of[key] = (weakref.ref(tensor), number)
-        return _Kept(number)
+        self._kept_of[key] = (weakref.ref(tensor), kept)
+        return kept
+
+    def _path(self, number: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{number}.safetensors"
 
     def _tensor(self, number: int) -> Tensor:
         tensor = self._tensors[number]
         if tensor is not None:
             return tensor
-        assert self.folder is not None
-        with safe_open(self.folder / f"{number}.safetensors", "pt") as file:
+        with safe_open(self._path(number), "pt") as file:
             loaded: Tensor = file.get_tensor("t")
         return loaded
 
@@ -145,6 +145,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             f"{path} cannot be written: {error}; make room there, or record elsewhere: a run keeps its float run "
             "and its finished blocks in its folder (base.run_dir), and what it calibrates on in TMPDIR"
         ) from error
+
+
+def check_tensor(path: Path, kept: _Kept) -> None:
+    """Refuse a file of a recording that is missing, or does not hold the tensor that was written; no value is read."""
+    held = {name: (stored.dtype, stored.shape) for name, stored in read_header(path, CalibrationError).tensors.items()}
+    if held != {"t": (kept.dtype, kept.shape)}:
+        raise CalibrationError(f"{path} is not what was written there; no other can be read: record again")
 
 
 def map_tree(value: Any, change: Callable[[Any], Any], of: type) -> Any:
@@ -165,31 +172,3 @@ def _map_call(call: Call, change: Callable[[Any], Any], of: type) -> Call:
         kwargs=map_tree(call.kwargs, change, of),
         output=map_tree(call.output, change, of),
     )
-
-
-def _encode(value: Any) -> Any:
-    """Nested arguments as json; what json has no word for is tagged."""
-    match value:
-        case _Kept():
-            return {"tensor": value.number}
-        case tuple() | list():
-            return {type(value).__name__: [_encode(item) for item in value]}
-        case dict():
-            return {"dict": {key: _encode(item) for key, item in value.items()}}
-        case None | bool() | int() | float() | str():
-            return {"value": value}
-    raise TypeError(f"a network was called with a {type(value).__name__}, which cannot be written down")
-
-
-def _decode(tagged: dict[str, Any]) -> Any:
-    ((tag, value),) = tagged.items()
-    match tag:
-        case "tensor":
-            return _Kept(value)
-        case "tuple":
-            return tuple(_decode(item) for item in value)
-        case "list":
-            return [_decode(item) for item in value]
-        case "dict":
-            return {key: _decode(item) for key, item in value.items()}
-    return value

@@ -19,8 +19,8 @@ from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from llmc.steps.calibrate import calibrate
-from llmc.steps.judge import in_position
 from llmc.steps.network import Network, prepare
+from llmc.steps.positions import in_position
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SAMPLING = Sampling(height=64, width=64, num_frames=5, steps=2, guidance_scale=1.0, seed=42)

@@ -1,0 +1,81 @@
+"""Finished samples of a run of the pipeline on disk, so that one that was cut off goes on after them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmc.calib.coverage import Coverage
+from llmc.calib.kept import Kept
+from llmc.calib.store import Call, CallStore
+from llmc.errors import CalibrationError
+from llmc.log import log
+from llmc.models.base import Video
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What one sample gave."""
+
+    calls: Mapping[str, list[Call]]  # part -> its calls, without tensors, which are in its store
+    coverage: Coverage
+    video: Video | None = None
+
+
+class SampleJournal:
+    """Samples in the order in which they are run, those that are finished, and a store for the calls of each part."""
+
+    def __init__(self, folder: Path, parts: Sequence[str], samples: Sequence[int]) -> None:
+        """Open what is there of these samples; all of it goes if some is damaged."""
+        self.folder, self.parts, self.samples = folder, parts, samples
+        self.finished: dict[int, Finished] = {}
+        self.stores: dict[str, CallStore] = {}
+        self.is_kept = True  # unless a network was called with what cannot be written down
+        self._kept = Kept(folder)
+        try:
+            self._open()
+        except CalibrationError as error:
+            log.warning("%s; %s is damaged, and made again", error, folder)
+            shutil.rmtree(folder)
+            self._open()
+
+    @property
+    def missing(self) -> list[int]:
+        return [sample for sample in self.samples if sample not in self.finished]
+
+    def keep(self, sample: int, coverage: Coverage | None = None, video: Video | None = None) -> None:
+        """Note that a sample is finished, after those before it."""
+        calls = {part: [call for call in store.index() if call.sample == sample] for part, store in self.stores.items()}
+        self.finished[sample] = Finished(calls, coverage or Coverage(), video)
+        if not self.is_kept:
+            return
+        try:
+            self._kept.put(_name(sample), self.finished[sample])
+        except TypeError as error:
+            self.is_kept = False
+            log.warning("sample %d cannot be kept: %s; if the run is cut off it starts over there", sample, error)
+            return
+        self.finished[sample] = self._kept.get(_name(sample))
+
+    def give_back(self) -> None:
+        """Free the room of a sample that was cut off; of all, if none is finished."""
+        if self.finished:
+            self._open()
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _open(self) -> None:
+        self.finished = {}
+        for sample in self.samples:
+            if not self._kept.has(_name(sample)):
+                break
+            self.finished[sample] = self._kept.get(_name(sample))
+        for part in self.parts:
+            calls = [call for finished in self.finished.values() for call in finished.calls.get(part, [])]
+            self.stores[part] = CallStore.open(self.folder / part, calls)
+
+
+def _name(sample: int) -> str:
+    return f"sample.{sample}"
