@@ -19,6 +19,7 @@ from llmc.export.manifest import MANIFEST, UNFINISHED
 from llmc.log import log
 from llmc.models.base import check_adapter, schedule_of
 from llmc.models.encoders import encoder_parts
+from llmc.steps import float_run
 from llmc.steps.attention import check_attentions
 from llmc.steps.calibrate import calibrate
 from llmc.steps.coverage import coverage_table
@@ -31,11 +32,6 @@ from llmc.steps.network import Network, prepare_all
 from llmc.steps.resume import calibration_journal, forget, judging_kept
 from llmc.steps.source import check_weights, load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
-
-LESS_TO_CALIBRATE = (
-    "calib.streamed: True, which observes one block at a time; fewer calib.max_rows; smaller or shorter videos "
-    "(calib.target_height, target_width, num_frames); model.torch_dtype: bfloat16"
-)
 
 
 def run(config: Config) -> Results:
@@ -74,10 +70,21 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
         for exporter in outputs:
             if (problem := exporter.schedule_problem(judged)) is not None:
                 raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
+<<<<<<< HEAD
     with folder.phase("calibrate", LESS_TO_CALIBRATE):
         samples = config.calib_samples(adapter)
         planned = [(i, sample, config.calib_sampling(i)) for i, sample in distributed.share(samples)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
+=======
+    with folder.phase("calibrate", float_run.LESS):
+        samples = config.calib.samples(adapter, config.calib.prompts)
+        sampling = config.calib_sampling()
+        # another noise for each sample: more of what the network can meet
+        planned = [
+            (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
+            for i, sample in distributed.share(samples)
+        ]
+>>>>>>> f6d7292 (Recorded calls and what observers saw of finished samples are kept)
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)
         seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal)

@@ -19,13 +19,21 @@ class Coverage:
         steps = self.calls.setdefault(part, {}).setdefault(sample, {})
         steps[step] = steps.get(step, 0) + 1
 
+    def of(self, sample: int) -> Coverage:
+        """The calls of one sample."""
+        return Coverage({part: {sample: dict(steps[sample])} for part, steps in self.calls.items() if sample in steps})
+
+    def add(self, other: Coverage) -> None:
+        """Count the calls of other samples too."""
+        for part, samples in other.calls.items():
+            self.calls.setdefault(part, {}).update(samples)
+
     def reduce(self) -> None:
         """Add what the other ranks saw: each has samples of its own."""
-        total: dict[str, dict[int, dict[int, int]]] = {}
-        for calls in distributed.gather(self.calls):
-            for part, samples in calls.items():
-                total.setdefault(part, {}).update(samples)
-        self.calls = {part: dict(sorted(samples.items())) for part, samples in total.items()}
+        total = Coverage()
+        for seen in distributed.gather(self):
+            total.add(seen)
+        self.calls = {part: dict(sorted(samples.items())) for part, samples in total.calls.items()}
 
     def gaps(self, parts: Sequence[str]) -> list[str]:
         """One sentence for each part that saw no call of some samples."""

@@ -6,20 +6,24 @@ can come of a run that was cut off, and codes lie in pages that the system can t
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from llmc import distributed
 from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
 from llmc.calib.kept import Kept
 from llmc.errors import CalibrationError
+from llmc.layers.attention import QuantAttention
 from llmc.log import log
 
-COVERAGE = "coverage"
+COVERAGE, ATTENTIONS = "coverage", "attentions"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,32 @@ class Journal:
             _restore(block, content)
         return count
 
+    def keep_attentions(self, part: str, attentions: Mapping[str, QuantAttention], errors: Mapping[str, float]) -> None:
+        """Note that the attentions of a part are calibrated."""
+        states = {name: attention.state for name, attention in attentions.items()}
+        if self.writes:
+            self._kept.put(f"{part}.{ATTENTIONS}", {"states": states, "errors": dict(errors)})
+
+    def restore_attentions(
+        self, part: str, attentions: Mapping[str, QuantAttention], device: torch.device
+    ) -> dict[str, float] | None:
+        """Bring back the attentions of a part, on every rank; returns the error of each, or None if they were not
+        calibrated."""
+        found: dict[str, Any] | None = None
+        try:
+            found = self._kept.get(f"{part}.{ATTENTIONS}", device)
+        except FileNotFoundError:
+            pass
+        except CalibrationError as error:
+            log.warning("%s; attentions are calibrated again", error)
+        everywhere = all(distributed.gather(found is not None))
+        if found is None or not everywhere:
+            return None
+        for name, state in found["states"].items():
+            attentions[name].state = state
+        errors: dict[str, float] = found["errors"]
+        return errors
+
     def keep_coverage(self, coverage: Coverage) -> None:
         """Note which calls were observed: once all blocks are finished none will be."""
         if self.writes:
@@ -66,6 +96,15 @@ class Journal:
         found = self._kept.get(COVERAGE) if self._kept.has(COVERAGE) else Coverage()
         assert isinstance(found, Coverage)
         return found
+
+    def forget_recording(self, blocks: Iterable[tuple[str, BlockStep]]) -> None:
+        """Give back the room of the samples that this rank ran, if nobody will ask for them: every block is here."""
+        if all(self._kept.has(_name(part, block)) for part, block in blocks):
+            shutil.rmtree(self.recording(), ignore_errors=True)
+
+    def recording(self) -> Path:
+        """Where this rank keeps the samples that it ran."""
+        return self.folder / f"recorded-{distributed.rank()}of{distributed.world()}"
 
     @property
     def _kept(self) -> Kept:

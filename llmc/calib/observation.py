@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,6 +31,15 @@ class Observation:
         """What a group reads in one call, and what it would have read in the float model where that is another."""
         for observer in self.observers[name].values():
             observer.update(x, x if reference is None else reference)
+
+    def state(self, group: Group) -> dict[str, dict[str, Any]]:
+        """What the observers of a group have seen so far, in plain values and tensors."""
+        return {need: observer.state() for need, observer in self.observers[group.name].items()}
+
+    def restore(self, group: Group, state: dict[str, dict[str, Any]]) -> None:
+        """Go on where that was."""
+        for need, seen in state.items():
+            self.observers[group.name][need].restore(seen)
 
     def attach(self) -> None:
         """Combine over the ranks, and give each group what was measured of its input."""

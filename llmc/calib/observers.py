@@ -28,9 +28,21 @@ class Observer(Protocol):
     def update(self, x: Tensor, reference: Tensor) -> None: ...
     def reduce(self) -> None: ...
     def result(self) -> Tensor: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
-class AbsMax:
+class Remembered:
+    """An observer whose whole state is in its attributes: plain values and tensors."""
+
+    def state(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class AbsMax(Remembered):
     """The largest magnitude of each channel."""
 
     def __init__(self, calls: int, max_rows: int) -> None:
@@ -56,7 +68,7 @@ def channel_absmax(x: Tensor) -> Tensor:
     return x.abs().amax(0)
 
 
-class Range:
+class Range(Remembered):
     """The smallest and the largest value of each channel, (2, channels)."""
 
     def __init__(self, calls: int, max_rows: int) -> None:
@@ -80,7 +92,7 @@ class Range:
         return self.value
 
 
-class StepRange:
+class StepRange(Remembered):
     """The same in each denoising step, (steps, 2, channels): inf and -inf where no call was seen."""
 
     def __init__(self, calls: int, max_rows: int) -> None:
@@ -101,6 +113,13 @@ class StepRange:
         unseen[1] = -math.inf
         return torch.stack([found.get(step, unseen) for step in range(max(found) + 1)])
 
+    def state(self) -> dict[str, Any]:
+        return {"seen": {step: seen.state() for step, seen in self.seen.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for step, seen in state["seen"].items():
+            self.seen[step].restore(seen)
+
 
 @contextmanager
 def exact_products(dtype: torch.dtype) -> Iterator[None]:
@@ -119,7 +138,7 @@ def exact_products(dtype: torch.dtype) -> Iterator[None]:
         on_cpu.fp32_precision, on_cuda.fp32_precision = before
 
 
-class Gram:
+class Gram(Remembered):
     """x^T x over all tokens: what rounding errors of a weight do to its outputs."""
 
     dtype = torch.float32
@@ -189,7 +208,7 @@ class ExactCross(Cross):
     dtype = torch.float64
 
 
-class MeanAbs:
+class MeanAbs(Remembered):
     """The mean magnitude of each channel."""
 
     def __init__(self, calls: int, max_rows: int) -> None:
@@ -214,7 +233,7 @@ class MeanAbs:
         return (self.total / self.count.to(self.total.device)).float()
 
 
-class Rows:
+class Rows(Remembered):
     """A bounded sample of rows (tokens), evenly spaced within each call and over all calls."""
 
     def __init__(self, calls: int, max_rows: int) -> None:

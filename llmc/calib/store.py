@@ -56,10 +56,14 @@ class CallStore:
     def add(self, call: Call) -> None:
         self._calls.append(_map_call(call, self._keep, Tensor))
 
-    def calls(self, device: torch.device | str, every: int = 1) -> Iterator[Call]:
-        """Every n-th call in order, its tensors on the device."""
-        for call in self._calls[::every]:
-            yield _map_call(call, lambda kept: self._tensor(kept.number).to(device), _Kept)
+    def calls(self, device: torch.device | str) -> Iterator[Call]:
+        """The calls in order, their tensors on the device."""
+        for number in range(len(self)):
+            yield self.call(number, device)
+
+    def call(self, number: int, device: torch.device | str) -> Call:
+        """One call, its tensors on the device."""
+        return _map_call(self._calls[number], lambda kept: self._tensor(kept.number).to(device), _Kept)
 
     def where(self, keep: Callable[[Call], bool]) -> CallStore:
         """The calls that `keep` says yes to, told by their headers; tensors are shared."""

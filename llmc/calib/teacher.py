@@ -32,21 +32,12 @@ def teacher_forced_errors(
 
 
 @torch.no_grad()
-def block_errors(
-    part: Part, layers: Iterable[Switched], store: CallStore, device: torch.device, limit: int = 8
-) -> list[tuple[str, float]]:
-    """Relative error of each block's output, errors of earlier blocks included, over a few calls of the run."""
-    layers = list(layers)
-    every = max(1, len(store) // limit)
-    totals = [0.0] * len(part.blocks)
-    count = 0
-    for call in store.calls(device, every):
-        with in_mode(layers, "float"):
-            reference = _block_outputs(part, call)
-        for index, (output, wanted) in enumerate(zip(_block_outputs(part, call), reference, strict=True)):
-            totals[index] += relative_error(output, wanted)
-        count += 1
-    return [(name, total / max(1, count)) for (name, _), total in zip(part.blocks, totals, strict=True)]
+def block_errors(part: Part, layers: Iterable[Switched], call: Call) -> list[tuple[str, float]]:
+    """Relative error of each block's output in a call, errors of earlier blocks included."""
+    with in_mode(layers, "float"):
+        reference = _block_outputs(part, call)
+    outputs = zip(part.blocks, _block_outputs(part, call), reference, strict=True)
+    return [(name, relative_error(output, wanted)) for (name, _), output, wanted in outputs]
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

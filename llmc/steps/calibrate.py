@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -17,17 +15,17 @@ from llmc.calib.enough import left_when_seen
 from llmc.calib.group import Group
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
-from llmc.calib.record import record_calls
+from llmc.calib.sample_journal import SampleJournal
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
 from llmc.errors import CalibrationError
 from llmc.layers.linear import in_mode
 from llmc.log import log, progress
-from llmc.models.base import ModelAdapter, Sample, Sampling
+from llmc.memory import needed_for
+from llmc.models.base import ModelAdapter, Sampling
 from llmc.steps.attention import calibrate_attentions
+from llmc.steps.float_run import LESS, Planned, float_run, folder_of_calls
 from llmc.steps.network import Network, quantize_block
-
-Planned = Sequence[tuple[int, Sample, Sampling]]
 
 
 @torch.no_grad()
@@ -60,27 +58,22 @@ def calibrate(
             block.steps = max((how.steps for _, _, how in planned), default=0)
     by_block = [network for network in networks if goes_by_block(network)]
     at_once = [network for network in networks if not goes_by_block(network)]
-    attending = [network for network in networks if network.attentions]
+    attending = [network for network in networks if network.attentions and not attended_before(network, journal)]
     coverage = Coverage()
     watched = [network for network in networks if network.needs or network.attentions]
     calls = expected_calls(adapter, pipeline, watched, planned)
-    with TemporaryDirectory(prefix="llmc-calls-") as folder:
-        recorded = [network for network in networks if goes_by_block(network) or network.attentions]
-        stores = {network.part.name: CallStore(Path(folder) / network.part.name) for network in recorded}
+    with folder_of_calls(journal) as folder:
+        recorded = [network.part.name for network in networks if network in by_block or network in attending]
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
         looked_at = [(n, n.unfinished) for n in at_once if n.needs and n.unfinished]
         looked_at += [(n, n.blocks[:1]) for n in by_block if n.first_is_like_float and not n.finished]
         groups = {n.part.name: [group for block in blocks for group in block.groups] for n, blocks in looked_at}
         observations = [Observation(groups[n.part.name], n.needs, calls[n.part.name], max_rows) for n, _ in looked_at]
+        samples = SampleJournal(folder, recorded, [index for index, _, _ in planned], observations)
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
             until = until_seen(adapter, pipeline, [part.name for part in parts], groups)
-            with ExitStack() as stack, progress("calibration videos", len(planned)) as advance:
-                for observation in observations:
-                    stack.enter_context(observation.watching())
-                record_calls(
-                    adapter, pipeline, parts, planned, stores, on_video=advance, coverage=coverage, until=until
-                )
+            coverage = float_run(adapter, pipeline, parts, planned, samples, observations, until)
             coverage.reduce()
             if journal is not None:
                 journal.keep_coverage(coverage)
@@ -90,14 +83,30 @@ def calibrate(
             observation.attach()
         quantize_all(at_once, journal)
         for network in by_block:
-            store = stores[network.part.name]
+            store = samples.stores[network.part.name]
             quantize_on_calls(network, store, max_rows, network.first_is_like_float, journal)
         for network in attending:
-            with in_mode(network.layers.values(), "transformed"):
-                network.attention_errors = calibrate_attentions(
-                    network.part, network.attentions, stores[network.part.name], max_attention_error
-                )
+            attend(network, samples.stores[network.part.name], max_attention_error, journal)
+    if journal is not None:
+        journal.forget_recording((network.part.name, block) for network in networks for block in network.blocks)
     return coverage
+
+
+def attend(network: Network, store: CallStore, max_error: float | None, journal: Journal | None) -> None:
+    """Calibrate the attentions of a network, and note it."""
+    with in_mode(network.layers.values(), "transformed"), needed_for(f"attentions of {network.part.name}", LESS):
+        network.attention_errors = calibrate_attentions(network.part, network.attentions, store, max_error)
+    if journal is not None:
+        journal.keep_attentions(network.part.name, network.attentions, network.attention_errors)
+        attended_before(network, journal)
+
+
+def attended_before(network: Network, journal: Journal | None) -> bool:
+    """Take over the attentions that a run calibrated before it was cut off; returns whether it had."""
+    device = next(network.part.module.parameters()).device
+    found = None if journal is None else journal.restore_attentions(network.part.name, network.attentions, device)
+    network.attention_errors = network.attention_errors if found is None else found
+    return found is not None
 
 
 def until_seen(
@@ -171,6 +180,8 @@ def quantize_on_calls(
 
 def finish(block: BlockStep, network: Network, journal: Journal | None) -> None:
     """Let the recipe work on a block, and note that it is done."""
-    quantize_block(block, network.recipe)
+    methods = " + ".join(method.name for method in network.recipe) or "RTN"
+    with needed_for(f"quantizing {block.name} of {network.part.name} by {methods}", LESS):
+        quantize_block(block, network.recipe)
     if journal is not None:
         journal.keep(network.part.name, block)

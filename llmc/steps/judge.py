@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from llmc.memory import needed_for
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.steps.folder import RunFolder
 from llmc.steps.network import Network
-from llmc.steps.positions import Judged, Planned, judge_position
+from llmc.steps.positions import Judged, Planned, averaged, judge_position
 from llmc.steps.source import sources
 
 LESS = (
@@ -70,11 +69,6 @@ def gathered(judged: Judged, count: int) -> Judged:
         averaged([each.blocks for each in ranks]),
         averaged([each.encoders for each in ranks]),
     )
-
-
-def averaged(ranks: Sequence[list[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """The mean over the ranks of each named figure."""
-    return [(figures[0][0], fmean(error for _, error in figures)) for figures in zip(*ranks, strict=True)]
 
 
 def judge_float(

@@ -32,6 +32,8 @@ MODES = {
     "real_quant": "real",
 }
 
+CALLS = 8  # of the float run, at least, in which each block is looked at
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -58,7 +60,7 @@ def judge_position(
     pieces = [_video(index) for index in samples]
     for network in networks:
         pieces += [_replay(network, index) for index in samples]
-        pieces += [_blocks(network)] if network.part.section == "video_gen" else []
+        pieces += [_blocks(network, number) for number in looked_at(network, reference)]
     missing = [piece for piece in pieces if not kept.has(piece)]
     if len(missing) < len(pieces):
         log.info("%s: %d of %d pieces of work were done before", position, len(pieces) - len(missing), len(pieces))
@@ -68,15 +70,12 @@ def judge_position(
             stack.enter_context(in_position(networks, position))
         videos = make_videos(position, adapter, pipeline, networks, planned, kept)
         for network in networks:
-            store = reference.calls[network.part.name]
-            errors = replay(position, network, store, samples, kept)
+            errors = replay(position, network, reference.calls[network.part.name], samples, kept)
             if network.part.section != "video_gen":
                 encoders.append((network.part.name, mean_error(errors)))
                 continue
             steps.append(errors)
-            device = next(network.part.module.parameters()).device
-            found = kept.made(_blocks(network), partial(block_errors, network.part, network.switched, store, device))
-            blocks += [(network.prefix + name, error) for name, error in found]
+            blocks += look_at_blocks(network, reference, kept)
     return Judged(videos, per_step(steps, samples), blocks, encoders)
 
 
@@ -116,6 +115,28 @@ def replay(position: str, network: Network, store: CallStore, samples: Sequence[
 
             errors[index] = kept.made(_replay(network, index), make)
     return errors
+
+
+def looked_at(network: Network, reference: Recording) -> range:
+    """The numbers of the float calls, a few of all, in which each block is looked at; of an encoder none."""
+    calls = len(reference.calls[network.part.name]) if network.part.section == "video_gen" else 0
+    return range(0, calls, max(1, calls // CALLS))
+
+
+def look_at_blocks(network: Network, reference: Recording, kept: Kept) -> list[tuple[str, float]]:
+    """The error of each block's output, by its full name."""
+    store, device = reference.calls[network.part.name], next(network.part.module.parameters()).device
+
+    def errors(number: int) -> list[tuple[str, float]]:
+        return block_errors(network.part, network.switched, store.call(number, device))
+
+    calls = [kept.made(_blocks(network, n), partial(errors, n)) for n in looked_at(network, reference)]
+    return [(network.prefix + name, error) for name, error in averaged(calls)]
+
+
+def averaged(tables: Sequence[list[tuple[str, float]]]) -> list[tuple[str, float]]:
+    """The mean of each named figure, of calls or of ranks."""
+    return [(figures[0][0], fmean(error for _, error in figures)) for figures in zip(*tables, strict=True)]
 
 
 @contextmanager
@@ -168,6 +189,6 @@ def _replay(network: Network, index: int) -> str:
     return f"{network.part.name}.replay.{index}"
 
 
-def _blocks(network: Network) -> str:
-    """Of this rank's calls."""
-    return f"{network.part.name}.blocks.{distributed.rank()}of{distributed.world()}"
+def _blocks(network: Network, number: int) -> str:
+    """In one of this rank's calls."""
+    return f"{network.part.name}.blocks.{distributed.rank()}of{distributed.world()}.{number}"

@@ -131,8 +131,6 @@ def test_coverage_comes_back(tmp_path: Path) -> None:
     coverage.note("part", 0, 3)
     journal.keep_coverage(coverage)
     assert journal.coverage() == coverage
-    journal.remove()
-    assert not journal.folder.exists()
 
 
 def test_a_full_disk_is_told_with_the_file(little_room: int, tmp_path: Path) -> None:

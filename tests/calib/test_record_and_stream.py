@@ -190,75 +190,101 @@ def test_later_blocks_see_the_errors_of_earlier_ones_when_quantized_outputs_are_
 def test_a_recording_on_disk_is_read_by_the_next_run(
     pipeline: Any, network: Network, folder: Path, tmp_path: Path
 ) -> None:
-    def make(stores: dict[str, CallStore]) -> list[Video]:
-        return record(pipeline, network, folder, stores["transformer"])
+    one_by_one = dict(enumerate(planned(folder)))
 
-    fresh, was_there = cached_recording(tmp_path / "float", ["transformer"], make)
-    again, is_there = cached_recording(
-        tmp_path / "float", ["transformer"], lambda stores: pytest.fail("recorded twice")
+    def make(sample: int, stores: dict[str, CallStore]) -> Video:
+        parts = [network.part]
+        return record_calls(WanI2V(), pipeline, parts, [one_by_one[sample]], stores, keep_outputs=True)[0]
+
+    fresh = cached_recording(tmp_path / "float", ["transformer"], [0, 1], make)
+    again = cached_recording(
+        tmp_path / "float", ["transformer"], [0, 1], lambda sample, stores: pytest.fail("recorded twice")
     )
-    assert (was_there, is_there) == (False, True)
-    assert torch.equal(fresh.videos[1].frames, again.videos[1].frames)
-    for before, after in zip(
-        fresh.calls["transformer"].calls("cpu"), again.calls["transformer"].calls("cpu"), strict=True
+    store = CallStore()
+    at_once = record(pipeline, network, folder, store)
+    for video, kept, read in zip(at_once, fresh.videos, again.videos, strict=True):
+        assert torch.equal(video.frames, kept.frames) and torch.equal(video.frames, read.frames)
+    for before, kept, read in zip(
+        store.calls("cpu"),
+        fresh.calls["transformer"].calls("cpu"),
+        again.calls["transformer"].calls("cpu"),
+        strict=True,
     ):
-        assert (before.step, before.branch, before.kwargs.keys()) == (after.step, after.branch, after.kwargs.keys())
-        assert torch.equal(before.kwargs["hidden_states"], after.kwargs["hidden_states"])
+        assert (before.step, before.branch, before.kwargs.keys()) == (read.step, read.branch, read.kwargs.keys())
+        for call in (kept, read):
+            assert torch.equal(before.kwargs["hidden_states"], call.kwargs["hidden_states"])
+
+
+class Pipeline:
+    """Makes a small video of each sample, and fails at one if it is to."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.fails_at = fails_at
+        self.made: list[int] = []
+
+    def __call__(self, sample: int, stores: dict[str, CallStore]) -> Video:
+        self.made.append(sample)
+        stores["part"].add(Call(sample, 0, 1.0, "cond", (torch.full((2,), sample), torch.ones(3))))
+        if sample == self.fails_at:
+            raise RuntimeError("power cut")
+        return Video(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.full((1,), sample))
 
 
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-3])
 
 
-@pytest.mark.parametrize(
-    "file, damage",
-    [
-        ("part/0.safetensors", cut),
-        ("part/1.safetensors", Path.unlink),
-        ("part/calls.json", cut),
-        ("part/calls.json", Path.unlink),
-        ("videos.safetensors", cut),
-        ("videos.safetensors", Path.unlink),
-    ],
-)
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+@pytest.mark.parametrize("file", ["part/0.safetensors", "part/1.safetensors", "sample.0.safetensors"])
 def test_a_recording_that_is_damaged_is_made_again_and_the_log_says_so(
     file: str, damage: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = []
-
-    def make(stores: dict[str, CallStore]) -> list[Video]:
-        made.append(file)
-        stores["part"].add(Call(0, 0, 1.0, "cond", (torch.full((2,), len(made)), torch.ones(3))))
-        return [Video(torch.zeros(1, 3, 2, 2), torch.zeros(1))]
-
-    cached_recording(tmp_path / "float", ["part"], make)
+    cached_recording(tmp_path / "float", ["part"], [0], Pipeline())
     damage(tmp_path / "float" / file)
-    recording, was_there = cached_recording(tmp_path / "float", ["part"], make)
-    assert len(made) == 2 and not was_there
-    assert str(tmp_path / "float" / file) in caplog.text and "is damaged: the float run is made again" in caplog.text
-    assert [float(call.args[0][0]) for call in recording.calls["part"].calls("cpu")] == [2]
-    assert cached_recording(tmp_path / "float", ["part"], make)[1]
+    again = Pipeline()
+    recording = cached_recording(tmp_path / "float", ["part"], [0], again)
+    assert again.made == [0] and [len(call.args[1]) for call in recording.calls["part"].calls("cpu")] == [3]
+    if (file, damage) != ("sample.0.safetensors", Path.unlink):  # then it was never finished
+        assert str(tmp_path / "float" / file) in caplog.text and "is damaged, and made again" in caplog.text
+    once_more = Pipeline()
+    cached_recording(tmp_path / "float", ["part"], [0], once_more)
+    assert once_more.made == []
+
+
+def test_a_recording_that_broke_off_goes_on_after_the_samples_that_are_whole(tmp_path: Path) -> None:
+    breaks, goes_on = Pipeline(fails_at=2), Pipeline()
+    with pytest.raises(RuntimeError):
+        cached_recording(tmp_path / "float", ["part"], [0, 1, 2, 3], breaks)
+    assert not (tmp_path / "float").exists()
+    assert len(list((tmp_path / "float.partial" / "part").iterdir())) == 4, "two tensors of each sample that is whole"
+    recording = cached_recording(tmp_path / "float", ["part"], [0, 1, 2, 3], goes_on)
+    assert (breaks.made, goes_on.made) == ([0, 1, 2], [2, 3])
+    assert [float(video.latents) for video in recording.videos] == [0, 1, 2, 3]
+    assert [float(call.args[0][0]) for call in recording.calls["part"].calls("cpu")] == [0, 1, 2, 3]
+    assert not (tmp_path / "float.partial").exists()
 
 
 def test_a_disk_that_fills_up_while_recording_is_told_with_the_file_and_given_back(
     tmp_path: Path, little_room: int
 ) -> None:
-    def make(stores: dict[str, CallStore]) -> list[Video]:
+    def make(sample: int, stores: dict[str, CallStore]) -> Video:
         stores["part"].add(Call(0, 0, 1.0, "cond", (torch.ones(2),)))
         stores["part"].add(Call(0, 1, 1.0, "cond", (torch.ones(little_room),)))
         raise AssertionError("there is no room for that")
 
     with pytest.raises(CalibrationError, match=r"float\.partial/part/1\.safetensors cannot be written: .* make room"):
-        cached_recording(tmp_path / "float", ["part"], make)
+        cached_recording(tmp_path / "float", ["part"], [0], make)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_recording_that_broke_off_is_made_again(tmp_path: Path) -> None:
-    def breaks(stores: dict[str, CallStore]) -> list[Video]:
-        raise RuntimeError("power cut")
+def test_what_cannot_be_written_down_is_recorded_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def make(sample: int, stores: dict[str, CallStore]) -> Video:
+        stores["part"].add(Call(sample, 0, 1.0, "cond", (torch.ones(2), object())))
+        return Video(torch.zeros(0), torch.zeros(1))
 
-    with pytest.raises(RuntimeError):
-        cached_recording(tmp_path / "float", ["transformer"], breaks)
+    recording = cached_recording(tmp_path / "float", ["part"], [0, 1], make)
+    assert len(recording.videos) == len(recording.calls["part"]) == 2
+    assert caplog.text.count("sample 0 cannot be kept: a object is neither") == 1 and "sample 1" not in caplog.text
     assert not (tmp_path / "float").exists()
 
 
@@ -275,10 +301,11 @@ def test_teacher_forced_and_block_errors_are_zero_in_float_and_small_when_quanti
     } == {0.0}
     with in_mode(layers, "quantized"):
         errors = teacher_forced_errors(network.part, store, CPU)
-        blocks = block_errors(network.part, layers, store, CPU)
+        blocks = [block_errors(network.part, layers, call) for call in store.calls(CPU)]
     assert all(0 < error < 0.0025 for steps in errors.values() for step in steps.values() for error in step)
     assert sorted(errors) == [0, 1] and sorted(errors[0]) == [0, 1, 2]
-    assert [name for name, _ in blocks] == ["blocks.0", "blocks.1"] and all(0 < error < 0.0025 for _, error in blocks)
+    for found in blocks:
+        assert [name for name, _ in found] == ["blocks.0", "blocks.1"] and all(0 < error < 0.0025 for _, error in found)
 
 
 @torch.no_grad()

@@ -1,0 +1,60 @@
+"""The float run of a calibration, sample by sample: calls recorded, inputs observed, each finished sample kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmc.atomic import scratch_folder
+from llmc.calib.coverage import Coverage
+from llmc.calib.journal import Journal
+from llmc.calib.observation import Observation
+from llmc.calib.record import record_calls
+from llmc.calib.sample_journal import SampleJournal
+from llmc.log import log, progress
+from llmc.memory import needed_for
+from llmc.models.base import ModelAdapter, Sample, Sampling
+from llmc.models.parts import Part
+
+Planned = Sequence[tuple[int, Sample, Sampling]]
+LESS = (
+    "calib.streamed: True, which observes one block at a time; fewer calib.max_rows; smaller or shorter videos "
+    "(calib.target_height, target_width, num_frames); model.torch_dtype: bfloat16"
+)
+
+
+@contextmanager
+def folder_of_calls(journal: Journal | None) -> Iterator[Path]:
+    """Where calls are recorded: what a run that was cut off is to go on with stays."""
+    if journal is not None:
+        yield journal.recording()
+        return
+    with scratch_folder("calls") as folder:
+        yield folder
+
+
+def float_run(
+    adapter: ModelAdapter,
+    pipeline: Any,
+    parts: Sequence[Part],
+    planned: Planned,
+    samples: SampleJournal,
+    observations: Sequence[Observation],
+    until: Callable[[Sampling], AbstractContextManager[None]],
+) -> Coverage:
+    """Run the samples that are not finished; returns the calls of all of them, counted."""
+    if samples.finished:
+        log.info("%d of %d calibration samples were recorded before", len(samples.finished), len(planned))
+    coverage = samples.coverage
+    with ExitStack() as stack:
+        stack.enter_context(needed_for("recording the calibration videos", LESS))
+        advance = stack.enter_context(progress("calibration videos", len(samples.missing)))
+        for observation in observations:
+            stack.enter_context(observation.watching())
+        for one in planned[len(samples.finished) :]:
+            record_calls(adapter, pipeline, parts, [one], samples.stores, coverage=coverage, until=until)
+            samples.keep(one[0], coverage)
+            advance()
+    return coverage
