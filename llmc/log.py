@@ -153,7 +153,7 @@ def byte_size(count: float) -> str:
     unit = units.pop()
     while count >= 999.5 and units:
         count, unit = count / 1000, units.pop()
-    return f"{count:.3g} {unit}"
+    return f"{count:.3g} {unit}" if units else f"{count:.0f} {unit}"
 
 
 def _speaks() -> bool:

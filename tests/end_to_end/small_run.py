@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,15 @@ def small_config(folder: Path, samples: int = 1, family: str = "WanI2V", **chang
 def kill_once_a_block_is_finished(config: Path, run: Path) -> None:
     """Start the run, and end it as a crash would while it calibrates, or soon after."""
     process = start(["run", "--config", str(config)], config.with_suffix(".log"))
-    last = time.monotonic() + 120
-    while not list(run.glob("calibration-*/transformer.blocks.0.safetensors")):
-        assert process.is_alive() and time.monotonic() < last
-        time.sleep(0.001)
+    wait_for(process, run, "calibration-*/transformer.blocks.0.safetensors")
     process.kill()
     process.join()
     assert not (run / "results.json").exists()
+
+
+def wait_for(process: ForkServerProcess, folder: Path, file: str) -> None:
+    """Until the process has written a file of that form."""
+    last = time.monotonic() + 120
+    while not list(folder.glob(file)):
+        assert process.is_alive() and time.monotonic() < last
+        time.sleep(0.001)

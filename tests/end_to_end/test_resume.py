@@ -3,46 +3,72 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
-from llmc.__main__ import main
 from llmc.config.load import load_config
+from llmc.eval.results import read_results
 from llmc.steps.device import choose_device
 from llmc.steps.folder import RunFolder
 from llmc.steps.resume import calibration_journal, code_files
-from tests.end_to_end.small_run import kill_once_a_block_is_finished, small_config
+from tests.end_to_end.killed_runs import killed_runs
+from tests.end_to_end.small_run import small_config
 
-EXPORTED = "diffusion_pytorch_model.safetensors"
-METHODS = ["SmoothQuant", {"name": "GPTQ", "target": "asymmetric"}]
-QUANT = {
-    "video_gen": {
-        "method": METHODS,
-        "weight": {"bit": 4, "granularity": "per_channel"},
-        "act": {"bit": 8, "granularity": "per_token"},
-    }
+GRIDS = {"weight": {"bit": 4, "granularity": "per_channel"}, "act": {"bit": 8, "granularity": "per_token"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "GPTQ": {"method": ["SmoothQuant", {"name": "GPTQ", "target": "asymmetric"}]},
+    "all blocks at once": {"method": ["SmoothQuant", {"name": "GPTQ", "propagate": "float"}]},
+    "with attention": {"method": "SmoothQuant", "attention": {"bit": 8, "static": True}},
 }
+PHASES = {"recording": 0.02, "recording, later": 0.04, "calibration": 0.12, "judging": 0.4, "judging, later": 0.95}
 
 
-def gptq_config(folder: Path) -> Path:
+def method_config(folder: Path, method: str, **changes: Any) -> Path:
     folder.mkdir()
-    return small_config(folder, quant=QUANT, save={"save_lightx2v": False, "save_fake": True})
+    quant = {"video_gen": METHODS[method] | GRIDS}
+    return small_config(folder, samples=2, quant=quant, save={"save_lightx2v": False, "save_fake": True}, **changes)
 
 
-def test_a_run_that_was_killed_gives_the_same_as_one_that_was_not(tmp_path: Path) -> None:
-    whole, killed = gptq_config(tmp_path / "whole"), gptq_config(tmp_path / "killed")
-    assert main(["run", "--config", str(whole)]) == 0
-    run = tmp_path / "killed" / "run"
-    kill_once_a_block_is_finished(killed, run)
-    assert main(["run", "--config", str(killed)]) == 0
-    assert "of 2 blocks of transformer were finished before" in (run / "run.log").read_text()
-    assert list(run.glob("calibration-*")) == []
-    one, other = (load_file(next((tmp_path / name).glob(f"export/**/{EXPORTED}"))) for name in ("whole", "killed"))
-    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
-    tables = [(tmp_path / name / "run" / "layers.csv").read_text() for name in ("whole", "killed")]
-    assert tables[0] == tables[1]
+def outcome(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """All that a run gives: the bytes of its export, and its figures."""
+    exported = {path.name: path.read_bytes() for path in (folder / "export").rglob("*") if "transformer" in path.parts}
+    results = read_results(folder / "run" / "results.json")
+    judged = {"metrics", "blocks", "layers", "attentions", "coverage", "rejected", "warnings"}
+    samples = {"samples": {"__all__": {"steps", "metrics", "per_frame"}}}
+    return exported, results.model_dump(include=dict.fromkeys(judged, True) | samples)
+
+
+def assert_goes_on(config: Path, folder: Path, phases: Sequence[str], most: float = 0.15) -> None:
+    """Runs that are killed in these phases end as one that was not, and repeat less than so much of it."""
+    exported, figures = {}, {}
+    for run in killed_runs(config, folder, [PHASES[phase] for phase in phases]):
+        if not figures:
+            exported, figures = outcome(folder / "whole")
+            assert exported
+        assert outcome(run.folder) == (exported, figures), run
+        assert run.repeated < most, run
+        assert any(name.startswith("calibration-") for name in run.left) and run.scratch == []
+        assert sorted(path.name for path in (run.folder / "run").iterdir()) == sorted(
+            path.name for path in (folder / "whole" / "run").iterdir()
+        ), "nothing is left that was kept to go on"
+        assert list((run.folder / "scratch").iterdir()) == []
+
+
+def test_a_run_that_was_killed_while_it_judged_goes_on_there(tmp_path: Path) -> None:
+    assert_goes_on(method_config(tmp_path / "config", "GPTQ"), tmp_path, ["judging"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True], ids=["", "streamed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_killed_at_any_time_gives_the_same_as_one_that_was_not(
+    method: str, streamed: bool, tmp_path: Path
+) -> None:
+    config = method_config(tmp_path / "config", method, calib={"streamed": streamed})
+    assert_goes_on(config, tmp_path, list(PHASES))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +76,7 @@ def test_a_run_that_was_killed_gives_the_same_as_one_that_was_not(tmp_path: Path
     [("eval.metrics=[psnr]", True), ("save.save_path=elsewhere", True), ("calib.sample_steps=3", False)],
 )
 def test_only_what_finished_blocks_depend_on_makes_them_others(tmp_path: Path, change: str, goes_on: bool) -> None:
-    path = gptq_config(tmp_path / "run")
+    path = method_config(tmp_path / "run", "GPTQ")
 
     def journal(*changes: str) -> Path:
         config = load_config(path, list(changes))
