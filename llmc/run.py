@@ -70,21 +70,10 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
         for exporter in outputs:
             if (problem := exporter.schedule_problem(judged)) is not None:
                 raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
-<<<<<<< HEAD
-    with folder.phase("calibrate", LESS_TO_CALIBRATE):
+    with folder.phase("calibrate", float_run.LESS):
         samples = config.calib_samples(adapter)
         planned = [(i, sample, config.calib_sampling(i)) for i, sample in distributed.share(samples)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
-=======
-    with folder.phase("calibrate", float_run.LESS):
-        samples = config.calib.samples(adapter, config.calib.prompts)
-        sampling = config.calib_sampling()
-        # another noise for each sample: more of what the network can meet
-        planned = [
-            (i, sample, sampling.model_copy(update={"seed": sampling.seed + i}))
-            for i, sample in distributed.share(samples)
-        ]
->>>>>>> f6d7292 (Recorded calls and what observers saw of finished samples are kept)
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)
         seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal)

@@ -146,8 +146,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         save_file(tensors, path, metadata)
     except SafetensorError as error:  # what the library makes of an error of the system
         raise CalibrationError(
-            f"{path} cannot be written: {error}; make room there, or record elsewhere: a run keeps its float run "
-            "and its finished blocks in its folder (base.run_dir), and what it calibrates on in TMPDIR"
+            f"{path} cannot be written: {error}; make room there, or give the run another folder (base.run_dir): it "
+            "keeps what it has finished there, and goes on after it"
         ) from error
 
 
