@@ -93,8 +93,8 @@ def _check_listed(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
     for index in folder.glob(INDEXES):
         if lost := sorted(read_index(index, ExportError).keys() - tensors.keys()):
             raise ExportError(
-                f"{index} lists {some(lost)}, which no file beside it holds; a checkpoint has all that its index lists; "
-                "copy or download it again"
+                f"{index} lists {some(lost)}, which no file beside it holds; a checkpoint has all that its index "
+                "lists: copy or download it again"
             )
 
 

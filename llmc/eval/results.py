@@ -179,8 +179,8 @@ def read_results(path: Path) -> Results:
         first = error.errors()[0]
         where = shown(".".join(map(str, first["loc"])))
         raise CalibrationError(
-            f"{path} is no results.json of a run: {where}: {shown(first['msg'])}; name the file of a whole run, or run it "
-            "again"
+            f"{path} is no results.json of a run: {where}: {shown(first['msg'])}; name the file of a whole run, or "
+            "run it again"
         ) from error
 
 

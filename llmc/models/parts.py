@@ -123,6 +123,6 @@ def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.
         inside = ", ".join(name for name, _ in module.named_children()) or "nothing"
         raise AdapterError(
             f"the network is a {type(module).__name__} of {inside}, and none of {', '.join(lists) or 'its lists'} "
-            "holds blocks; a network of this family has blocks there: take the config.json that belongs to these weights"
+            "holds blocks; a network of this family has blocks there: take the config.json of these weights"
         )
     return found

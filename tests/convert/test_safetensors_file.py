@@ -112,5 +112,8 @@ def test_a_truncated_file_is_refused(tmp_path: Path, cut: int, message: str) -> 
 def test_a_header_that_does_not_say_where_a_tensor_is_is_refused(tmp_path: Path, entry: object) -> None:
     text = json.dumps({"x": entry}).encode()
     (tmp_path / "odd").write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(ExportError, match="odd has a damaged header: nothing is said of x, or no type, shape and place; copy or download it again"):
+    with pytest.raises(
+        ExportError,
+        match="odd has a damaged header: nothing is said of x, or no type, shape and place; copy or download it again",
+    ):
         read_tensors(tmp_path / "odd")

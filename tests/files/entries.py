@@ -59,7 +59,9 @@ def make_good(root: Path) -> None:
     alone = ["save.save_lightx2v=False", "quant.text_encoder=null", "quant.image_encoder=null"]
     for target in ("comfyui", "diffusers", "mindie"):
         own = [f"save.save_{target}=True", f"save.save_path={root}/{target}", f"base.run_dir={root}/{target}-run"]
-        assert main(["run", "--config", str(config), *(word for each in (*alone, *own) for word in ("--set", each))]) == 0
+        assert (
+            main(["run", "--config", str(config), *(word for each in (*alone, *own) for word in ("--set", each))]) == 0
+        )
     _make_checkpoints(root)
     (root / "samples" / "index.jsonl").write_text('{"text": "a fox", "image": "0.png"}\n{"text": "a car"}\n')
     _make_calibration(root)
