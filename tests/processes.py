@@ -35,7 +35,7 @@ def llmc(words: list[str]) -> int:
 
 
 def start(
-    words: Sequence[object], output: Path, main: Main = llmc, environment: dict[str, str] | None = None
+    words: Sequence[object], output: Path, environment: dict[str, str] | None = None, main: Main = llmc
 ) -> ForkServerProcess:
     """`main` with those words, in the background."""
     arguments = (main, [str(word) for word in words], output, Path.cwd(), environment or {})
@@ -50,7 +50,7 @@ def run(words: Sequence[object], ranks: int = 1, main: Main = llmc) -> list[Ende
         group = {} if ranks == 1 else {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         outputs = [Path(folder) / str(rank) for rank in range(ranks)]
         processes = [
-            start(words, output, main, group and {**group, "RANK": output.name, "LOCAL_RANK": output.name})
+            start(words, output, group and {**group, "RANK": output.name, "LOCAL_RANK": output.name}, main)
             for output in outputs
         ]
         for process in processes:

@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from llmc.errors import LlmcError
 from llmc.files.regular import check_file
 from llmc.files.words import shown, some
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_LEVELS, MOST_VALUES = 64, 300_000  # of containers in one another, and all that is in them
 # all that torch's unpickler raises where bytes make no sense to it
@@ -57,7 +59,7 @@ def _problem(name: Any, value: Any, size: int) -> str:
     """What a value is, if it is no plain tensor under a name."""
     if not isinstance(name, str):
         return f"a {type(name).__name__} for a name"
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         return type(value).__name__
     if value.layout != torch.strided or value.is_quantized or not value.is_cpu:
         return f"a tensor of another kind: {value.layout}, on {value.device}"

@@ -6,7 +6,7 @@ import multiprocessing
 import resource
 from pathlib import Path
 
-MORE = 2 * 10**8  # bytes
+MORE = 5 * 10**8  # bytes
 
 if multiprocessing.parent_process() is not None:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from llmc.__main__ import main
+from llmc.calib.kept import Kept
 from llmc.convert.names import Known, Names
 from llmc.convert.safetensors_file import write_file
 from llmc.models.base import adapters
@@ -62,8 +63,9 @@ def test_an_image_is_written_shown_and_judged_as_one(tmp_path: Path, capsys: pyt
     assert page.count('<img src="data:image/png') == 4 and "<video src" not in page
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["warnings"] == [] and len(results["layers"]) == 2 * 12 + 2 * 5
-    calls = json.loads(next((tmp_path / "run").glob("float-*/transformer/calls.json")).read_text())["calls"]
-    assert [(call["step"], call["branch"]) for call in calls] == [(0, "cond"), (1, "cond")]
+    (recording,) = (tmp_path / "run").glob("float-*")
+    calls = Kept(recording).get("sample.0").calls["transformer"]
+    assert [(call.step, call.branch) for call in calls] == [(0, "cond"), (1, "cond")]
 
 
 def test_hunyuan_video_is_quantized_judged_and_loads_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,8 @@ def method_config(folder: Path, method: str, **changes: Any) -> Path:
 
 def outcome(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """All that a run gives: the bytes of its export, and its figures."""
-    exported = {path.name: path.read_bytes() for path in (folder / "export").rglob("*") if "transformer" in path.parts}
+    files = [path for path in (folder / "export").rglob("*") if "transformer" in path.parts and path.is_file()]
+    exported = {path.name: path.read_bytes() for path in files}
     results = read_results(folder / "run" / "results.json")
     judged = {"metrics", "blocks", "layers", "attentions", "coverage", "rejected", "warnings"}
     samples = {"samples": {"__all__": {"steps", "metrics", "per_frame"}}}

@@ -27,7 +27,7 @@ def corrupt(path: Path, seed: int) -> str:
     """Replace the file by a corrupted one; returns what was done."""
     random = Random(seed)
     ways = {**SPECIAL, **BYTES}
-    weights = {name: 1.0 for name in SPECIAL} | {name: 2.0 for name in BYTES}
+    weights = dict.fromkeys(SPECIAL, 1.0) | dict.fromkeys(BYTES, 2.0)
     more = _ways_of(path)
     ways |= more
     weights |= {name: 24 / len(more) for name in more}
