@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
-from llmc.convert.converter import Conversion, plan_conversion, quantized_layers, write_conversion
+from llmc.convert.codes import quantized_layers
+from llmc.convert.converter import Conversion, plan_conversion, write_conversion
 from llmc.convert.deltas import Merged
 from llmc.convert.fuse import bases_of
 from llmc.convert.lora import Lora
@@ -113,7 +114,7 @@ def summary(conversion: Conversion) -> str:
 
 def why_not_quantized(conversion: Conversion) -> str:
     """Why `--quantized` is refused."""
-    layers = quantized_layers(conversion.source.tensors)
+    layers = quantized_layers({name: tensor.dtype for name, tensor in conversion.source.tensors.items()})
     if layers:
         return (
             f"{conversion.source.folder} is quantized already: {len(layers)} layers hold codes, such as {layers[0]}; "

@@ -119,17 +119,6 @@ def _check_contents(
         )
 
 
-def quantized_layers(tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """The layers of a checkpoint that hold codes, by what lies beside them or by their type."""
-    scales = (".weight_scale", ".scale_weight")
-    return [
-        name.removesuffix(".weight")
-        for name, tensor in tensors.items()
-        if name.endswith(".weight")
-        and (tensor.dtype.itemsize == 1 or any(name.removesuffix(".weight") + scale in tensors for scale in scales))
-    ]
-
-
 def _origins(tensor: LazyTensor, names: Mapping[int, str]) -> Iterable[str]:
     if id(tensor) in names:
         return [names[id(tensor)]]

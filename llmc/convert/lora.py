@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from llmc.convert.codes import quantized_layers
 from llmc.convert.deltas import Delta, Merged, summed
 from llmc.convert.lora_file import FLAT, READ, SHOWN, read_lora
 from llmc.convert.names import Names, Place, Range
@@ -76,12 +77,13 @@ def _plan(lora: Lora, shapes: Shapes, dtypes: Mapping[str, torch.dtype], meaning
     problems = list(file.problems)
     plan: defaultdict[str, list[Delta]] = defaultdict(list)
     changed_by: defaultdict[str, dict[Range | None, str]] = defaultdict(dict)
+    quantized = frozenset(quantized_layers(dtypes))
     for module in file.modules:
         if module.problem is not None:
             problems.append(module.problem)
         for addition in module.additions:
             found = {meaning for alias in addition.aliases for meaning in meanings.get(alias, ())}
-            if misfit := _misfit(addition.delta, found, shapes, dtypes):
+            if misfit := _misfit(addition.delta, found, shapes, quantized):
                 problems.append(misfit)
                 continue
             (places,) = found
@@ -106,9 +108,7 @@ def _already(changed: Mapping[Range | None, str], place: Place, module: str) -> 
     return next((other for other in same if other != module), None)
 
 
-def _misfit(
-    delta: Delta, found: set[tuple[Place, ...]], shapes: Shapes, dtypes: Mapping[str, torch.dtype]
-) -> str | None:
+def _misfit(delta: Delta, found: set[tuple[Place, ...]], shapes: Shapes, quantized: frozenset[str]) -> str | None:
     """Why a delta cannot be added to what was found for it."""
     keys = " and ".join(delta.keys)
     if not found:
@@ -120,9 +120,9 @@ def _misfit(
     if whole is not None and delta.shape[:1] != (whole[1],):
         return f"{keys}: {delta.shape} has not the {whole[1]} rows of {', '.join(place.name for place in places)}"
     for place in places:
-        shape, dtype = shapes[place.name], dtypes[place.name]
-        if not dtype.is_floating_point or dtype.itemsize == 1:
-            return f"{keys}: {place.name} holds codes ({dtype}), not floats; merge LoRAs before quantizing"
+        shape, layer = shapes[place.name], place.name.rpartition(".")[0]
+        if layer in quantized:  # a bias too is of the float layer, and not of what it was rounded to
+            return f"{keys}: {layer} holds codes, not floats; merge LoRAs before quantizing"
         rows = shape if place.rows is None else (place.rows[1] - place.rows[0], *shape[1:])
         if not _fits((*_length(place.of_change, delta.shape[:1]), *delta.shape[1:]), rows):
             return f"{keys}: {delta.shape} cannot be added to {place.name} {shape}"

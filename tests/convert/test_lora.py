@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from llmc.convert.codes import quantized_layers
 from llmc.convert.lora import Lora, merge_lora, with_loras
 from llmc.convert.names import Names
 from llmc.convert.rename import Renamer
@@ -373,8 +374,24 @@ def test_rows_that_cannot_be_those_of_the_fused_layer_are_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
-def test_codes_take_no_lora(tmp_path: Path, dtype: torch.dtype) -> None:
-    path = saved(tmp_path, {"q.diff": torch.ones(6, 5)})
+@pytest.mark.parametrize("key", ["q.diff", "q.diff_b", "qkv.diff_b"])
+def test_codes_take_no_lora_and_neither_does_the_bias_beside_them(tmp_path: Path, key: str, dtype: torch.dtype) -> None:
+    rows = 18 if key.startswith("qkv") else 6
+    path = saved(tmp_path, {key: torch.ones(rows) if key.endswith("_b") else torch.ones(rows, 5)})
     weights = {name: lazy(tensor.to(dtype)) for name, tensor in projections().items()}
-    with pytest.raises(ExportError, match=r"q\.weight holds codes .* merge LoRAs before quantizing"):
+    weights |= {f"{name}.bias": lazy(torch.zeros(6)) for name in "qkvo"}
+    with pytest.raises(ExportError, match=r"q holds codes, .* merge LoRAs before quantizing"):
         with_loras(weights, [Lora(path)], [FUSED])
+
+
+def test_of_a_quantized_checkpoint_what_stayed_float_takes_a_lora(tmp_path: Path) -> None:
+    weights = {"q.weight": torch.ones(6, 5, dtype=torch.int8), "norm.weight": torch.ones(5), "norm.bias": torch.ones(5)}
+    path = saved(tmp_path, {"norm.diff_b": torch.ones(5)})
+    merged = values(with_loras({name: lazy(tensor) for name, tensor in weights.items()}, [Lora(path)], []))
+    assert merged["norm.bias"].tolist() == [2.0] * 5
+
+
+def test_weights_with_a_scale_beside_them_are_codes_whatever_their_type() -> None:
+    scaled = {"q.weight": torch.bfloat16, "q.weight_scale": torch.float32}
+    dtypes = {**scaled, "k.qweight": torch.int32, "k.bias": torch.half, "v.weight": torch.half, "ids": torch.int64}
+    assert quantized_layers(dtypes) == ["q", "k"]
