@@ -54,7 +54,7 @@ FAST_MATMUL = tagged("Float8MMConfig", emulate=False, use_fast_accum=True, pad_i
 
 
 class Diffusers(Exporter):
-    """A pipeline folder that stock diffusers loads with torchao."""
+    """A pipeline folder that stock diffusers loads with torchao and accelerate."""
 
     name: Literal["diffusers"] = "diffusers"
     switch: ClassVar[str] = "save_diffusers"
@@ -120,8 +120,8 @@ class Diffusers(Exporter):
 
     def usage(self, parts: Sequence[FinishedPart]) -> str:
         return (
-            "`diffusers.DiffusionPipeline.from_pretrained` loads this folder, with torchao installed. Activations are "
-            "quantized as the grids say.\n"
+            "`diffusers.DiffusionPipeline.from_pretrained` loads this folder, with torchao (0.18 or later) and "
+            "accelerate installed. Activations are quantized as the grids say.\n"
         )
 
     def _scheme(self, parts: Sequence[FinishedPart]) -> str | None:
