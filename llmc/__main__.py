@@ -113,12 +113,14 @@ def check_command(options: argparse.Namespace) -> None:
     check_config(config)
     targets = [exporter for exporter, _ in config.save.targets()]
     orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
-    if options.explain or _depends_on_layers(orders, targets):
+    named = [*config.model.networks(), *config.model.lora]  # what is in their files is soon read
+    if options.explain or named or _depends_on_layers(orders, targets):
         from llmc.steps.attention import check_attentions
         from llmc.steps.layer_checks import check_layers
-        from llmc.steps.source import skeleton
+        from llmc.steps.source import check_files, skeleton
 
         parts = skeleton(config.model, orders.keys())
+        check_files(config.model, parts)
         check_layers(config.model.adapter(), parts, orders, targets)
         check_attentions(parts, config.attention_policy(), targets)
     if options.translate:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
 from llmc.config.numbers import MAX_VOLUME
-from llmc.config.paths import input_candidates
+from llmc.config.paths import input_candidates, some_files
 from llmc.config.schema import Config, SamplesConfig
 from llmc.config.words import choice
 from llmc.errors import LlmcError
@@ -16,6 +16,7 @@ from llmc.models.base import adapters, check_adapter
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.models.folder import folder_problems
 
+CHECKPOINTS = (".safetensors", ".pth", ".pt")  # how files of weights end
 TASKS = {
     "i2v": "i2v: each sample needs an image",
     "t2v": "t2v: it takes a prompt alone",
@@ -52,14 +53,14 @@ def model_problems(config: Config) -> Iterator[Problem]:
             yield Problem(("model", "path"), str(error))
     for name, path in config.model.networks().items():
         keys: KeyPath = ("model", name)
-        yield from _missing(config, keys, path)
+        yield from _without_weights(config, keys, path, CHECKPOINTS)
         if name not in adapter.networks:
             able = ", ".join(other for other, cls in adapters().items() if name in cls.networks)
             yield Problem(keys, f"{config.model.type} reads its folder alone; leave it out (it is for {able})")
         elif components is not None and name not in components:
             yield Problem(keys, f"{config.model.path} has no {name} that it could stand in for; leave it out")
     for index, lora in enumerate(config.model.lora):
-        yield from _missing(config, ("model", "lora", index, "path"), lora.path)
+        yield from _without_weights(config, ("model", "lora", index, "path"), lora.path, CHECKPOINTS[:1])
         if components and lora.part is not None and lora.part not in components:
             text = f"it is {lora.part}; the model has no such network: {choice(lora.part, sorted(components))}"
             yield Problem(("model", "lora", index, "part"), text)
@@ -69,7 +70,7 @@ def encoder_problems(config: Config) -> Iterator[Problem]:
     """Whether the pipeline has the encoders that are to be quantized or replaced, of classes whose layout is known."""
     adapter = config.model.adapter()
     for name, path in config.model.encoder_weights().items():
-        yield from _missing(config, ("model", name), path)
+        yield from _without_weights(config, ("model", name), path, CHECKPOINTS)
     try:
         classes = encoder_classes(adapter.index(config.model.path), adapter.encoders)
     except LlmcError:  # said already
@@ -184,6 +185,14 @@ def metric_problems(config: Config) -> Iterator[Problem]:
 def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:
     given: dict[str, SamplesConfig | None] = {"calib": config.calib, "eval": config.eval}
     return [(key, samples) for key, samples in given.items() if samples is not None]
+
+
+def _without_weights(config: Config, keys: KeyPath, path: Path, endings: Sequence[str]) -> Iterator[Problem]:
+    """Whether there is a file that can hold weights, by its name; what is in it is read before anything else is."""
+    yield from _missing(config, keys, path)
+    files = [path] if path.is_file() else some_files(path)
+    if path.exists() and not any(file.suffix in endings for file in files):
+        yield Problem(keys, f"{path} holds no {', '.join(endings)}; name such a file, or its folder")
 
 
 def _missing(config: Config, keys: KeyPath, path: Path) -> Iterator[Problem]:

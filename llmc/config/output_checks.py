@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
-from llmc.config.paths import MAX_NAME
+from llmc.config.paths import MAX_NAME, some_files
 from llmc.config.schema import Config
 from llmc.errors import ConfigError
 from llmc.export.manifest import UNFINISHED
@@ -63,7 +63,7 @@ def _written_for(folder: Path) -> str | None:
     """The fingerprint of what is being written there, or in the metadata of a checkpoint; None if nothing is ours."""
     if (folder / UNFINISHED).is_file():
         return (folder / UNFINISHED).read_text(encoding="utf-8")
-    for file in sorted(folder.rglob("*.safetensors")):
+    for file in sorted(file for file in some_files(folder) if file.suffix == ".safetensors"):
         try:
             found = read_header(file, ConfigError).metadata.get("fingerprint")
         except ConfigError:  # so nothing of ours

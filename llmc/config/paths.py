@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from llmc.log import one_line, visible
 
 REPOSITORY = Path(__file__).parents[2]
 MAX_NAME, MAX_PATH = 255, 4095  # bytes, on every file system that matters
+MAX_FILES = 10_000  # that are looked at in one folder
 
 
 def input_candidates(path: Path, config_folder: Path | None = None) -> list[Path]:
@@ -27,6 +30,11 @@ def input_candidates(path: Path, config_folder: Path | None = None) -> list[Path
 def resolve_input(path: Path, config_folder: Path | None = None) -> Path:
     """The first candidate that exists; the path as written when there is none, for the checks to report."""
     return next((place for place in input_candidates(path, config_folder) if place.exists()), path)
+
+
+def some_files(folder: Path) -> Iterator[Path]:
+    """What lies in a folder and below; a part, where it is so much that another folder must have been meant."""
+    return islice(folder.rglob("*"), MAX_FILES)
 
 
 def input_of(text: str, key: str, config_folder: Path | None = None) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from llmc.algorithms.base import Algorithm
+from llmc.config.document import MAX_BYTES, MAX_WRITTEN
 from llmc.config.explain import section_classes
 from llmc.config.schema import Config
 from llmc.eval.metrics.base import Metric
@@ -16,13 +17,13 @@ from llmc.models.base import ModelAdapter
 from llmc.numerics.formats.base import Format
 from llmc.plugin import Plugin, Strict, discover
 
-HEAD = """# Configuration reference
+HEAD = f"""# Configuration reference
 
 Generated from the fields by `python -m llmc.config.reference > docs/config.md`; a test asserts that it is current.
 
-A configuration is one YAML file. Unknown keys are refused. A value can be replaced on the command line with
-`--set key.key=value`. Input paths are looked for in the current folder, then from the repository's `scripts/` (where
-LLMC is run from), then beside the file; output paths are relative to the current folder.
+A configuration is one YAML file, of at most {MAX_BYTES} bytes and {MAX_WRITTEN} keys and values. Unknown keys are
+refused. A value can be replaced on the command line with `--set key.key=value`. Input paths are looked for in the current
+folder, then from the repository's `scripts/` (where LLMC is run from), then beside the file; output paths are relative to the current folder.
 """
 
 

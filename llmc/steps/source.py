@@ -11,6 +11,7 @@ import torch
 from llmc.config.model import ModelConfig
 from llmc.convert.checkpoint import Checkpoint, open_checkpoint
 from llmc.convert.encoders import encoder_weights, load_encoder
+from llmc.convert.lora_file import read_lora
 from llmc.convert.names import Names
 from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
 from llmc.errors import AdapterError
@@ -41,6 +42,17 @@ def skeleton(model: ModelConfig, sections: Collection[Section]) -> list[Part]:
     opened = {name: open_network(path) for name, path in model.networks().items()}
     networks = adapter.skeleton(model.path, **_configs(model, opened))
     return [*networks, *encoder_skeletons(adapter.index(model.path), adapter.encoders, sections)]
+
+
+def check_files(model: ModelConfig, parts: Sequence[Part]) -> None:
+    """Refuse networks from elsewhere whose tensors do not fit, and files that are no LoRAs; only headers are read."""
+    adapter, places = model.adapter(), model.networks()
+    for part in parts:
+        if part.name in places:
+            path, naming = places[part.name], Names(adapter.original(part.module))
+            find_weights(path, open_network(path).tensors, part.module.state_dict(), naming)
+    for lora in model.lora:
+        read_lora(lora.path)
 
 
 def check_weights(model: ModelConfig, parts: Sequence[Part]) -> None:

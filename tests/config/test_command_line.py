@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from llmc.__main__ import main
 from llmc.pipe import ended_with_its_reader
@@ -99,6 +101,15 @@ def test_nothing_is_translated_that_would_be_refused(override: str, capsys: pyte
     assert main(["check", GOOD, "--translate", "--set", override]) == 2
     said, error = capsys.readouterr()
     assert said == "" and override.partition(": ")[2].partition(",")[0] in error
+
+
+@pytest.mark.parametrize("override", ["model.lora=[{path: %s}]", "model.transformer=%s"])
+def test_check_refuses_files_of_other_weights(
+    override: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    assert main(["check", GOOD, "--set", override % tmp_path]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_told_without_a_traceback(

@@ -112,3 +112,12 @@ def test_images_have_no_frames_and_are_not_judged_by_motion() -> None:
 
 def test_a_transformer_of_its_own_must_be_there(load: Load, tmp_path: Path) -> None:
     assert "model.transformer:" in message(load(f"model.transformer={tmp_path}/flux1-dev.safetensors"))
+
+
+@pytest.mark.parametrize("key", ["transformer", "text_encoder", "lora.0.path"])
+@pytest.mark.parametrize("name", ["config.yaml", "empty", "/dev/zero"])
+def test_what_can_hold_no_weights_is_refused_by_its_name(key: str, name: str, load: Load, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    path = tmp_path / name
+    override = f"model.lora=[{{path: {path}}}]" if "lora" in key else f"model.{key}={path}"
+    assert f"model.{key}: {path} holds no .safetensors" in message(load(override))
