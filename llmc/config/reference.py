@@ -22,8 +22,9 @@ HEAD = f"""# Configuration reference
 Generated from the fields by `python -m llmc.config.reference > docs/config.md`; a test asserts that it is current.
 
 A configuration is one YAML file, of at most {MAX_BYTES} bytes and {MAX_WRITTEN} keys and values. Unknown keys are
-refused. A value can be replaced on the command line with `--set key.key=value`. Input paths are looked for in the current
-folder, then from the repository's `scripts/` (where LLMC is run from), then beside the file; output paths are relative to the current folder.
+refused. A value can be replaced on the command line with `--set key.key=value`. Input paths are looked for in the
+current folder, then from the repository's `scripts/` (where LLMC is run from), then beside the file; output paths are
+relative to the current folder.
 """
 
 
