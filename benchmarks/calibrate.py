@@ -26,7 +26,9 @@ from llmc.algorithms.hadamard import Hadamard
 from llmc.algorithms.lowrank import LowRank
 from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
-from llmc.calib.observers import OBSERVERS
+from llmc.calib.observers import OBSERVERS, Awaited
+from llmc.calib.running import at_call
+from llmc.calib.store import Call
 from llmc.layers.linear import LayerState
 from llmc.models.base import Sample
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -200,10 +202,11 @@ def _allowed(part: Network, pipeline: Calls, size: Size) -> dict[str, int]:
 
 
 def _bytes_of(need: str, width: int, size: Size) -> int:
-    observer = OBSERVERS[need](size.calls, MAX_ROWS)
-    for _ in range(size.calls if need == "rows" else 1):
+    observer = OBSERVERS[need](Awaited(size.calls, MAX_ROWS, width, torch.device("cpu")))
+    for number in range(size.calls if need == "rows" else 1):
         x = torch.zeros(size.tokens, width, dtype=torch.bfloat16)
-        observer.update(x, x)
+        with at_call(Call(0, 0, None, "", number=number)):
+            observer.update(x, x)
     return observer.result().nbytes
 
 

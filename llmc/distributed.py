@@ -61,11 +61,15 @@ def reduce(value: torch.Tensor, how: Literal["max", "min", "sum"]) -> torch.Tens
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks, in order of rank, on every rank."""
+    """The values of all ranks, in order of rank, on every rank; tensors in them lie on the host. One after another, so
+    that no room is taken but for the values: gathered at once, each would take the room of the largest."""
     if not _on():
         return [value]
-    values: list[Any] = [None] * world()
-    distributed.all_gather_object(values, value)
+    values = []
+    for source in range(world()):
+        sent: list[Any] = [value if source == rank() else None]
+        distributed.broadcast_object_list(sent, source)
+        values += sent
     return values
 
 

@@ -72,7 +72,7 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
                 raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
     with folder.phase("calibrate", float_run.LESS):
         samples = config.calib_samples(adapter)
-        planned = [(i, sample, config.calib_sampling(i)) for i, sample in distributed.share(samples)]
+        planned = [(i, sample, config.calib_sampling(i)) for i, sample in enumerate(samples)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)

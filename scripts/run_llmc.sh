@@ -3,8 +3,9 @@
 #   bash scripts/run_llmc.sh [CONFIG] [--set key.key=value ...] [--plugin name ...] [--json] [--detach]
 #       [--model_path FOLDER] [--model_type NAME] [--save_path FOLDER] [--device NAME]
 # CONFIG is LLMC's or msModelSlim's; the latter names no model, so that --model_path and --save_path must.
-# --detach runs in the background as LLMC does. NPROC=n starts n processes with torchrun. PYTHON=python3.12 names the
-# Python that .venv is made with.
+# --detach runs in the background as LLMC does. NPROC=n starts n processes with torchrun. With NNODES=n several machines
+# work together, on folders that all of them see: start it on each with its own NODE_RANK, from 0, and with the first
+# one's MASTER_ADDR (and MASTER_PORT, 29500). PYTHON=python3.12 names the Python that .venv is made with.
 set -euo pipefail
 
 # What LLMC's users edit. CONFIG on the command line wins over `config`, and then also names the task.
@@ -46,9 +47,16 @@ command -v "${PYTHON:-python3}" >/dev/null || fail "${PYTHON:-python3} was not f
 
 start=("$llmc/.venv/bin/python")
 what=("$config" ${overrides[@]+"${overrides[@]}"})
-if [ "${NPROC:-1}" -gt 1 ]; then
+nodes=(--standalone)
+if [ "${NNODES:-1}" -gt 1 ]; then
+    [ -n "${NODE_RANK:-}" ] || fail "NNODES=$NNODES needs a NODE_RANK on each machine: 0 on the first, up to $((NNODES - 1))"
+    [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$NNODES needs MASTER_ADDR, the address of the machine with NODE_RANK=0"
+    nodes=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+    task_name=${task_name}_node$NODE_RANK
+fi
+if [ "${NPROC:-1}" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
     "${start[@]}" -m llmc check "${what[@]}" >/dev/null # torchrun would bury the error under its own
-    start+=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC")
+    start+=(-m torch.distributed.run "${nodes[@]}" --nproc_per_node "${NPROC:-1}")
 fi
 start+=(-m llmc run --config "${what[@]}" ${options[@]+"${options[@]}"})
 

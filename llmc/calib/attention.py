@@ -7,17 +7,19 @@ that goes into the linear that makes the values changes what attention is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from llmc import distributed
+from llmc.calib.running import at_call, running_call
 from llmc.calib.store import CallStore
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.models.parts import Part
 from llmc.numerics.attention import head_scales
 from llmc.numerics.attention_spec import ROLES
-from llmc.numerics.recall import count_values, shortest_window
+from llmc.numerics.recall import BINS, count_values, shortest_window
 
 CALLS = 8  # over which an error is told, evenly spread over all
 HeadScales = tuple[Tensor, Tensor, Tensor]  # of q, k and v, (heads,) each
@@ -26,24 +28,22 @@ HeadScales = tuple[Tensor, Tensor, Tensor]  # of q, k and v, (heads,) each
 class HeadRange:
     """How far from 0 the values of each head lie, over every call: all of them, or their shortest window."""
 
-    def __init__(self, recall: float) -> None:
+    def __init__(self, recall: float, heads: int, device: torch.device) -> None:
         self.recall = recall
-        self.absmax: Tensor | None = None
-        self.counts: Tensor | None = None  # one for each bf16 value: calls can be many, and ranks several
+        self.absmax = torch.zeros(heads, device=device)
+        counts = torch.zeros(heads, BINS, device=device, dtype=torch.long)  # of each bf16 value: calls can be many
+        self.counts = counts if recall < 1 else None
 
     def update(self, x: Tensor, seen: Tensor | None) -> None:
         """x (batch, heads, tokens, width), of which only the tokens `seen` (batch, tokens) count."""
         x = x.transpose(1, 2)  # (batch, tokens, heads, width)
         rows = (x.flatten(0, 1) if seen is None else x[seen]).transpose(0, 1).flatten(1)  # (heads, values)
-        if self.recall < 1:
-            counts = count_values(rows)
-            self.counts = counts if self.counts is None else self.counts + counts
-        absmax = rows.abs().amax(1).float()
-        self.absmax = absmax if self.absmax is None else torch.maximum(self.absmax, absmax)
+        if self.counts is not None:
+            self.counts += count_values(rows)
+        self.absmax = torch.maximum(self.absmax, rows.abs().amax(1).float())
 
     def result(self) -> Tensor:
         """(heads,), over all ranks."""
-        assert self.absmax is not None
         absmax = distributed.reduce(self.absmax, "max")
         if self.counts is None:
             return absmax
@@ -59,9 +59,9 @@ def calibrated_scales(
     device: torch.device,
     on_call: Callable[[], None] = lambda: None,
 ) -> dict[str, HeadScales]:
-    """The scales of each attention's heads, from every recorded call."""
+    """The scales of each attention's heads, from every recorded call of all ranks."""
     ranges = {
-        attention: [HeadRange(1.0 if role == "v" else attention.spec.recall) for role in ROLES]
+        attention: [HeadRange(1.0 if role == "v" else attention.spec.recall, attention.heads, device) for role in ROLES]
         for attention in attentions.values()
     }
 
@@ -84,26 +84,28 @@ def attention_errors(
     device: torch.device,
     on_call: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Relative error of each attention's output, its inputs being right, over a few of the recorded calls."""
-    powers = {attention: torch.zeros(2, dtype=torch.float64) for attention in attentions.values()}
+    """Relative error of each attention's output, its inputs being right, over a few of the recorded calls of all
+    ranks."""
+    powers: list[tuple[int, str, float, float]] = []  # by call and attention: of the error, and of the output
 
     def compare(attention: QuantAttention, call: AttentionCall) -> None:
         wanted = call.output().float()
         difference = attention.quantized(call).output().float() - wanted
-        powers[attention] += torch.stack([difference.square().sum(), wanted.square().sum()]).double().cpu()
+        error, power = torch.stack([difference.square().sum(), wanted.square().sum()]).tolist()
+        powers.append((running_call().number, attention.name, error, power))
 
     with watched(attentions.values(), compare):
         for call in store.spread(CALLS).calls(device):
-            part.module(*call.args, **call.kwargs)
+            with at_call(call):
+                part.module(*call.args, **call.kwargs)
             on_call()
-    return {name: _share(powers[attention], device) for name, attention in attentions.items()}
+    errors, outputs = dict.fromkeys(attentions, 0.0), dict.fromkeys(attentions, 0.0)
+    for _, name, error, power in sorted(chain(*distributed.gather(powers))):  # in one order, whoever ran the calls
+        errors[name] += error
+        outputs[name] += power
+    return {name: errors[name] / max(outputs[name], 1e-30) for name in attentions}
 
 
 def _scales(attention: QuantAttention, ranges: list[HeadRange]) -> HeadScales:
     q, k, v = (head_scales(found.result(), role, attention.spec) for role, found in zip(ROLES, ranges, strict=True))
     return q, k, v
-
-
-def _share(powers: Tensor, device: torch.device) -> float:
-    error, power = distributed.reduce(powers.to(torch.float32).to(device), "sum").tolist()
-    return float(error / max(power, 1e-30))

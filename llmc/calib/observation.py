@@ -9,19 +9,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from llmc.calib.group import Group
-from llmc.calib.observers import OBSERVERS
+from llmc.calib.observers import OBSERVERS, Awaited, Observer
 
 See = Callable[[str, Tensor], None]  # given a group's name, and what it reads
 
 
 class Observation:
-    """Observers on the inputs of groups: they see what is read while `watching`, or what they are told to `see`."""
+    """Observers on the inputs of groups, in so many `calls` of all ranks: they see what is read while `watching`, or
+    what they are told to `see`."""
 
     def __init__(self, groups: Sequence[Group], needs: frozenset[str], calls: int, max_rows: int) -> None:
         self.groups = groups
-        self.observers = {
-            group.name: {need: OBSERVERS[need](calls, max_rows) for need in sorted(needs)} for group in groups
-        }
+        self.observers: dict[str, dict[str, Observer]] = {}
+        for group in groups:
+            awaited = Awaited(calls, max_rows, group.linears[0].in_features, group.device)
+            self.observers[group.name] = {need: OBSERVERS[need](awaited) for need in sorted(needs)}
 
     def watching(self) -> AbstractContextManager[None]:
         """See what the groups read while the body runs."""
@@ -41,9 +43,9 @@ class Observation:
         for need, seen in state.items():
             self.observers[group.name][need].restore(seen)
 
-    def attach(self) -> None:
-        """Combine over the ranks, and give each group what was measured of its input."""
-        for group in self.groups:
+    def attach(self, groups: Sequence[Group] | None = None) -> None:
+        """Combine over the ranks, and give each group, or each of some, what was measured of its input."""
+        for group in self.groups if groups is None else groups:
             observers = self.observers.pop(group.name)  # so that who is done with a statistic can let go of it
             for observer in observers.values():
                 observer.reduce()

@@ -6,12 +6,15 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from llmc import distributed
+from llmc.calib.running import running_call
 from llmc.layers.steps import running_step
 
 PANEL = 192  # columns of a Gram matrix that are added up at once: so many at least,
@@ -19,6 +22,16 @@ PANELS = 16  # and of a wide one a sixteenth, since each product reads all colum
 TOKENS = 4096  # that are added up at once: what is made float32 for it stays small
 WIDE = 2048  # from so many channels on, products of what lies in memory channel by channel repay turning it round,
 TURNED = 128  # so many tokens at a time, as a cache holds them
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What an observer is told of its tensor beforehand: a rank may see none of the calls."""
+
+    calls: int  # of all ranks
+    max_rows: int
+    width: int
+    device: torch.device
 
 
 class Observer(Protocol):
@@ -45,18 +58,16 @@ class Remembered:
 class AbsMax(Remembered):
     """The largest magnitude of each channel."""
 
-    def __init__(self, calls: int, max_rows: int) -> None:
-        self.value: Tensor | None = None
+    def __init__(self, awaited: Awaited) -> None:
+        self.value = torch.zeros(awaited.width, device=awaited.device)
 
     def update(self, x: Tensor, reference: Tensor) -> None:
-        now = channel_absmax(x.reshape(-1, x.shape[-1])).float()
-        self.value = now if self.value is None else torch.maximum(self.value, now)
+        self.value = torch.maximum(self.value, channel_absmax(x.reshape(-1, x.shape[-1])).float())
 
     def reduce(self) -> None:
-        distributed.reduce(self.result(), "max")
+        distributed.reduce(self.value, "max")
 
     def result(self) -> Tensor:
-        assert self.value is not None
         return self.value
 
 
@@ -69,49 +80,44 @@ def channel_absmax(x: Tensor) -> Tensor:
 
 
 class Range(Remembered):
-    """The smallest and the largest value of each channel, (2, channels)."""
+    """The smallest and the largest value of each channel, (2, channels): inf and -inf where no call was seen."""
 
-    def __init__(self, calls: int, max_rows: int) -> None:
-        self.value: Tensor | None = None
+    def __init__(self, awaited: Awaited) -> None:
+        self.low = torch.full((awaited.width,), math.inf, device=awaited.device)
+        self.high = -self.low
 
     def update(self, x: Tensor, reference: Tensor) -> None:
         x = x.reshape(-1, x.shape[-1])
-        now = torch.stack([x.amin(0), x.amax(0)]).float()
-        if self.value is not None:
-            now = torch.stack([torch.minimum(self.value[0], now[0]), torch.maximum(self.value[1], now[1])])
-        self.value = now
+        self.low = torch.minimum(self.low, x.amin(0).float())
+        self.high = torch.maximum(self.high, x.amax(0).float())
 
     def reduce(self) -> None:
-        low, high = self.result()
-        self.value = torch.stack(
-            [distributed.reduce(low.contiguous(), "min"), distributed.reduce(high.contiguous(), "max")]
-        )
+        distributed.reduce(self.low, "min")
+        distributed.reduce(self.high, "max")
 
     def result(self) -> Tensor:
-        assert self.value is not None
-        return self.value
+        return torch.stack([self.low, self.high])
 
 
 class StepRange(Remembered):
-    """The same in each denoising step, (steps, 2, channels): inf and -inf where no call was seen."""
+    """The same in each denoising step, (steps, 2, channels)."""
 
-    def __init__(self, calls: int, max_rows: int) -> None:
-        self.seen: dict[int, Range] = defaultdict(lambda: Range(calls, max_rows))
+    def __init__(self, awaited: Awaited) -> None:
+        self.unseen = Range(awaited)
+        self.seen: dict[int, Range] = defaultdict(lambda: Range(awaited))
 
     def update(self, x: Tensor, reference: Tensor) -> None:
         self.seen[running_step()].update(x, reference)
 
     def reduce(self) -> None:
-        device = next(iter(self.seen.values())).result().device
+        device = self.unseen.low.device
         for ranges in distributed.gather({step: seen.result().cpu() for step, seen in self.seen.items()}):
             for step, ends in ranges.items():  # two rows that have the range of all
                 self.seen[step].update(ends.to(device), ends)
 
     def result(self) -> Tensor:
-        found = {step: seen.result() for step, seen in self.seen.items()}
-        unseen = torch.full_like(next(iter(found.values())), math.inf)
-        unseen[1] = -math.inf
-        return torch.stack([found.get(step, unseen) for step in range(max(found) + 1)])
+        steps = range(max(self.seen) + 1)
+        return torch.stack([self.seen.get(step, self.unseen).result() for step in steps])
 
     def state(self) -> dict[str, Any]:
         return {"seen": {step: seen.state() for step, seen in self.seen.items()}}
@@ -143,30 +149,26 @@ class Gram(Remembered):
 
     dtype = torch.float32
 
-    def __init__(self, calls: int, max_rows: int) -> None:
-        self.value: Tensor | None = None
+    def __init__(self, awaited: Awaited) -> None:
+        self.value = torch.zeros(awaited.width, awaited.width, device=awaited.device, dtype=self.dtype)
 
     def update(self, x: Tensor, reference: Tensor) -> None:
         width = x.shape[-1]
-        if self.value is None:
-            self.value = torch.zeros(width, width, device=x.device, dtype=self.dtype)
         x, reference = x.reshape(-1, width), reference.reshape(-1, width)
         with exact_products(x.dtype):
             for start in range(0, len(x), TOKENS):
                 some = slice(start, start + TOKENS)
-                self._add(self.value, _by_channel(x[some], self.dtype), reference[some])
+                self._add(_by_channel(x[some], self.dtype), reference[some])
 
-    def _add(self, value: Tensor, channels: Tensor, reference: Tensor) -> None:
+    def _add(self, channels: Tensor, reference: Tensor) -> None:
         panel = max(PANEL, len(channels) // PANELS)
         for start in range(0, len(channels), panel):  # it is symmetric: the half on and above the diagonal is enough
-            value[start : start + panel, start:].addmm_(channels[start : start + panel], channels[start:].T)
+            self.value[start : start + panel, start:].addmm_(channels[start : start + panel], channels[start:].T)
 
     def reduce(self) -> None:
-        assert self.value is not None
         distributed.reduce(self.value, "sum")
 
     def result(self) -> Tensor:
-        assert self.value is not None
         for start in range(0, len(self.value), PANEL):
             end = start + PANEL
             self.value[end:, start:end] = self.value[start:end, end:].T
@@ -188,11 +190,10 @@ def _by_channel(x: Tensor, dtype: torch.dtype) -> Tensor:
 class Cross(Gram):
     """x^T q over all tokens, x the float input and q the one that quantized linears give."""
 
-    def _add(self, value: Tensor, channels: Tensor, reference: Tensor) -> None:
-        value.addmm_(_by_channel(reference, self.dtype), channels.T)
+    def _add(self, channels: Tensor, reference: Tensor) -> None:
+        self.value.addmm_(_by_channel(reference, self.dtype), channels.T)
 
     def result(self) -> Tensor:
-        assert self.value is not None
         return self.value
 
 
@@ -211,53 +212,49 @@ class ExactCross(Cross):
 class MeanAbs(Remembered):
     """The mean magnitude of each channel."""
 
-    def __init__(self, calls: int, max_rows: int) -> None:
-        self.total: Tensor | None = None
-        self.count = torch.zeros(1, dtype=torch.float64)
+    def __init__(self, awaited: Awaited) -> None:
+        self.total = torch.zeros(awaited.width, device=awaited.device, dtype=torch.float64)
+        self.count = 0
 
     def update(self, x: Tensor, reference: Tensor) -> None:
         x = x.reshape(-1, x.shape[-1])
         for some in x.split(TOKENS):  # type: ignore[no-untyped-call]
-            now = some.to(torch.float32, copy=True).abs_().sum(0)  # which is enough for so many
-            self.total = now.double() if self.total is None else self.total.add_(now)
+            self.total += some.to(torch.float32, copy=True).abs_().sum(0)  # which is enough for so many
         self.count += len(x)
 
     def reduce(self) -> None:
-        assert self.total is not None
-        self.count = self.count.to(self.total.device)
         distributed.reduce(self.total, "sum")
-        distributed.reduce(self.count, "sum")
+        self.count = sum(distributed.gather(self.count))
 
     def result(self) -> Tensor:
-        assert self.total is not None
-        return (self.total / self.count.to(self.total.device)).float()
+        return (self.total / self.count).float()
 
 
 class Rows(Remembered):
-    """A bounded sample of rows (tokens), evenly spaced within each call and over all calls."""
+    """A bounded sample of rows (tokens), evenly spaced within each call and over all calls of all ranks."""
 
-    def __init__(self, calls: int, max_rows: int) -> None:
-        self.per_call = max(1, max_rows // max(1, calls))
-        self.every = max(1, calls // max_rows)
-        self.seen = 0
-        self.kept: list[Tensor] = []
+    def __init__(self, awaited: Awaited) -> None:
+        self.per_call = max(1, awaited.max_rows // max(1, awaited.calls))
+        self.every = max(1, awaited.calls // awaited.max_rows)
+        self.kept: list[tuple[int, Tensor]] = []  # of each call, by its number
 
     def update(self, x: Tensor, reference: Tensor) -> None:
-        self.seen += 1
-        if (self.seen - 1) % self.every:
+        number = running_call().number
+        if number % self.every:
             return
         x = x.reshape(-1, x.shape[-1])
         # the offset moves from call to call, so that all positions are seen and not only the first of each stride
         stride = max(1, x.shape[0] // self.per_call)
-        start = (self.seen * 7919) % stride
+        start = ((number + 1) * 7919) % stride
         some = x[start::stride][: self.per_call]
-        self.kept.append(some.to("cpu", copy=True))  # on the host, for this is what grows; a view would keep all of x
+        self.kept.append((number, some.to("cpu", copy=True)))  # on the host: this is what grows; a view would keep x
 
     def reduce(self) -> None:
-        self.kept = [part for parts in distributed.gather(self.kept) for part in parts]
+        everything = chain(*distributed.gather(self.kept))
+        self.kept = sorted(everything, key=lambda numbered: numbered[0])
 
     def result(self) -> Tensor:
-        return torch.cat(self.kept)
+        return torch.cat([rows for _, rows in self.kept])
 
 
 class RowSteps(Rows):
@@ -267,7 +264,7 @@ class RowSteps(Rows):
         super().update(torch.full((*x.shape[:-1], 1), float(running_step())), reference)
 
 
-OBSERVERS: dict[str, Callable[[int, int], Observer]] = {
+OBSERVERS: dict[str, Callable[[Awaited], Observer]] = {
     "absmax": AbsMax,
     "range": Range,
     "step_range": StepRange,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llmc.calib.coverage import Coverage
+from llmc.calib.running import at_call, begin_call, running_call
 from llmc.calib.store import Call, CallStore
 from llmc.errors import CalibrationError
 from llmc.layers.steps import TimestepManager, at_step, running_step
@@ -26,10 +27,19 @@ class Clock:
     sample: int = 0
     branches: tuple[str, ...] = ("cond",)  # the calls of one step, in order
     calls_in_step: Counter[str] = field(default_factory=Counter)  # by part: in one step each counts its own branches
+    calls: Counter[str] = field(default_factory=Counter)  # by part: all before, with those of other ranks
 
     def tick(self, step: int) -> None:
         TimestepManager.set_timestep_idx(step)
         self.calls_in_step.clear()
+
+    def begin(self, part: str) -> Call:
+        """The call of a part that begins now."""
+        branch = self.branches[self.calls_in_step[part] % len(self.branches)]
+        call = Call(self.sample, running_step(), None, branch, number=self.calls[part])
+        self.calls_in_step[part] += 1
+        self.calls[part] += 1
+        return call
 
 
 @torch.no_grad()
@@ -43,17 +53,20 @@ def record_calls(
     on_video: Callable[[], None] = lambda: None,
     coverage: Coverage | None = None,
     until: Callable[[Sampling], AbstractContextManager[None]] = lambda _: nullcontext(),
+    before: Mapping[int, Mapping[str, int]] | None = None,
 ) -> list[Video]:
     """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all.
-    `until` may leave a run before its end: then there is no video of it."""
+    `until` may leave a run before its end: then there is no video of it. Where ranks share the samples, `before` tells
+    how often each part is called in all samples before one."""
     clock = Clock()
     videos = []
-    with at_step(0), ExitStack() as hooks:
+    with at_step(0), at_call(Call(0, 0, None, "")), ExitStack() as hooks:
         for part in parts:
             store = stores.get(part.name)
             hooks.enter_context(_noting(part, clock, store, keep_outputs, coverage))
         for index, sample, sampling in samples:
             clock.sample, clock.branches = index, adapter.branches_of(sampling)
+            clock.calls = clock.calls if before is None else Counter(before[index])
             clock.tick(0)
             with until(sampling):
                 videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
@@ -74,25 +87,30 @@ def _noting(
     keep_output: bool,
     coverage: Coverage | None,
 ) -> Iterator[None]:
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        branch = clock.branches[clock.calls_in_step[part.name] % len(clock.branches)]
-        clock.calls_in_step[part.name] += 1
+    """Say which call of a part runs, and note it: as it begins, since it may be left before its end, or with output."""
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begin_call(clock.begin(part.name))
         if coverage is not None:
             coverage.note(part.name, clock.sample, running_step())
+        if not keep_output:
+            keep(module, args, kwargs)
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         if store is not None:
-            timestep = _timestep(kwargs)
-            store.add(Call(clock.sample, running_step(), timestep, branch, *part.kept(args, kwargs, output)))
+            args, kwargs, output = part.kept(args, kwargs, output)
+            call = replace(running_call(), timestep=_timestep(kwargs), args=args, kwargs=kwargs, output=output)
+            store.add(call)
 
-    module = part.module  # without its output a call is noted as it begins: it may be left before its end
-    noting = module.register_forward_hook if keep_output else module.register_forward_pre_hook
-    hook = noting(note, with_kwargs=True)
-    try:
+    module = part.module
+    with ExitStack() as hooks:
+        hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        if keep_output:
+            hooks.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
         yield
-    finally:
-        hook.remove()
 
 
-def _timestep(kwargs: dict[str, Any]) -> float:
+def _timestep(kwargs: dict[str, Any]) -> float | None:
     """The noisiest of the call's timesteps: a first frame that is given has the timestep 0 on its own tokens."""
     timestep = kwargs.get("timestep")
-    return float(timestep.max()) if isinstance(timestep, Tensor) else float("nan")
+    return float(timestep.max()) if isinstance(timestep, Tensor) else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llmc import distributed
 from llmc.errors import CalibrationError
 from llmc.files.header import read_header
 
@@ -23,11 +26,20 @@ class Call:
 
     sample: int
     step: int
-    timestep: float
+    timestep: float | None  # None: the network is told none
     branch: str
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: Any = None
+    number: int = 0  # among all calls of the network, in the order of samples, whichever rank runs it
+
+    def header(self) -> Call:
+        """The call without its tensors."""
+        return replace(self, args=(), kwargs={}, output=None)
+
+    def __str__(self) -> str:
+        branch = f", {self.branch}" if self.branch else ""
+        return f"call {self.number} (sample {self.sample}, step {self.step}{branch})"
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class CallStore:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         self._calls: list[Call] = []
+        self.total = 0  # calls of all ranks, once `number_over_ranks` has asked them; else those that are here
         self._tensors: list[Tensor | None] = []  # None: on disk
         self._kept_of: dict[tuple[Any, ...], tuple[weakref.ref[Tensor], _Kept]] = {}
 
@@ -54,7 +67,21 @@ class CallStore:
         return len(self._calls)
 
     def add(self, call: Call) -> None:
-        self._calls.append(_map_call(call, self._keep, Tensor))
+        self._calls.append(replace(_map_call(call, self._keep, Tensor), number=len(self)))
+        self.total = len(self)
+
+    def number_over_ranks(self) -> None:
+        """Give each call its number among those of all ranks: by sample, and as they ran. Calls that ranks ran
+        together, each with a share of the tokens, are as many calls."""
+        turns: Counter[int] = Counter()
+        own = []
+        for call in self._calls:
+            own.append((call.sample, turns[call.sample], distributed.rank()))
+            turns[call.sample] += 1
+        everything = sorted(chain(*distributed.gather(own)))
+        number_of = {which: number for number, which in enumerate(everything)}
+        self._calls = [replace(call, number=number_of[which]) for call, which in zip(self._calls, own, strict=True)]
+        self.total = len(everything)
 
     def calls(self, device: torch.device | str) -> Iterator[Call]:
         """The calls in order, their tensors on the device."""
@@ -67,23 +94,23 @@ class CallStore:
 
     def where(self, keep: Callable[[Call], bool]) -> CallStore:
         """The calls that `keep` says yes to, told by their headers; tensors are shared."""
-        chosen = CallStore(self.folder)
-        chosen._tensors = self._tensors
-        chosen._calls = [call for call in self._calls if keep(call)]
-        return chosen
+        kept = [call for call in self._calls if keep(call)]
+        return self._some([replace(call, number=number) for number, call in enumerate(kept)])
 
     def spread(self, count: int) -> CallStore:
-        """At most so many calls, from the first to the last: equal strides could meet one branch alone."""
-        last = len(self) - 1
+        """What is here of at most so many calls of all ranks, from the first to the last: equal strides could meet one
+        branch alone."""
+        numbers = {round(i * (self.total - 1) / max(1, count - 1)) for i in range(count)}
+        return self._some([call for call in self._calls if call.number in numbers])
+
+    def _some(self, calls: list[Call]) -> CallStore:
         chosen = CallStore(self.folder)
-        chosen._tensors = self._tensors
-        numbers = {round(i * last / max(1, count - 1)) for i in range(count)} if last >= 0 else set()
-        chosen._calls = [self._calls[number] for number in sorted(numbers)]
+        chosen._tensors, chosen._calls, chosen.total = self._tensors, calls, len(calls)
         return chosen
 
     def headers(self) -> list[Call]:
         """The calls without their tensors."""
-        return [replace(call, args=(), kwargs={}, output=None) for call in self._calls]
+        return [call.header() for call in self._calls]
 
     def index(self) -> list[Call]:
         """Which tensor files make up which call; with it the folder can be opened again."""
@@ -93,7 +120,7 @@ class CallStore:
     def open(cls, folder: Path, index: Sequence[Call]) -> CallStore:
         """The calls of an earlier run; refused if one of their tensors is not there, and whole. Other tensors go."""
         store = cls(folder)
-        store._calls = list(index)
+        store._calls, store.total = list(index), len(index)
         wanted: dict[int, _Kept] = {}
         for call in index:
             _map_call(call, lambda kept: wanted.update({kept.number: kept}), _Kept)

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from llmc import distributed
 from llmc.calib.block import BlockStep
 from llmc.calib.group import Group
 from llmc.calib.observation import Observation, See, reading
+from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore, map_tree
 from llmc.errors import AdapterError
 from llmc.layers.linear import QuantLinear, in_mode
@@ -91,7 +93,7 @@ class BlockStream:
     comes with its stages, and observes each but the first again on what its own linears give once they are rounded:
     what is taken then (`SECOND_LOOK`) need not be taken before, unless it is one of the `early` statistics. What the
     first block reads is float in any case: who observed it during the recording says that it is known. The first
-    `finished` blocks are done, and only run.
+    `finished` blocks are done, and only run. Of several ranks each has calls of its own, or none.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class BlockStream:
         self.part, self.blocks, self.store, self.device = part, blocks, store, device
         self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
         self.first_is_known, self.early, self.finished = first_is_known, early, finished
+        store.number_over_ranks()
         self.streams: list[Outputs] = [{} for _ in range(len(store))]
         self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if {"cross", "cross64"} & needs else []
 
@@ -151,7 +154,7 @@ class BlockStream:
         of them. What it makes of the float streams beside, which later looks at it still read, is returned."""
         halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
         groups = [group for some, _ in looks for group in some]
-        observations = [Observation(some, needs, len(self.store), self.max_rows) for some, needs in looks]
+        observations = [Observation(some, needs, self.store.total, self.max_rows) for some, needs in looks]
         seeing = {group.name: observation.see for observation in observations for group in observation.groups}
         float_outputs = []
         for number, (call, stream) in enumerate(zip(self.store.calls(self.device), self.streams, strict=True)):
@@ -164,12 +167,12 @@ class BlockStream:
                 seeing[name](name, inputs.pop(name), reference)
 
             see = inputs.__setitem__ if self.float_streams else see_alone
-            with self._as_propagated(ahead):
+            with self._as_propagated(ahead), at_call(call):
                 output = self._run(index, call, stream, groups, see, halt, len(ahead))
             if not halt:
                 stream[_key(self.part, index)] = output
             if self.float_streams:
-                with in_mode(self.blocks[index].linears.values(), "float"):
+                with in_mode(self.blocks[index].linears.values(), "float"), at_call(call):
                     float_stream = self.float_streams[number]
                     output = self._run(index, call, float_stream, groups, see_beside, again, float_ahead)
                     float_outputs.append(output)
@@ -188,6 +191,13 @@ class BlockStream:
 
     def _stages(self, index: int, ahead: Sequence[BlockStep]) -> list[list[Group]]:
         """What a group reads depends on linears before it if it changes when these give nothing."""
+        found = self._running_order(index, ahead) if len(self.store) else None  # a rank may have no call to tell it by
+        stages = next(names for names in distributed.gather(found) if names)
+        by_name = {group.name: group for group in self.blocks[index].groups}
+        return [[by_name[name] for name in names] for names in stages]
+
+    def _running_order(self, index: int, ahead: Sequence[BlockStep]) -> list[list[str]]:
+        """The names of the groups of each stage, told from the first call."""
         block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), dict(self.streams[0])
         ran: dict[str, Tensor] = {}
         without: dict[str, Tensor] = {}
@@ -197,9 +207,8 @@ class BlockStream:
             for layer in block.linears.values():
                 hooks.callback(layer.register_forward_hook(lambda *io: torch.zeros_like(io[-1])).remove)
             self._run(index, call, stream, block.groups, without.__setitem__)
-        by_name = {group.name: group for group in block.groups}
-        free = [by_name[name] for name in ran if torch.equal(ran[name], without[name])]
-        return [free, *([by_name[name]] for name in ran if by_name[name] not in free)]
+        free = [name for name in ran if torch.equal(ran[name], without[name])]
+        return [free, *([name] for name in ran if name not in free)]
 
     @contextmanager
     def _as_propagated(self, blocks: Sequence[BlockStep]) -> Iterator[None]:

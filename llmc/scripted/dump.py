@@ -68,7 +68,7 @@ class DumperManager:
         elif self.capture_mode == "kwargs":
             args, kwargs = (), dict(bound.arguments)
         step = running_step() if self.capture_mode == "timestep" else len(self._calls)
-        self._calls.add(Call(0, step, float("nan"), "", args, kwargs))
+        self._calls.add(Call(0, step, None, "", args, kwargs))
 
     def _item(self, call: Call) -> Sequence[Any] | dict[str, Any]:
         match self.capture_mode:
@@ -85,16 +85,16 @@ def read_calls(calib_data: Sequence[Any], model: nn.Module, with_steps: bool = F
     for number, item in enumerate(calib_data):
         match item:
             case {"timestep_idx": int(step), "args": list() | tuple() as args, "kwargs": dict() as kwargs} if step >= 0:
-                call = Call(number, step, float("nan"), "", tuple(args), kwargs)
+                call = Call(number, step, None, "", tuple(args), kwargs)
             case _ if with_steps:
                 raise CalibrationError(
                     f"calib_data[{number}] does not tell its denoising step, and w8a8_timestep has scales for each; "
                     "dump the data with capture_mode='timestep'"
                 )
             case dict():
-                call = Call(number, number, float("nan"), "", (), item)
+                call = Call(number, number, None, "", (), item)
             case list() | tuple():
-                call = Call(number, number, float("nan"), "", tuple(item), {})
+                call = Call(number, number, None, "", tuple(item), {})
             case _:
                 raise CalibrationError(
                     f"calib_data[{number}] is a {type(item).__name__}; a call is a list of its arguments, a dictionary "

@@ -82,6 +82,7 @@ def calibrate_attentions(
 ) -> dict[str, float]:
     """Fix the scales that are calibrated, measure each attention's error, and leave float what is above `max_error`."""
     device = next(part.module.parameters()).device
+    store.number_over_ranks()
     static = {name: attention for name, attention in attentions.items() if not attention.spec.dynamic}
     if static:
         with progress(f"heads of {part.name}", len(store)) as advance:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from llmc import distributed
 from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
 from llmc.calib.enough import left_when_seen
@@ -41,6 +43,7 @@ def calibrate(
 ) -> Coverage:
     """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself.
 
+    The samples that are `planned` are shared among the ranks, which all come to the same, as one of them would alone.
     `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
     and encoders, whose recorded calls are without padding. Attentions are calibrated over recorded calls too, and last:
     what methods do to linears changes what attentions are given. Blocks go into the `journal` as they are finished, and
@@ -55,35 +58,41 @@ def calibrate(
         network.finished = 0 if journal is None else finished_before(network, journal)
     for network in networks:
         for block in network.blocks if network.part.section == "video_gen" else []:
-            block.steps = max((how.steps for _, _, how in planned), default=0)
+            block.steps = max((how.steps for _, _, how in planned), default=0)  # of all ranks alike
     by_block = [network for network in networks if goes_by_block(network)]
     at_once = [network for network in networks if not goes_by_block(network)]
     attending = [network for network in networks if network.attentions and not attended_before(network, journal)]
     coverage = Coverage()
     watched = [network for network in networks if network.needs or network.attentions]
-    calls = expected_calls(adapter, pipeline, watched, planned)
+    expected = expected_calls(adapter, pipeline, watched, planned)
+    own = [sample for _, sample in distributed.share(planned)]
     with folder_of_calls(journal) as folder:
         recorded = [network.part.name for network in networks if network in by_block or network in attending]
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
         looked_at = [(n, n.unfinished) for n in at_once if n.needs and n.unfinished]
         looked_at += [(n, n.blocks[:1]) for n in by_block if n.first_is_like_float and not n.finished]
         groups = {n.part.name: [group for block in blocks for group in block.groups] for n, blocks in looked_at}
-        observations = [Observation(groups[n.part.name], n.needs, calls[n.part.name], max_rows) for n, _ in looked_at]
-        samples = SampleJournal(folder, recorded, [index for index, _, _ in planned], observations)
+        observations = {
+            n.part.name: Observation(groups[n.part.name], n.needs, expected.total[n.part.name], max_rows)
+            for n, _ in looked_at
+        }
+        samples = SampleJournal(folder, recorded, [index for index, _, _ in own], list(observations.values()))
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
             until = until_seen(adapter, pipeline, [part.name for part in parts], groups)
-            coverage = float_run(adapter, pipeline, parts, planned, samples, observations, until)
+            coverage = float_run(
+                adapter, pipeline, parts, own, samples, list(observations.values()), until, expected.before
+            )
             coverage.reduce()
             if journal is not None:
                 journal.keep_coverage(coverage)
         elif journal is not None:
             coverage = journal.coverage()
-        for observation in observations:
-            observation.attach()
-        quantize_all(at_once, journal)
+        quantize_all(at_once, journal, observations)
         for network in by_block:
             store = samples.stores[network.part.name]
+            if network.part.name in observations:
+                observations[network.part.name].attach()
             quantize_on_calls(network, store, max_rows, network.first_is_like_float, journal)
         for network in attending:
             attend(network, samples.stores[network.part.name], max_attention_error, journal)
@@ -130,28 +139,42 @@ def finished_before(network: Network, journal: Journal) -> int:
     return finished
 
 
+@dataclass(frozen=True)
+class ExpectedCalls:
+    """How many calls each denoising network will get, on whichever ranks."""
+
+    total: Counter[str]
+    before: dict[int, Counter[str]]  # in all samples before one
+
+
 def expected_calls(
     adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned
-) -> dict[str, int]:
-    """How many calls each denoising network will get, all samples together; one that would get none is refused."""
-    calls: Counter[str] = Counter()
-    for _, _, how in planned if networks else ():
-        calls.update(adapter.call_counts(pipeline, how))
+) -> ExpectedCalls:
+    """Those of all samples; a network that would get none is refused."""
+    expected = ExpectedCalls(Counter(), {})
+    for index, _, how in planned if networks else ():
+        expected.before[index] = expected.total.copy()
+        expected.total.update(adapter.call_counts(pipeline, how))
     for network in networks:
-        if planned and network.part.section == "video_gen" and calls[network.part.name] == 0:
+        if planned and network.part.section == "video_gen" and expected.total[network.part.name] == 0:
             steps = planned[0][2].steps
             raise CalibrationError(
                 f"{network.part.name} runs in none of the {steps} steps of this schedule, so nothing would be known of "
                 "it: another expert has them all; give calib more steps, or another shift"
             )
-    return calls
+    return expected
 
 
-def quantize_all(networks: Sequence[Network], journal: Journal | None = None) -> None:
-    """Let the recipes work on every block, all statistics being there."""
+def quantize_all(
+    networks: Sequence[Network], journal: Journal | None = None, observed: Mapping[str, Observation] | None = None
+) -> None:
+    """Let the recipes work on every block, all of them `observed` by their part's name. What other ranks saw of a block
+    comes here when it is its turn: rows of all blocks would take as many times the room as there are ranks."""
     blocks = [(network, block) for network in networks for block in network.unfinished]
     with progress("quantizing blocks", len(blocks)) as advance:
         for network, block in blocks:
+            if observed and network.part.name in observed:
+                observed[network.part.name].attach(block.groups)
             finish(block, network, journal)
             block.put_away()
             advance()

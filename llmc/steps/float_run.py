@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,10 @@ def float_run(
     samples: SampleJournal,
     observations: Sequence[Observation],
     until: Callable[[Sampling], AbstractContextManager[None]],
+    before: Mapping[int, Mapping[str, int]],
 ) -> Coverage:
-    """Run the samples that are not finished; returns the calls of all of them, counted."""
+    """Run the samples of this rank that are not finished; returns the calls of all of them, counted. `before` tells how
+    often each part is called in all samples before one."""
     if samples.finished:
         log.info("%d of %d calibration samples were recorded before", len(samples.finished), len(planned))
     coverage = samples.coverage
@@ -54,7 +56,7 @@ def float_run(
         for observation in observations:
             stack.enter_context(observation.watching())
         for one in planned[len(samples.finished) :]:
-            record_calls(adapter, pipeline, parts, [one], samples.stores, coverage=coverage, until=until)
+            record_calls(adapter, pipeline, parts, [one], samples.stores, coverage=coverage, until=until, before=before)
             samples.keep(one[0], coverage)
             advance()
     return coverage

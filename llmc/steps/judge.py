@@ -81,8 +81,10 @@ def judge_float(
 ) -> Recording:
     """The float videos and every call behind them; from the cache if the very same were made before."""
     parts = [network.part for network in networks]
+    if not planned:  # ranks without a sample would all write to one place
+        return Recording([], {part.name: CallStore() for part in parts})
     weight = next(parts[0].module.parameters())
-    samples = [(sample.model_dump(mode="json"), sampling.model_dump()) for _, sample, sampling in planned]
+    samples = [(index, sample.model_dump(mode="json"), sampling.model_dump()) for index, sample, sampling in planned]
     images = [image for _, sample, _ in planned for image in (sample.image, sample.last_image) if image]
     what = [part.name for part in parts]
     key = fingerprint(

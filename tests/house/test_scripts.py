@@ -2,12 +2,16 @@
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+
+from tests.end_to_end.small_run import small_config
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "scripts" / "run_llmc.sh"
@@ -77,6 +81,33 @@ def test_under_torchrun_the_error_is_as_short(broken: Path, tmp_path: Path, monk
     monkeypatch.setenv("NPROC", "2")
     done = start(broken, folder=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "ChildFailedError" not in done.stderr
+
+
+@pytest.mark.parametrize("known", ({}, {"NODE_RANK": "1"}), ids=["neither", "NODE_RANK"])
+def test_of_several_machines_each_must_say_which_it_is_and_where_the_first_is(
+    known: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NNODES": "2", **known}.items():
+        monkeypatch.setenv(name, value)
+    done = start(folder=tmp_path)
+    assert done.returncode == 2 and f"NNODES=2 needs {'MASTER_ADDR' if known else 'a NODE_RANK'}" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_machines_that_see_the_same_folders_work_together(tmp_path: Path) -> None:
+    config = small_config(tmp_path, samples=2, eval=None)
+    subprocess.run(["bash", RUN, config, "--set", f"save.save_path={tmp_path / 'alone'}"], cwd=tmp_path, check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nodes = os.environ | {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    machines = [
+        subprocess.Popen(["bash", RUN, config], cwd=tmp_path, env=nodes | {"NODE_RANK": str(rank)}) for rank in (1, 0)
+    ]
+    assert [machine.wait(300) for machine in machines] == [0, 0]
+    (alone,), (together,) = (list((tmp_path / name).glob("*.safetensors")) for name in ("alone", "export"))
+    one, two = load_file(alone), load_file(together)
+    assert one.keys() == two.keys() and all(tensor.equal(two[name]) for name, tensor in one.items())
+    assert (tmp_path / "run" / "run.log").read_text().count("wrote") == 1  # rank 0 of all, not of each machine
 
 
 def test_a_missing_python_is_named(tmp_path: Path) -> None:

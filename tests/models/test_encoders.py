@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llmc.calib.observation import Observation
+from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import first_tensor, relative_error, teacher_forced_errors
@@ -41,7 +42,7 @@ def recorded(part: Part, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallS
     with torch.no_grad():
         output = part.module(*args, **kwargs)
     args, kwargs, output = part.kept(args, kwargs, output)
-    store.add(Call(0, 0, float("nan"), "cond", args, kwargs, output))
+    store.add(Call(0, 0, None, "cond", args, kwargs, output))
     return store
 
 
@@ -77,9 +78,9 @@ def test_linears_of_a_group_truly_read_the_same_tensor(encoder: tuple[Network, d
 def test_streamed_blocks_equal_the_full_forward_bit_for_bit(encoder: tuple[Network, dict[str, Any]]) -> None:
     network, call = encoder
     store = CallStore()
-    store.add(Call(0, 0, float("nan"), "cond", (), call))
+    store.add(Call(0, 0, None, "cond", (), call))
     full = Observation(network.groups, ROWS, 1, 10**9)
-    with full.watching():
+    with full.watching(), at_call(store.headers()[0]):
         network.part.module(**call)
     full.attach()
     wanted = {group.name: group.stats["rows"] for group in network.groups}
