@@ -99,7 +99,7 @@ def _run(config: Config, options: argparse.Namespace) -> None:
     if options.json:
         import json
 
-        print(json.dumps(summary(results)))
+        print(json.dumps(summary(results), allow_nan=False))
 
 
 def check_command(options: argparse.Namespace) -> None:

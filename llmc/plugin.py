@@ -9,9 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Strict(BaseModel):
-    """Settings that refuse unknown keys and never change after validation."""
+    """Settings that refuse unknown keys, NaN and infinity, and never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     called: ClassVar[str] = "key"  # what errors call a field of it: those of a script are arguments
 
 

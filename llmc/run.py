@@ -30,7 +30,7 @@ from llmc.steps.judge import LESS, judge
 from llmc.steps.layer_checks import check_layers
 from llmc.steps.network import Network, prepare_all
 from llmc.steps.resume import calibration_journal, forget, judging_kept
-from llmc.steps.source import check_weights, load_pipeline, lora_tables, skeleton
+from llmc.steps.source import check_components, check_weights, load_pipeline, lora_tables, skeleton
 from llmc.steps.summary import collect, describe
 
 
@@ -65,6 +65,7 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
             changed = merge_lora(part.module, lora.path, lora.strength, lora_tables(adapter, part))
             log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
         parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
+        check_components(pipeline, parts)
         networks = prepare_all(parts, orders, outputs, attention, adapter.original)
         judged = judged_sampling(config, schedule_of(pipeline))
         for exporter in outputs:

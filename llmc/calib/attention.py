@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from llmc import distributed
+from llmc.calib.finite import Finite
 from llmc.calib.running import at_call, running_call
 from llmc.calib.store import CallStore
+from llmc.errors import CalibrationError
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.models.parts import Part
 from llmc.numerics.attention import head_scales
@@ -34,13 +37,15 @@ class HeadRange:
         counts = torch.zeros(heads, BINS, device=device, dtype=torch.long)  # of each bf16 value: calls can be many
         self.counts = counts if recall < 1 else None
 
-    def update(self, x: Tensor, seen: Tensor | None) -> None:
-        """x (batch, heads, tokens, width), of which only the tokens `seen` (batch, tokens) count."""
+    def update(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        """x (batch, heads, tokens, width), of which only the tokens `seen` (batch, tokens) count; its own (heads,)."""
         x = x.transpose(1, 2)  # (batch, tokens, heads, width)
         rows = (x.flatten(0, 1) if seen is None else x[seen]).transpose(0, 1).flatten(1)  # (heads, values)
         if self.counts is not None:
             self.counts += count_values(rows)
-        self.absmax = torch.maximum(self.absmax, rows.abs().amax(1).float())
+        absmax = rows.abs().amax(1).float()
+        self.absmax = torch.maximum(self.absmax, absmax)
+        return absmax
 
     def result(self) -> Tensor:
         """(heads,), over all ranks."""
@@ -66,13 +71,16 @@ def calibrated_scales(
     }
 
     def update(attention: QuantAttention, call: AttentionCall) -> None:
-        for found, x, seen in zip(ranges[attention], call.tensors, call.seen(), strict=True):
-            found.update(x, seen)
+        for role, found, x, seen in zip(ROLES, ranges[attention], call.tensors, call.seen(), strict=True):
+            finite.see(f"{role} of {part.name}.{attention.name}", found.update(x, seen))
 
+    finite = Finite()
     with watched(attentions.values(), update):
         for call in store.calls(device):
-            part.module(*call.args, **call.kwargs)
+            with at_call(call):
+                part.module(*call.args, **call.kwargs)
             on_call()
+    finite.check()
     return {name: _scales(attention, ranges[attention]) for name, attention in attentions.items()}
 
 
@@ -90,19 +98,28 @@ def attention_errors(
 
     def compare(attention: QuantAttention, call: AttentionCall) -> None:
         wanted = call.output().float()
+        finite.see(f"what {part.name}.{attention.name} gives", wanted)
         difference = attention.quantized(call).output().float() - wanted
         error, power = torch.stack([difference.square().sum(), wanted.square().sum()]).tolist()
         powers.append((running_call().number, attention.name, error, power))
 
+    finite = Finite()
     with watched(attentions.values(), compare):
         for call in store.spread(CALLS).calls(device):
             with at_call(call):
                 part.module(*call.args, **call.kwargs)
             on_call()
+    finite.check()
     errors, outputs = dict.fromkeys(attentions, 0.0), dict.fromkeys(attentions, 0.0)
     for _, name, error, power in sorted(chain(*distributed.gather(powers))):  # in one order, whoever ran the calls
         errors[name] += error
         outputs[name] += power
+    for name in attentions:
+        if not isfinite(errors[name] + outputs[name]):
+            raise CalibrationError(
+                f"{part.name}.{name} gives NaN or infinity once it is quantized; it must give numbers: exclude this "
+                "attention, or choose another format for it"
+            )
     return {name: errors[name] / max(outputs[name], 1e-30) for name in attentions}
 
 

@@ -44,7 +44,7 @@ class Kept:
         content = packer.pack(value)
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path(name)) as partial:
-            text = json.dumps(content)
+            text = json.dumps(content, allow_nan=False)
             write_tensors(partial, packer.tensors, {"content": text, "seal": seal_of(text, packer.tensors)})
 
     def get(self, name: str, device: torch.device | str = "cpu") -> Any:

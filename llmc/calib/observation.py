@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from llmc.calib.finite import Finite
 from llmc.calib.group import Group
 from llmc.calib.observers import OBSERVERS, Awaited, Observer
 
@@ -16,10 +17,19 @@ See = Callable[[str, Tensor], None]  # given a group's name, and what it reads
 
 class Observation:
     """Observers on the inputs of groups, in so many `calls` of all ranks: they see what is read while `watching`, or
-    what they are told to `see`."""
+    what they are told to `see`. Who gives it `finite` checks that; else it is checked before statistics are given."""
 
-    def __init__(self, groups: Sequence[Group], needs: frozenset[str], calls: int, max_rows: int) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        needs: frozenset[str],
+        calls: int,
+        max_rows: int,
+        finite: Finite | None = None,
+    ) -> None:
         self.groups = groups
+        self.places = {group.name: f"what {group.name} reads" for group in groups}
+        self.finite, self.is_checked = finite or Finite(), finite is not None
         self.observers: dict[str, dict[str, Observer]] = {}
         for group in groups:
             awaited = Awaited(calls, max_rows, group.linears[0].in_features, group.device)
@@ -31,8 +41,10 @@ class Observation:
 
     def see(self, name: str, x: Tensor, reference: Tensor | None = None) -> None:
         """What a group reads in one call, and what it would have read in the float model where that is another."""
-        for observer in self.observers[name].values():
-            observer.update(x, x if reference is None else reference)
+        made = [observer.update(x, x if reference is None else reference) for observer in self.observers[name].values()]
+        self.finite.see(self.places[name], next((small for small in made if small is not None), x))
+        if reference is not None:
+            self.finite.see(self.places[name], reference)
 
     def state(self, group: Group) -> dict[str, dict[str, Any]]:
         """What the observers of a group have seen so far, in plain values and tensors."""
@@ -45,6 +57,9 @@ class Observation:
 
     def attach(self, groups: Sequence[Group] | None = None) -> None:
         """Combine over the ranks, and give each group, or each of some, what was measured of its input."""
+        if not self.is_checked:
+            self.finite.check()
+            self.is_checked = True
         for group in self.groups if groups is None else groups:
             observers = self.observers.pop(group.name)  # so that who is done with a statistic can let go of it
             for observer in observers.values():

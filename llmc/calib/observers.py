@@ -36,9 +36,11 @@ class Awaited:
 
 class Observer(Protocol):
     """Fed the input of a group of linears, call after call, in the original basis; `reference` is what the float model
-    gives there, which is the same tensor unless earlier blocks are quantized."""
+    gives there, which is the same tensor unless earlier blocks are quantized.
 
-    def update(self, x: Tensor, reference: Tensor) -> None: ...
+    `update` returns what it made of x if that is smaller, and has NaN or infinity wherever x has."""
+
+    def update(self, x: Tensor, reference: Tensor) -> Tensor | None: ...
     def reduce(self) -> None: ...
     def result(self) -> Tensor: ...
     def state(self) -> dict[str, Any]: ...
@@ -61,8 +63,10 @@ class AbsMax(Remembered):
     def __init__(self, awaited: Awaited) -> None:
         self.value = torch.zeros(awaited.width, device=awaited.device)
 
-    def update(self, x: Tensor, reference: Tensor) -> None:
-        self.value = torch.maximum(self.value, channel_absmax(x.reshape(-1, x.shape[-1])).float())
+    def update(self, x: Tensor, reference: Tensor) -> Tensor:
+        now = channel_absmax(x.reshape(-1, x.shape[-1])).float()
+        self.value = torch.maximum(self.value, now)
+        return now
 
     def reduce(self) -> None:
         distributed.reduce(self.value, "max")
@@ -86,10 +90,11 @@ class Range(Remembered):
         self.low = torch.full((awaited.width,), math.inf, device=awaited.device)
         self.high = -self.low
 
-    def update(self, x: Tensor, reference: Tensor) -> None:
+    def update(self, x: Tensor, reference: Tensor) -> Tensor:
         x = x.reshape(-1, x.shape[-1])
-        self.low = torch.minimum(self.low, x.amin(0).float())
-        self.high = torch.maximum(self.high, x.amax(0).float())
+        now = torch.stack([x.amin(0), x.amax(0)]).float()
+        self.low, self.high = torch.minimum(self.low, now[0]), torch.maximum(self.high, now[1])
+        return now
 
     def reduce(self) -> None:
         distributed.reduce(self.low, "min")
@@ -106,8 +111,8 @@ class StepRange(Remembered):
         self.unseen = Range(awaited)
         self.seen: dict[int, Range] = defaultdict(lambda: Range(awaited))
 
-    def update(self, x: Tensor, reference: Tensor) -> None:
-        self.seen[running_step()].update(x, reference)
+    def update(self, x: Tensor, reference: Tensor) -> Tensor:
+        return self.seen[running_step()].update(x, reference)
 
     def reduce(self) -> None:
         device = self.unseen.low.device

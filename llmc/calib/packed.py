@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ class Packer:
     def pack(self, value: Any) -> Any:
         """The value as json; a TypeError names what cannot be."""
         match value:
+            case float() if not isfinite(value):  # json has no words for them
+                return {"float": str(value)}
             case None | bool() | int() | float() | str():
                 return value
             case Tensor():
@@ -61,6 +64,8 @@ def unpack(packed: Any, tensors: dict[str, Tensor], device: torch.device | str =
         case {"tensor": name, "by_column": by_column, "on_host": on_host}:
             tensor = tensors[name] if on_host else tensors[name].to(device)
             return tensor.T if by_column else tensor
+        case {"float": text}:
+            return float(text)
         case {"tuple": items}:
             return tuple(unpack(item, tensors, device) for item in items)
         case {"list": items}:

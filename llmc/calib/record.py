@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from llmc.calib.coverage import Coverage
+from llmc.calib.finite import Finite, called_with
 from llmc.calib.running import at_call, begin_call, running_call
 from llmc.calib.store import Call, CallStore
+from llmc.calib.teacher import first_tensor
 from llmc.errors import CalibrationError
 from llmc.layers.steps import TimestepManager, at_step, running_step
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
@@ -54,16 +57,19 @@ def record_calls(
     coverage: Coverage | None = None,
     until: Callable[[Sampling], AbstractContextManager[None]] = lambda _: nullcontext(),
     before: Mapping[int, Mapping[str, int]] | None = None,
+    finite: Finite | None = None,
 ) -> list[Video]:
     """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all.
     `until` may leave a run before its end: then there is no video of it. Where ranks share the samples, `before` tells
-    how often each part is called in all samples before one."""
+    how often each part is called in all samples before one. `finite` is shown what parts are called with, and give."""
     clock = Clock()
     videos = []
     with at_step(0), at_call(Call(0, 0, None, "")), ExitStack() as hooks:
         for part in parts:
             store = stores.get(part.name)
             hooks.enter_context(_noting(part, clock, store, keep_outputs, coverage))
+            if finite is not None:
+                hooks.enter_context(_shown(part, finite))
         for index, sample, sampling in samples:
             clock.sample, clock.branches = index, adapter.branches_of(sampling)
             clock.calls = clock.calls if before is None else Counter(before[index])
@@ -107,6 +113,24 @@ def _noting(
         hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
         if keep_output:
             hooks.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def _shown(part: Part, finite: Finite) -> Iterator[None]:
+    """Show what a part is called with, and what it gives."""
+    signature, gives = inspect.signature(part.module.forward), f"what {part.name} gives"
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for name, x in called_with(signature, args, kwargs).items():
+            finite.see(f"{name}, which {part.name} is called with,", x)
+
+    def end(module: nn.Module, args: object, output: Any) -> None:
+        finite.see(gives, first_tensor(part.read(output)))
+
+    with ExitStack() as hooks:
+        hooks.callback(part.module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        hooks.callback(part.module.register_forward_hook(end).remove)
         yield
 
 

@@ -1,17 +1,17 @@
 """LoRAs merged into float weights, of a network or on the way to a file: weight + strength * alpha / rank * up @ down.
 
-Every key of the file must find its parameter, its other half and a fitting shape, and headers alone tell; only then is
-anything changed. Modules may be called as in either naming scheme; where a layer is one there and several here, each
-gets its rows.
+Every key of the file must find its parameter, its other half and a fitting shape, which headers alone tell, and hold
+numbers; only then is anything changed. Modules may be called as in either naming scheme; where a layer is one there and
+several here, each gets its rows.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from llmc.convert.lora_file import FLAT, READ, SHOWN, read_lora
 from llmc.convert.names import Names, Place, Range
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
+from llmc.finite import is_finite
 from llmc.renames import Original
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -99,7 +100,23 @@ def _plan(lora: Lora, shapes: Shapes, dtypes: Mapping[str, torch.dtype], meaning
             "\n".join([f"{file.path} does not fit the network, which was not changed:", *shown, *more])
             + f"\nonly {READ} of its own modules can be merged; give a LoRA that was trained for this very model"
         )
+    if wrong := list(dict.fromkeys(_not_numbers(plan))):
+        others = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ExportError(
+            f"{file.path} holds NaN or infinity: {', '.join(wrong[:SHOWN])}{others}; a LoRA is of numbers, since it is "
+            "added to weights: see how it was trained or saved, and give another one"
+        )
     return plan
+
+
+def _not_numbers(plan: Mapping[str, list[Delta]]) -> Iterator[str]:
+    """What of a file holds NaN or infinity: its tensors, or what they are to be multiplied by."""
+    for delta in chain.from_iterable(plan.values()):
+        for key, factor in zip(delta.keys, delta.factors, strict=True):
+            if not is_finite(factor.make()):
+                yield key
+        if not isfinite(delta.scale):
+            yield f"strength x alpha / rank of {' and '.join(delta.keys)}"
 
 
 def _already(changed: Mapping[Range | None, str], place: Place, module: str) -> str | None:

@@ -19,6 +19,7 @@ from llmc.atomic import atomic_file
 from llmc.errors import ExportError
 from llmc.files.header import Stored, read_header
 from llmc.files.regular import open_file
+from llmc.finite import is_finite
 
 # as torch names them, in the order in which safetensors lays them out: wide types first keeps every tensor aligned
 DTYPES: Mapping[str, str] = {
@@ -142,6 +143,11 @@ def _checked(name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[i
     if (tensor.dtype, tuple(tensor.shape)) != (dtype, shape):
         found, expected = f"{tensor.dtype} {tuple(tensor.shape)}", f"{dtype} {shape}"
         raise ExportError(f"{name} was made as {found}; its header says {expected}; make both from the same layer")
+    if not is_finite(tensor):
+        raise ExportError(
+            f"{name} would be written with NaN or infinity, which no runtime computes with: look for it in what the "
+            "tensor is made of, the source or a LoRA (where float16 ends at 65504, write bfloat16)"
+        )
     return tensor
 
 

@@ -18,6 +18,7 @@ import torch
 from llmc.atomic import atomic_file, staged_folder
 from llmc.convert.safetensors_file import LazyTensor, byte_count, made, write_file
 from llmc.errors import ExportError
+from llmc.finite import not_finite
 from llmc.log import byte_size
 
 Layout: TypeAlias = Literal["single", "sharded", "blocks"]
@@ -96,8 +97,12 @@ def weight_index(files: Mapping[str, list[str]], tensors: Mapping[str, LazyTenso
 
 def write_json(path: Path, content: Mapping[str, Any], mode: int | None = None) -> None:
     """A readable JSON file, whole or not at all."""
+    if wrong := next(not_finite(content), None):
+        raise ExportError(
+            f"{path} would hold NaN or infinity as {wrong}, which JSON has no words for; look for what made that figure"
+        )
     with atomic_file(path, mode) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_pickle(path: Path, content: Any, mode: int | None = None) -> None:

@@ -17,6 +17,7 @@ from llmc.errors import AdapterError
 from llmc.files.header import read_header
 from llmc.files.json_text import read_object, read_object_if_there
 from llmc.files.words import some
+from llmc.finite import is_finite
 from llmc.models.parts import Part
 from llmc.plugin import Plugin, Strict, discover
 from llmc.renames import Original, Renames
@@ -76,10 +77,22 @@ class Video:
 
     frames: torch.Tensor
     latents: torch.Tensor
+    decoded_numbers: bool = True  # whether the decoder gave neither NaN nor infinity: in bytes both look like a colour
+
+    @classmethod
+    def of(cls, pixels: torch.Tensor, latents: torch.Tensor) -> Video:
+        """From what a decoder gives, from 0 to 1; what is no number becomes black."""
+        frames = (pixels.nan_to_num(0, 0, 0) * 255).round().to(torch.uint8)
+        return cls(frames.cpu(), latents.float().cpu(), is_finite(pixels))
 
     @property
     def is_decoded(self) -> bool:
         return len(self.frames) > 0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether neither NaN nor infinity came out of the network or the decoder."""
+        return self.decoded_numbers and is_finite(self.latents)
 
 
 OnStep = Callable[[int], None]  # called after each denoising step with the index of the next one

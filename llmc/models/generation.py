@@ -25,4 +25,4 @@ def generate_video(call: Callable[..., Any], sampling: Sampling, on_step: OnStep
         generator=torch.Generator("cpu").manual_seed(sampling.seed), output_type="np",
         callback_on_step_end=after_step, callback_on_step_end_tensor_inputs=["latents"],
     )  # fmt: skip
-    return Video(torch.from_numpy((frames * 255).round().astype("uint8")), latents[0].float().cpu())
+    return Video.of(torch.from_numpy(frames), latents[0])

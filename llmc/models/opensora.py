@@ -204,7 +204,7 @@ class OpenSoraPlan(ModelAdapter):
             latents = scheduler.step(noise, timestep, latents, generator=generator, return_dict=False)[0]
             if on_step is not None:
                 on_step(step + 1)
-        return Video(decoded(pipeline.decode, latents, sampling), latents.float().cpu())
+        return Video.of(decoded(pipeline.decode, latents, sampling), latents)
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -249,11 +249,11 @@ def load_decoder(code: Path, vae: Path, device: str) -> Decode:
 
 
 def decoded(decode: Decode | None, latents: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """The frames in uint8; none without a decoder."""
+    """The pixels, from 0 to 1; none without a decoder."""
     if decode is None:
-        return torch.empty((0, sampling.height, sampling.width, 3), dtype=torch.uint8)
+        return torch.empty(0, sampling.height, sampling.width, 3)
     pixels = decode(latents)[0, : sampling.num_frames].permute(0, 2, 3, 1)
-    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return (pixels / 2 + 0.5).clamp(0, 1)
 
 
 def embed(pipeline: OpenSoraPlanPipeline, text: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from llmc.calib.finite import WHAT_TO_DO, called_with
 from llmc.calib.store import Call, CallStore
 from llmc.errors import CalibrationError, ConfigError
+from llmc.finite import is_finite
 from llmc.layers.steps import running_step
 from llmc.scripted.calib_data import CalibData, origin_of
 from llmc.scripted.files import write_calib_data
@@ -62,6 +64,11 @@ class DumperManager:
                 f"{type(model).__name__} was called with {', '.join(strange)}; calibration data are tensors, lists, "
                 "tuples, dictionaries, numbers, text and None: call the pipeline without it"
             )
+        if wrong := _not_numbers(self._signature, args, kwargs):
+            raise CalibrationError(
+                f"call {len(self._calls)} of {type(model).__name__} has NaN or infinity in {', '.join(wrong)}; "
+                f"calibration data are numbers: {WHAT_TO_DO}"
+            )
         if self.capture_mode == "args":
             bound.apply_defaults()
             args, kwargs = bound.args, bound.kwargs
@@ -107,8 +114,18 @@ def read_calls(calib_data: Sequence[Any], model: nn.Module, with_steps: bool = F
                 f"calib_data[{number}] is no call of {type(model).__name__}: {error}; forward takes "
                 f"{', '.join(signature.parameters)}: dump the calls of this very model with DumperManager"
             ) from None
+        if wrong := _not_numbers(signature, call.args, call.kwargs):
+            raise CalibrationError(
+                f"calib_data[{number}] (step {call.step}) holds NaN or infinity in {', '.join(wrong)}; calibration "
+                f"data are numbers, so leave that call out, or dump all again: {WHAT_TO_DO}"
+            )
         store.add(call)
     return store
+
+
+def _not_numbers(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """The arguments of a call that hold NaN or infinity."""
+    return [name for name, x in called_with(signature, args, kwargs).items() if not is_finite(x)]
 
 
 def _strange(value: Any, name: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from llmc.eval.video import write_video
 from llmc.layers.steps import TimestepManager
 from llmc.lock import held
 from llmc.log import log, progress
-from llmc.models.base import Sample, Sampling
+from llmc.models.base import Sample, Sampling, Video
 from llmc.models.hunyuan import HunyuanVideo
 from llmc.scripted.dump import CaptureMode, DumperManager
 from llmc.scripted.files import safe_torch_load
@@ -178,9 +178,11 @@ def save_videos(folder: Path, pipeline: Any, planned: Sequence[Planned]) -> None
     """Generate every video; the first rank writes them."""
     with progress("videos", len(planned)) as advance:
         for name, sample, sampling in planned:
-            frames = generate(pipeline, sample, sampling, "np")
+            video = Video.of(torch.from_numpy(generate(pipeline, sample, sampling, "np")), torch.empty(0))
+            if not video.is_finite:
+                log.warning("%s came out as NaN or infinity, and is black where it did", name)
             if distributed.rank() == 0:
-                write_video(folder / name, torch.from_numpy((frames * 255).round().astype("uint8")), FPS)
+                write_video(folder / name, video.frames, FPS)
             advance()
 
 

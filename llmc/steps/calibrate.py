@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from llmc import distributed
 from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
 from llmc.calib.enough import left_when_seen
+from llmc.calib.finite import Finite
 from llmc.calib.group import Group
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
@@ -72,17 +74,21 @@ def calibrate(
         looked_at = [(n, n.unfinished) for n in at_once if n.needs and n.unfinished]
         looked_at += [(n, n.blocks[:1]) for n in by_block if n.first_is_like_float and not n.finished]
         groups = {n.part.name: [group for block in blocks for group in block.groups] for n, blocks in looked_at}
+        finite = Finite()
         observations = {
-            n.part.name: Observation(groups[n.part.name], n.needs, expected.total[n.part.name], max_rows)
+            n.part.name: Observation(groups[n.part.name], n.needs, expected.total[n.part.name], max_rows, finite)
             for n, _ in looked_at
         }
         samples = SampleJournal(folder, recorded, [index for index, _, _ in own], list(observations.values()))
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
             until = until_seen(adapter, pipeline, [part.name for part in parts], groups)
-            coverage = float_run(
-                adapter, pipeline, parts, own, samples, list(observations.values()), until, expected.before
-            )
+            known = {group.name for some in groups.values() for group in some}
+            others = [
+                group for n in networks if n.part.name in recorded for group in n.groups if group.name not in known
+            ]
+            watching = [*observations.values(), Observation(others, frozenset(), 0, 1, finite)]
+            coverage = float_run(adapter, pipeline, parts, own, samples, watching, until, expected.before, finite)
             coverage.reduce()
             if journal is not None:
                 journal.keep_coverage(coverage)
@@ -206,5 +212,11 @@ def finish(block: BlockStep, network: Network, journal: Journal | None) -> None:
     methods = " + ".join(method.name for method in network.recipe) or "RTN"
     with needed_for(f"quantizing {block.name} of {network.part.name} by {methods}", LESS):
         quantize_block(block, network.recipe)
+    for name, error in block.errors.items():
+        if not all(map(isfinite, error.figures().values())):
+            raise CalibrationError(
+                f"the recipe leaves NaN or infinity in {network.part.name}.{name}, though neither is in its weight or "
+                "in what it reads; leave it out with a rule (`skip: True`), or choose another grid or method for it"
+            )
     if journal is not None:
         journal.keep(network.part.name, block)

@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from llmc import distributed
 from llmc.atomic import scratch_folder
 from llmc.calib.coverage import Coverage
+from llmc.calib.finite import Finite
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
@@ -44,9 +46,10 @@ def float_run(
     observations: Sequence[Observation],
     until: Callable[[Sampling], AbstractContextManager[None]],
     before: Mapping[int, Mapping[str, int]],
+    finite: Finite,
 ) -> Coverage:
     """Run the samples of this rank that are not finished; returns the calls of all of them, counted. `before` tells how
-    often each part is called in all samples before one."""
+    often each part is called in all samples before one; of a sample that `finite` refuses nothing is kept."""
     if samples.finished:
         log.info("%d of %d calibration samples were recorded before", len(samples.finished), len(planned))
     coverage = samples.coverage
@@ -55,8 +58,15 @@ def float_run(
         advance = stack.enter_context(progress("calibration videos", len(samples.missing)))
         for observation in observations:
             stack.enter_context(observation.watching())
-        for one in planned[len(samples.finished) :]:
-            record_calls(adapter, pipeline, parts, [one], samples.stores, coverage=coverage, until=until, before=before)
-            samples.keep(one[0], coverage)
-            advance()
+        waiting = planned[len(samples.finished) :]
+        for turn in range(max(distributed.gather(len(waiting)))):  # all ranks check as often
+            one = waiting[turn : turn + 1]
+            record_calls(
+                adapter, pipeline, parts, one, samples.stores,
+                coverage=coverage, until=until, before=before, finite=finite,
+            )  # fmt: skip
+            finite.check()
+            for index, _, _ in one:
+                samples.keep(index, coverage)
+                advance()
     return coverage

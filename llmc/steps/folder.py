@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import torch
 from llmc.atomic import atomic_file, remove_abandoned_scratch
 from llmc.config.checks import check_outputs
 from llmc.config.schema import Config
+from llmc.convert.writer import write_json
 from llmc.lock import held
 from llmc.log import attach_file, log
 from llmc.memory import needed_for
@@ -45,7 +45,8 @@ class RunFolder:
             self.seconds[name] = round(time.monotonic() - start, 2)
 
     def write_json(self, name: str, value: Any) -> Path:
-        return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        write_json(self.path / name, value)
+        return self.path / name
 
     def write_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
         """A csv file."""

@@ -17,6 +17,7 @@ from llmc.calib.store import CallStore
 from llmc.config.schema import Config
 from llmc.memory import needed_for
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+from llmc.steps.broken import check_float_videos
 from llmc.steps.folder import RunFolder
 from llmc.steps.network import Network
 from llmc.steps.positions import Judged, Planned, averaged, judge_position
@@ -48,6 +49,7 @@ def judge(
     loras = [(lora.path, lora.strength, lora.part) for lora in config.model.lora]
     with needed_for("making the float videos", LESS):
         recording = judge_float(adapter, pipeline, networks, planned, folder.path, [*sources(config.model), *loras])
+    check_float_videos(planned, recording.videos)
     positions = {"float": Judged(recording.videos, [], [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
     for position in dict.fromkeys(wanted):

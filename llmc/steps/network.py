@@ -18,6 +18,7 @@ from llmc.export.base import ORIGINAL, Carrier, Exporter, as_computed
 from llmc.export.folding import carrier
 from llmc.export.fused import fused_layers
 from llmc.layers.attention import QuantAttention
+from llmc.layers.finite import check_tensors
 from llmc.layers.linear import LayerState, QuantLinear, Switched
 from llmc.layers.swap import swap_linears
 from llmc.models.parts import Part, Section
@@ -129,6 +130,7 @@ def prepare(
 ) -> Network:
     """Swap the linears of a part, and take hold of its attentions; an input is scaled only where every exporter can
     carry the scale, and linears that one of them makes a single layer of know each other."""
+    check_tensors(part.name, part.module)
     if part.section != "video_gen":
         exporters = [exporter.for_encoders() for exporter in exporters]
 

@@ -15,6 +15,7 @@ from llmc.convert.lora_file import read_lora
 from llmc.convert.names import Names
 from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
 from llmc.errors import AdapterError
+from llmc.layers.finite import check_tensors
 from llmc.log import log
 from llmc.models.base import ModelAdapter
 from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
@@ -34,6 +35,14 @@ def load_pipeline(model: ModelConfig, device: str) -> Any:
             load_encoder(getattr(pipeline, name), path)
             log.info("read the weights of the %s from %s", name, path)
     return pipeline
+
+
+def check_components(pipeline: Any, parts: Sequence[Part]) -> None:
+    """Refuse NaN and infinity in what a pipeline runs beside its parts: text encoders, the autoencoder."""
+    quantized = {id(part.module) for part in parts}
+    for name, component in vars(pipeline).items():
+        if isinstance(component, torch.nn.Module) and id(component) not in quantized:
+            check_tensors(name, component)
 
 
 def skeleton(model: ModelConfig, sections: Collection[Section]) -> list[Part]:

@@ -24,7 +24,8 @@ from llmc.eval.results import (
     write_results,
 )
 from llmc.eval.video import write_preview, write_video
-from llmc.log import progress
+from llmc.log import log, progress
+from llmc.steps.broken import broken
 from llmc.steps.coverage import CoverageTable
 from llmc.steps.folder import RunFolder, versions
 from llmc.steps.judge import Judgement
@@ -156,8 +157,11 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
     }
     encoders = {position: dict(judged.encoders) for position, judged in replayed.items() if judged.encoders}
     missing = sorted({why for found in compared.values() for one in found for why in one.missing.values()})
+    no_numbers = list(broken(judgement))
+    for warning in no_numbers:
+        log.warning("%s", warning)
     return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks,
-            "encoders": encoders, "warnings": missing}  # fmt: skip
+            "encoders": encoders, "warnings": [*no_numbers, *missing]}  # fmt: skip
 
 
 def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:

@@ -92,9 +92,11 @@ def test_the_largest_magnitude_is_of_both_signs_and_shows_what_is_not_finite(dty
 RANKS = """
 import torch
 from torch import distributed
+from llmc.calib.finite import Finite
 from llmc.calib.observers import OBSERVERS, Awaited
 from llmc.calib.running import at_call
 from llmc.calib.store import Call
+from llmc.errors import CalibrationError
 from llmc.layers.steps import at_step
 
 calls = [Call(sample, step, None, "") for sample in range(2) for step in (0, 1, 3)]
@@ -118,6 +120,17 @@ for name, observer in together.items():
     assert one.shape == all.shape and one.dtype == all.dtype, name
     assert one.equal(all) if exact else (one - all).norm() <= 1e-6 * one.norm(), name
 assert alone["row_steps"].flatten().tolist() == 2 * ([0.0] * 6 + [1.0] * 6 + [3.0] * 6)
+
+finite = Finite()
+for number in ([3, 1, 5], [0, 2, 4], [])[distributed.get_rank()]:
+    with at_call(Call(number // 3, number % 3, None, "", number=number)):
+        finite.see("it", torch.tensor([1.0, float("nan") if number in (2, 5) else 0.0]))
+try:
+    finite.check()
+except CalibrationError as error:
+    assert "it holds NaN or infinity, at first in call 2 (sample 0, step 2)" in str(error), error
+else:
+    raise AssertionError("this rank was not told")
 distributed.barrier()  # who leaves first would tear the connection of the other
 distributed.destroy_process_group()
 """

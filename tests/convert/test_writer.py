@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmc.convert.checkpoint import open_checkpoint
-from llmc.convert.writer import STEM, Suffix, check_space, plan_files, write_checkpoint
+from llmc.convert.writer import STEM, Suffix, check_space, plan_files, write_checkpoint, write_json
 from llmc.errors import ExportError
 from tests.convert.tiny import Made, lazy
 
@@ -95,4 +95,18 @@ def test_a_disk_that_fills_up_is_told_with_the_file_of_which_nothing_stays(
     tensors = {"fits": lazy(torch.ones(2)), "does not": lazy(torch.ones(little_room))}
     with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/new/.*/{STEM}{suffix}'"):
         write_checkpoint(tmp_path / "new", tensors, "single", suffix=suffix)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_is_no_number_is_not_written(tmp_path: Path, suffix: Suffix) -> None:
+    spoilt = {**LAZY, "blocks.11.b": lazy(torch.tensor([1.0, float("nan")]))}
+    with pytest.raises(ExportError, match=r"blocks\.11\.b would be written with NaN or infinity"):
+        write_checkpoint(tmp_path / "new", spoilt, suffix=suffix)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_figure_that_json_has_no_word_for_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"a\.json would hold NaN or infinity as layers\.q\[1\]"):
+        write_json(tmp_path / "a.json", {"layers": {"q": [1.0, float("inf")]}})
     assert list(tmp_path.iterdir()) == []

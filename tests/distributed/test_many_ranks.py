@@ -18,6 +18,7 @@ from tests.end_to_end.small_run import small_config
 
 INT8 = {"weight": {"bit": 8, "granularity": "per_channel"}, "act": {"bit": 8, "granularity": "per_token"}}
 STATIC = INT8 | {"act": {"bit": 8, "granularity": "per_tensor", "static": True, "symmetric": False}}
+INT4 = {"weight": {"bit": 4, "granularity": "per_group", "group_size": 16}, "act": INT8["act"]}
 FAKE = {"save_lightx2v": False, "save_fake": True}
 
 
@@ -50,10 +51,16 @@ def done(*jobs: Job) -> None:
 
 
 def assert_alike(one: Job, other: Job) -> None:
-    assert one.tensors.keys() == other.tensors.keys()
-    assert [name for name, tensor in one.tensors.items() if not tensor.equal(other.tensors[name])] == []
+    assert different(one, other) == {}
     for said in other.said:  # of its own codes: that ranks agree is no chance
         assert said == one.said[0]
+
+
+def different(one: Job, other: Job) -> dict[str, int]:
+    """How many values of each tensor differ, where some do."""
+    assert one.tensors.keys() == other.tensors.keys() and one.tensors
+    counts = {name: int((tensor != other.tensors[name]).sum()) for name, tensor in one.tensors.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def test_ranks_come_to_the_same_codes_as_one_even_if_some_have_no_sample(tmp_path: Path) -> None:
@@ -68,3 +75,55 @@ def test_ranks_come_to_the_same_codes_as_one_even_if_some_have_no_sample(tmp_pat
     assert_alike(lone, lonely)
     figures = [json.loads((job.folder / "run" / "results.json").read_text())["metrics"] for job in (lone, lonely)]
     assert figures[0] == figures[1]
+
+
+EXACT: dict[str, dict[str, Any]] = {  # recipes of largest magnitudes, ranges, means and rows
+    "AWQ": {"method": "Awq", **INT8},
+    "flexible smoothing, static acts": {"method": ["FlexSmooth", {"name": "Static", "range": "output"}], **STATIC},
+    "rotation, a low rank, 4 bits": {"method": ["Hadamard", "LowRank"], **INT4},
+    "a scale for each step": {"method": ["SmoothQuant", {"name": "Timestep", "timestep_sep": 1}], **STATIC},
+    "attention": {"method": "RTN", **INT8, "attention": {"bit": 8, "static": True, "max_error": 0.00002}},
+}
+SUMS: dict[str, dict[str, Any]] = {  # and those of sums over all tokens
+    "GPTQ": {"method": ["SmoothQuant", "GPTQ"], **INT4},
+    "GPTQ on float inputs": {"method": {"name": "GPTQ", "target": "asymmetric"}, **INT4},
+    "error reconstruction": {"method": ["GPTQ", {"name": "LowRank", "of": "error"}], **INT4},
+}
+
+
+def jobs(folder: Path, quant: dict[str, Any], family: str = "WanI2V", streamed: bool = False) -> list[Job]:
+    """The same run by one, two and four ranks: of three samples, so that of four ranks one has none."""
+    calib = {"streamed": streamed}
+    config = small_config(folder, samples=3, family=family, eval=None, quant=quant, save=FAKE, calib=calib)
+    made = [Job(folder / str(ranks), ranks, config) for ranks in (1, 2, 4)]
+    done(*made)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
+@pytest.mark.parametrize("name", EXACT)
+def test_each_recipe_gives_the_same_codes_by_any_number_of_ranks(name: str, streamed: bool, tmp_path: Path) -> None:
+    one, *others = jobs(tmp_path, {"video_gen": EXACT[name]}, streamed=streamed)
+    for other in others:
+        assert_alike(one, other)
+
+
+@pytest.mark.slow
+def test_two_experts_and_encoders_come_to_the_same_by_any_number_of_ranks(tmp_path: Path) -> None:
+    smooth = {"method": {"name": "SmoothQuant", "alpha": "search"}, **INT8}
+    one, *others = jobs(tmp_path, {"video_gen": smooth, "text_encoder": smooth}, "Wan2T2V")
+    for other in others:
+        assert_alike(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_in_another_order_change_few_codes(name: str, tmp_path: Path) -> None:
+    one, *others = jobs(tmp_path, {"video_gen": SUMS[name]})
+    total = sum(tensor.numel() for tensor in one.tensors.values())
+    for other in others:
+        changed = sum(different(one, other).values())
+        print(f"{name}, {other.ranks} ranks: {changed} of {total} values differ")
+        assert changed < 0.01 * total
+        assert all(said == other.said[0] for said in other.said)

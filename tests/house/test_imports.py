@@ -9,7 +9,7 @@ import pytest
 LLMC = Path(__file__).parents[2] / "llmc"
 # import nothing of ours but one another
 LEAVES = {
-    "atomic", "distributed", "errors", "interruption", "later", "lock", "log", "memory", "pipe",
+    "atomic", "distributed", "errors", "finite", "interruption", "later", "lock", "log", "memory", "pipe",
     "plugin", "renames",
 }  # fmt: skip
 

@@ -109,6 +109,17 @@ def test_a_form_that_cannot_keep_the_arguments_is_refused() -> None:
         DumperManager({})  # type: ignore[arg-type]
 
 
+def test_a_call_that_does_not_hold_numbers_is_refused_with_its_arguments(tmp_path: Path) -> None:
+    network, spoilt = Network(), torch.tensor([1.0, float("nan")])
+    dumper = DumperManager(network)
+    network(torch.ones(2), torch.ones(2))
+    with pytest.raises(CalibrationError, match=r"call 1 of Network has NaN or infinity in options\['more'\]\[0\]"):
+        network(torch.ones(2), torch.ones(2), {"more": [spoilt], "mask": -torch.ones(2) / 0})
+    with pytest.raises(CalibrationError, match=r"calib_data\[1\] \(step 7\) holds NaN or infinity in text"):
+        read_calls([(1, 2), {"timestep_idx": 7, "args": (torch.ones(2), spoilt), "kwargs": {}}], network)
+    dumper.save(tmp_path / "calib.pth")
+
+
 @pytest.mark.parametrize(
     "item", [3, "text", torch.zeros(2), *({"timestep_idx": step, "args": (), "kwargs": {}} for step in ("1", -1))]
 )

@@ -17,7 +17,7 @@ from llmc.calib.attention import attention_errors, calibrated_scales
 from llmc.calib.record import record_calls
 from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import first_tensor, relative_error
-from llmc.errors import AdapterError, ConfigError, UnsupportedSpec
+from llmc.errors import AdapterError, CalibrationError, ConfigError, UnsupportedSpec
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.layers.linear import in_mode
 from llmc.numerics.attention_spec import AttentionSpec
@@ -230,6 +230,21 @@ def test_errors_are_small_and_the_worst_can_stay_float(attending: Attending, nam
     calibrate(network, store, max_error=1e-12)
     with in_mode(network.switched, "quantized"):
         assert torch.equal(run(network, first(store)), wanted)
+
+
+@pytest.mark.parametrize(("spec", "place"), [(STATIC, "q of {}"), (INT8, "what {} gives")], ids=["static", "dynamic"])
+def test_an_attention_of_no_numbers_is_refused_with_its_call(
+    attending: Attending, spec: AttentionSpec, place: str
+) -> None:
+    network, store = attending("WanT2V", spec)
+    spoilt, latents = CallStore(), torch.full_like(first(store).kwargs["hidden_states"], torch.nan)
+    for number, call in enumerate(store.calls("cpu")):
+        spoilt.add(replace(call, kwargs=call.kwargs | ({"hidden_states": latents} if number == 1 else {})))
+    found = place.format(r"transformer\.blocks\.0\.attn1")
+    with pytest.raises(
+        CalibrationError, match=rf"{found} holds NaN or infinity, at first in call 1 \(sample 0, step 0"
+    ):
+        calibrate(network, spoilt)
 
 
 def test_the_error_is_that_of_the_attention_alone(attending: Attending) -> None:
