@@ -13,6 +13,7 @@ from llmc.algorithms.awq import Awq
 from llmc.config.load import load_config, load_document
 from llmc.config.schema import Config
 from llmc.errors import ConfigError
+from tests.configs.test_recipes_run import save_lora
 from tests.tiny_pipelines import TINY, save_samples
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "llmc_configs"
@@ -24,12 +25,12 @@ RTN = GOLDEN / "wan_i2v" / "rtn_w_a.yaml"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline of each kind, samples, and the file of a LoRA, of which checks see only that it is there."""
+    """A pipeline of each kind, samples, and a LoRA."""
     folder = tmp_path_factory.mktemp("llmc")
     for family in ("WanI2V", "WanT2V", "Wan2T2V"):
         TINY[family][0](folder / family)
     save_samples(folder / "samples", 1)
-    (folder / "lora.safetensors").touch()
+    save_lora(folder / "WanI2V", folder / "lora.safetensors")
     return folder
 
 

@@ -16,7 +16,7 @@ def one_of_each() -> dict[str, torch.Tensor]:
     raw = {code: torch.randint(0, 2, (3, 8), generator=random).to(torch.uint8) for code in DTYPES}
     tensors = {f"z.{code}": raw[code].view(getattr(torch, dtype)) for code, dtype in DTYPES.items()}
     extra = {"scalar": torch.tensor(0.5), "empty": torch.zeros(0, 4), "a.bf16": torch.rand(5).bfloat16()}
-    return tensors | extra | {"nan": torch.tensor([float("nan"), -0.0]), "odd": torch.ones(3, dtype=torch.int8)}
+    return tensors | extra | {"zeros": torch.tensor([0.0, -0.0]), "odd": torch.ones(3, dtype=torch.int8)}
 
 
 @pytest.mark.parametrize("metadata", [None, {"made": "für uns"}])
