@@ -49,7 +49,7 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
         for note in config.source.notes if config.source else ():
             log.info("note: %s", note)
     adapter, exporters = config.model.adapter(), config.save.targets()
-    with folder.phase("load", "model.torch_dtype: bfloat16, which is half of float32, or the host's: base.device: cpu"):
+    with folder.phase("load", "model.torch_dtype: bfloat16, half of float32; of a device: base.device: cpu"):
         orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
         outputs = [exporter for exporter, _ in exporters]
         attention = config.attention_policy()

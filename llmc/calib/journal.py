@@ -99,7 +99,7 @@ class Journal:
 
     def forget_recording(self, blocks: Iterable[tuple[str, BlockStep]]) -> None:
         """Give back the room of the samples that this rank ran, if nobody will ask for them: every block is here."""
-        if all(self._kept.has(_name(part, block)) for part, block in blocks):
+        if all(self._kept.path(_name(part, block)).is_file() for part, block in blocks):
             shutil.rmtree(self.recording(), ignore_errors=True)
 
     def recording(self) -> Path:

@@ -36,7 +36,16 @@ class Kept:
     folder: Path
 
     def has(self, name: str) -> bool:
-        return self.path(name).is_file()
+        """Whether the value is there, and whole; if it is not whole, it goes."""
+        try:
+            self.get(name)
+        except FileNotFoundError:
+            return False
+        except CalibrationError as error:
+            log.warning("%s: it is damaged, and made again", error)
+            self.path(name).unlink()
+            return False
+        return True
 
     def put(self, name: str, value: Any) -> None:
         """Keep a value; a TypeError names what cannot be."""
@@ -62,13 +71,9 @@ class Kept:
         return unpack(content, tensors, device)
 
     def made(self, name: str, make: Callable[[], T]) -> T:
-        """The value, made and kept if it is not there, or cannot be read."""
-        if self.has(name):
-            try:
-                return cast(T, self.get(name))
-            except CalibrationError as error:
-                log.warning("%s; it is made again", error)
-        self.put(name, make())
+        """The value, made and kept if it is not there."""
+        if not self.has(name):
+            self.put(name, make())
         return cast(T, self.get(name))
 
     def remove(self) -> None:

@@ -39,7 +39,7 @@ class RunFolder:
         """Time one phase of the run, and say what takes less memory in it where that does not suffice."""
         start = time.monotonic()
         try:
-            with needed_for(f"phase {name}", smaller):
+            with needed_for(f"in the phase {name}", smaller):
                 yield
         finally:
             self.seconds[name] = round(time.monotonic() - start, 2)

@@ -14,7 +14,7 @@ from llmc import distributed
 from llmc.calib.kept import Kept
 from llmc.calib.record import record_calls
 from llmc.calib.recording import Recording
-from llmc.calib.store import Call, CallStore
+from llmc.calib.store import CallStore
 from llmc.calib.teacher import StepErrors, block_errors, teacher_forced_errors
 from llmc.errors import UnsupportedSpec
 from llmc.layers.kernels import arithmetic
@@ -85,16 +85,13 @@ def make_videos(
     """A video of each sample."""
     parts = [network.part for network in networks]
     missing = [index for index, _, _ in planned if not kept.has(_video(index))]
-    videos = []
     with progress(f"{position} videos", len(missing)) as advance:
-        for index, sample, how in planned:
 
-            def make(one: tuple[int, Sample, Sampling] = (index, sample, how)) -> Video:
-                (video,) = record_calls(adapter, pipeline, parts, [one], {}, on_video=advance)
-                return video
+        def make(index: int, sample: Sample, how: Sampling) -> Video:
+            (video,) = record_calls(adapter, pipeline, parts, [(index, sample, how)], {}, on_video=advance)
+            return video
 
-            videos.append(kept.made(_video(index), make))
-    return videos
+        return [kept.made(_video(one[0]), partial(make, *one)) for one in planned]
 
 
 def replay(position: str, network: Network, store: CallStore, samples: Sequence[int], kept: Kept) -> StepErrors:
@@ -102,19 +99,13 @@ def replay(position: str, network: Network, store: CallStore, samples: Sequence[
     device = next(network.part.module.parameters()).device
     missing = {index for index in samples if not kept.has(_replay(network, index))}
     waiting = store.where(lambda call: call.sample in missing)
-    errors: StepErrors = {}
     with progress(f"{position} on the float trajectory", len(waiting)) as advance:
-        for index in samples:
 
-            def of_sample(call: Call, index: int = index) -> bool:
-                return call.sample == index
+        def errors(index: int) -> dict[int, list[float]]:
+            calls = store.where(lambda call: call.sample == index)
+            return teacher_forced_errors(network.part, calls, device, advance).get(index, {})
 
-            def make(index: int = index) -> dict[int, list[float]]:
-                calls = store.where(of_sample)
-                return teacher_forced_errors(network.part, calls, device, advance).get(index, {})
-
-            errors[index] = kept.made(_replay(network, index), make)
-    return errors
+        return {index: kept.made(_replay(network, index), partial(errors, index)) for index in samples}
 
 
 def looked_at(network: Network, reference: Recording) -> range:

@@ -1,9 +1,8 @@
-"""A plug-in (`--plugin`) that counts what a run computes, and ends it at a given count as a crash would."""
+"""A plug-in (`--plugin`) that counts what a run computes, and sends it a signal at a given count."""
 
 from __future__ import annotations
 
 import os
-import signal
 from typing import Any
 
 from torch import nn
@@ -11,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from llmc.layers.linear import QuantLinear
 
-FILE, LAST = "LLMC_TEST_COUNT_FILE", "LLMC_TEST_COUNT_LAST"
+FILE, LAST, SIGNAL = "LLMC_TEST_COUNT_FILE", "LLMC_TEST_COUNT_LAST", "LLMC_TEST_COUNT_SIGNAL"
 
 
 class Count:
@@ -25,7 +24,7 @@ class Count:
         if not isinstance(module, QuantLinear):
             return
         if self.value == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(os.environ[SIGNAL]))
         self.value += 1
         os.pwrite(self.file, str(self.value).encode(), 0)
 

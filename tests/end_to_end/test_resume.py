@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,12 @@ def outcome(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     return exported, results.model_dump(include=dict.fromkeys(judged, True) | samples)
 
 
-def assert_goes_on(config: Path, folder: Path, phases: Sequence[str], most: float = 0.15) -> None:
+def assert_goes_on(
+    config: Path, folder: Path, phases: Sequence[str], how: signal.Signals = signal.SIGKILL, most: float = 0.15
+) -> None:
     """Runs that are killed in these phases end as one that was not, and repeat less than so much of it."""
     exported, figures = {}, {}
-    for run in killed_runs(config, folder, [PHASES[phase] for phase in phases]):
+    for run in killed_runs(config, folder, [PHASES[phase] for phase in phases], how):
         if not figures:
             exported, figures = outcome(folder / "whole")
             assert exported
@@ -60,6 +63,11 @@ def assert_goes_on(config: Path, folder: Path, phases: Sequence[str], most: floa
 
 def test_a_run_that_was_killed_while_it_judged_goes_on_there(tmp_path: Path) -> None:
     assert_goes_on(method_config(tmp_path / "config", "GPTQ"), tmp_path, ["judging"])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_asked_to_end_at_any_time_goes_on_too(tmp_path: Path) -> None:
+    assert_goes_on(method_config(tmp_path / "config", "GPTQ"), tmp_path, list(PHASES), signal.SIGTERM)
 
 
 @pytest.mark.slow
