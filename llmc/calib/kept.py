@@ -42,7 +42,7 @@ class Kept:
         except FileNotFoundError:
             return False
         except CalibrationError as error:
-            log.warning("%s: it is damaged, and made again", error)
+            log.warning("%s is damaged, and made again (%s)", self.path(name), error)
             self.path(name).unlink()
             return False
         return True

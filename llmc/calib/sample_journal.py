@@ -43,7 +43,7 @@ class SampleJournal:
         try:
             self._open()
         except CalibrationError as error:
-            log.warning("%s; %s is damaged, and made again", error, folder)
+            log.warning("%s is damaged, and made again (%s)", folder, error)
             shutil.rmtree(folder)
             self._open()
 

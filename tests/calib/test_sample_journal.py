@@ -15,6 +15,7 @@ from llmc.calib.group import Group
 from llmc.calib.kept import Kept
 from llmc.calib.observation import Observation
 from llmc.calib.observers import OBSERVERS
+from llmc.calib.running import at_call
 from llmc.calib.sample_journal import SampleJournal
 from llmc.calib.store import Call
 from llmc.layers.linear import QuantLinear
@@ -38,7 +39,7 @@ def observed(group: Group) -> Observation:
 def see(observation: Observation, calls: Sequence[int]) -> None:
     for call in calls:
         x = torch.randn(1, 40, WIDTH, generator=torch.Generator().manual_seed(call)).bfloat16()
-        with at_step(call % 3):
+        with at_step(call % 3), at_call(Call(call // 2, call % 3, 1.0, "cond", number=call)):
             observation.see("part.blocks.0.linear", x, x + 0.1)
 
 
@@ -127,7 +128,7 @@ def test_what_is_damaged_is_made_again(
     (file,) = (tmp_path / "cut off").glob(damaged)
     file.write_bytes(file.read_bytes()[:-3])
     goes_on = Run(tmp_path / "cut off", group)
-    assert str(file) in caplog.text and "damaged, and made again" in caplog.text
+    assert str(file) in caplog.text and "is damaged, and made again" in caplog.text
     assert goes_on.make(3) == [0, 1, 2]
     assert_whole(goes_on, tmp_path / "whole", group)
 
