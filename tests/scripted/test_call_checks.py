@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from llmc.calib.samples import read_samples
 from llmc.errors import CalibrationError
-from llmc.models.base import adapter_of
-from llmc.scripted import M4ProcessorConfig, SessionConfig, W8A8DynamicProcessorConfig, quant_model
+from llmc.models.base import adapter_of, adapters
+from llmc.scripted import (
+    DumperManager,
+    M4ProcessorConfig,
+    SessionConfig,
+    TimestepManager,
+    W8A8DynamicProcessorConfig,
+    quant_model,
+    safe_torch_load,
+)
 from llmc.scripted.calib_data import CalibData, origin_of
 from llmc.scripted.call_checks import check_calls
 from llmc.scripted.dump import read_calls
 from tests.scripted.conftest import Load
+from tests.tiny_pipelines import TINY, save_samples
 
 
 def quantize(model: torch.nn.Module, calls: list[Any]) -> None:
@@ -83,3 +94,21 @@ def test_each_form_of_call_is_tried_once(load: Load, dumped: Callable[..., list[
     model.register_forward_pre_hook(lambda *_: ran.append(1))
     check_calls(part, read_calls(calls, model))
     assert len(ran) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [name for name, adapter in adapters().items() if adapter.network])
+def test_calls_of_every_network_that_a_script_can_quantize_are_taken(family: str, tmp_path: Path) -> None:
+    make, sampling = TINY[family]
+    make(tmp_path / "model")
+    save_samples(tmp_path / "samples", 1)
+    adapter = adapters()[family]()
+    pipeline = adapter.load(tmp_path / "model", "auto", "cpu")
+    needed = {"needs_image": adapter.needs_image, "needs_last_image": adapter.needs_last_image}
+    (sample,) = read_samples(tmp_path / "samples", **needed)
+    dumper = DumperManager(pipeline.transformer, "timestep")
+    TimestepManager.set_timestep_idx(0)
+    adapter.generate(pipeline, sample, sampling, TimestepManager.set_timestep_idx)
+    dumper.save(tmp_path / "calib_data.pth")
+    quantize(pipeline.transformer, safe_torch_load(tmp_path / "calib_data.pth"))
+    assert "QuantLinear" in str(pipeline.transformer)
