@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 
 from llmc.config.checks import config_problems
 from llmc.errors import ConfigError
+from llmc.export.manifest import UNFINISHED
+from llmc.lock import LOCK
 from tests.config.conftest import Load, message
 
 
@@ -33,6 +35,21 @@ def test_an_export_of_the_same_work_may_be_written_again(load: Load, tmp_path: P
     save_file({"a": torch.zeros(1)}, out / "diffusion_pytorch_model.safetensors", {"fingerprint": fingerprint})
     assert config_problems(load("save.overwrite=False")) == []
     assert "did not write" in message(load("save.overwrite=False", "base.seed=1"))
+
+
+def test_an_export_that_was_cut_off_may_be_gone_on_with_by_its_own_configuration_alone(
+    load: Load, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / ".writing-0123abcd").mkdir(parents=True)
+    (out / LOCK).write_text("")
+    assert config_problems(load("save.overwrite=False")) == [], "that is hidden, and was left by one that was killed"
+    (out / "model_index.json").write_text("{}")
+    (out / UNFINISHED).write_text(load().fingerprint())
+    assert config_problems(load("save.overwrite=False")) == []
+    assert "model_index.json, which this configuration did not write" in message(
+        load("save.overwrite=False", "base.seed=1")
+    )
 
 
 def test_a_name_that_no_file_system_takes_is_refused(load: Load, tmp_path: Path) -> None:
