@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def judge(
     with needed_for("making the float videos", LESS):
         recording = judge_float(adapter, pipeline, networks, planned, folder.path, [*sources(config.model), *loras])
     check_float_videos(planned, recording.videos)
+    for store in recording.calls.values():
+        store.number_over_ranks()
     positions = {"float": Judged(recording.videos, [], [], [])}
     wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
     for position in dict.fromkeys(wanted):
@@ -68,8 +71,8 @@ def gathered(judged: Judged, count: int) -> Judged:
     return Judged(
         [ranks[rank].videos[i] for rank, i in places],
         [ranks[rank].steps[i] for rank, i in places] if ranks[0].steps else [],
-        averaged([each.blocks for each in ranks]),
-        averaged([each.encoders for each in ranks]),
+        averaged(chain.from_iterable(each.blocks for each in ranks)),
+        averaged(chain.from_iterable(each.encoders for each in ranks)),
     )
 
 

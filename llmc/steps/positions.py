@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -42,8 +43,8 @@ class Judged:
 
     videos: list[Video]
     steps: list[list[float]]
-    blocks: list[tuple[str, float]]
-    encoders: list[tuple[str, float]]
+    blocks: list[tuple[str, float]]  # of each call that was looked at, until all ranks are gathered
+    encoders: list[tuple[str, float]]  # the same
 
 
 def judge_position(
@@ -72,7 +73,7 @@ def judge_position(
         for network in networks:
             errors = replay(position, network, reference.calls[network.part.name], samples, kept)
             if network.part.section != "video_gen":
-                encoders.append((network.part.name, mean_error(errors)))
+                encoders += [(network.part.name, error) for error in every_error(errors)]
                 continue
             steps.append(errors)
             blocks += look_at_blocks(network, reference, kept)
@@ -108,26 +109,30 @@ def replay(position: str, network: Network, store: CallStore, samples: Sequence[
         return {index: kept.made(_replay(network, index), partial(errors, index)) for index in samples}
 
 
-def looked_at(network: Network, reference: Recording) -> range:
-    """The numbers of the float calls, a few of all, in which each block is looked at; of an encoder none."""
-    calls = len(reference.calls[network.part.name]) if network.part.section == "video_gen" else 0
-    return range(0, calls, max(1, calls // CALLS))
+def looked_at(network: Network, reference: Recording) -> list[int]:
+    """This rank's float calls, of a few of all ranks, in which each block is looked at; of an encoder none."""
+    store = reference.calls[network.part.name]
+    calls = store.headers() if network.part.section == "video_gen" else []
+    return [place for place, call in enumerate(calls) if call.number % max(1, store.total // CALLS) == 0]
 
 
 def look_at_blocks(network: Network, reference: Recording, kept: Kept) -> list[tuple[str, float]]:
-    """The error of each block's output, by its full name."""
+    """The error of each block's output, by its full name, in each call."""
     store, device = reference.calls[network.part.name], next(network.part.module.parameters()).device
 
     def errors(number: int) -> list[tuple[str, float]]:
         return block_errors(network.part, network.switched, store.call(number, device))
 
     calls = [kept.made(_blocks(network, n), partial(errors, n)) for n in looked_at(network, reference)]
-    return [(network.prefix + name, error) for name, error in averaged(calls)]
+    return [(network.prefix + name, error) for name, error in chain.from_iterable(calls)]
 
 
-def averaged(tables: Sequence[list[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """The mean of each named figure, of calls or of ranks."""
-    return [(figures[0][0], fmean(error for _, error in figures)) for figures in zip(*tables, strict=True)]
+def averaged(figures: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The mean of what there is under each name."""
+    found: dict[str, list[float]] = {}
+    for name, error in figures:
+        found.setdefault(name, []).append(error)
+    return [(name, fmean(errors)) for name, errors in found.items()]
 
 
 @contextmanager
@@ -144,10 +149,9 @@ def in_position(networks: Sequence[Network], position: str) -> Iterator[None]:
         yield
 
 
-def mean_error(errors: StepErrors) -> float:
-    """Over every call; nan if there was none."""
-    found = [error for steps in errors.values() for calls in steps.values() for error in calls]
-    return fmean(found) if found else float("nan")
+def every_error(errors: StepErrors) -> list[float]:
+    """Those of all calls."""
+    return [error for steps in errors.values() for calls in steps.values() for error in calls]
 
 
 def real_arithmetic(layers: Mapping[str, QuantLinear]) -> str:

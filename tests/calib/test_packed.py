@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,3 +89,10 @@ def test_only_dataclasses_that_are_loaded_are_made(name: str) -> None:
         unpack({"class": name, "fields": {}}, {})
     with pytest.raises(ValueError, match="no class of the name"):
         unpack({"settings": name, "fields": {}}, {})
+
+
+def test_what_json_has_no_word_for_comes_back() -> None:
+    value = {"scale": float("inf"), "shift": [-float("inf"), 0.5]}
+    found, packer = there_and_back(value)
+    assert found == value
+    assert "Infinity" not in json.dumps(packer.pack(value), allow_nan=False)

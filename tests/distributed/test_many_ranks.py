@@ -65,16 +65,16 @@ def different(one: Job, other: Job) -> dict[str, int]:
 
 def test_ranks_come_to_the_same_codes_as_one_even_if_some_have_no_sample(tmp_path: Path) -> None:
     recipe = {"video_gen": {"method": {"name": "SmoothQuant", "alpha": "search"}, **INT8}}
-    config = small_config(tmp_path, samples=3, eval=None, quant=recipe)
-    (tmp_path / "judged").mkdir()
-    judged = small_config(tmp_path / "judged", samples=1, quant=recipe)
-    one, two = (Job(tmp_path / str(ranks), ranks, config) for ranks in (1, 2))
-    lone, lonely = (Job(tmp_path / f"judged{ranks}", ranks, judged) for ranks in (1, 4))
+    judged = small_config(tmp_path, samples=3, eval={"n_samples": 1}, quant=recipe)  # by the first of two ranks alone
+    (tmp_path / "alone").mkdir()
+    alone = small_config(tmp_path / "alone", eval=None, quant=recipe)  # so that three of four ranks have nothing to see
+    one, two = (Job(tmp_path / f"judged{ranks}", ranks, judged) for ranks in (1, 2))
+    lone, lonely = (Job(tmp_path / f"alone{ranks}", ranks, alone) for ranks in (1, 4))
     done(one, two, lone, lonely)
     assert_alike(one, two)
     assert_alike(lone, lonely)
-    figures = [json.loads((job.folder / "run" / "results.json").read_text())["metrics"] for job in (lone, lonely)]
-    assert figures[0] == figures[1]
+    found = [json.loads((job.folder / "run" / "results.json").read_text()) for job in (one, two)]
+    assert all(found[0][what] == found[1][what] for what in ("metrics", "blocks", "samples"))
 
 
 EXACT: dict[str, dict[str, Any]] = {  # recipes of largest magnitudes, ranges, means and rows

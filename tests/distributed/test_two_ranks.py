@@ -19,6 +19,7 @@ def run_llmc(config: Path, folder: Path, ranks: int) -> Results:
     return read_results(folder / "run" / "results.json")
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_samples_and_agree_with_one(tmp_path: Path) -> None:
     results, tensors = [], []
     config = small_config(tmp_path, samples=3)
