@@ -16,12 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llmc.convert.command import convert, parser
 from llmc.ending import exit_code
+from llmc.pipe import ended_with_its_reader
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert, or print what would become of every tensor; 2 if it was refused."""
-    options = parser(__doc__ or "").parse_args(arguments)
-    return exit_code(partial(convert, options))
+    with ended_with_its_reader():
+        options = parser(__doc__ or "").parse_args(arguments)
+        return exit_code(partial(convert, options))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llmc import log
 from llmc.ending import exit_code
+from llmc.pipe import ended_with_its_reader
 from llmc.scripted.sample_video import sample_video
 from llmc.scripted.sample_video_options import parser
 
@@ -22,7 +23,7 @@ from llmc.scripted.sample_video_options import parser
 def main() -> int:
     """Do what the command line asks for; 2 if it was refused."""
     asked = parser().parse_args()
-    with log.start():
+    with ended_with_its_reader(), log.start():
         return exit_code(partial(sample_video, asked))
 
 

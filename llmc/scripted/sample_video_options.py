@@ -99,7 +99,7 @@ def check_dump(asked: argparse.Namespace) -> None:
     path = dump_path(asked)
     if asked.quant_type != "w8a8_timestep" or not path.exists():
         return
-    steps = steps_told(safe_torch_load(path, map_location="meta"))  # which reads no values
+    steps = steps_told(safe_torch_load(path, map_location="meta"))  # so that no values are kept
     if steps == asked.infer_steps:
         return
     found = f"are of {steps} steps, and --infer-steps is {asked.infer_steps}" if steps else "do not tell their steps"

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from llmc.__main__ import main
 from llmc.pipe import ended_with_its_reader
 
-GOOD = str(Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml")
+ROOT = Path(__file__).parents[2]
+GOOD = str(ROOT / "configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml")
 
 
 def test_check_says_what_will_happen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,11 +47,17 @@ def test_without_a_command_every_command_is_told(capsys: pytest.CaptureFixture[s
         assert re.search(rf"^    {command} +\w+", said, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["list", "check"])
-def test_a_pipe_that_nobody_reads_ends_the_command_without_a_word(command: str) -> None:
-    arguments = [command, GOOD] if command == "check" else [command]
+CONVERTER = [
+    "scripts/converter.py", "-s", "assets/tiny_wan_i2v/transformer", "-o", "unwritten", "-d", "backward", "--dry-run",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "llmc", "list"], ["-m", "llmc", "check", GOOD], CONVERTER], ids=["list", "check", "converter"]
+)
+def test_a_pipe_that_nobody_reads_ends_the_command_without_a_word(command: list[str]) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "llmc", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()
