@@ -14,6 +14,7 @@ import torch
 from llmc import distributed
 from llmc.config.model import ModelConfig
 from llmc.convert.encoders import load_encoder
+from llmc.errors import CalibrationError
 from llmc.eval.video import write_video
 from llmc.layers.steps import TimestepManager
 from llmc.lock import held
@@ -139,14 +140,15 @@ def quantize_transformer(asked: argparse.Namespace, pipeline: Any, planned: Sequ
     disabled = get_disable_layer_names(pipeline.transformer, BLOCKS, FLOAT[asked.quant_type])
     processors = processors_of(asked, disabled) | Processors(save=save)
     calls = safe_torch_load(path)
-    quant_model(
-        pipeline.transformer,
-        SessionConfig(
-            processor_cfg_map=processors,
-            calib_data=calls[:FA3_CALLS] if "fa3" in processors else calls,
-            device=str(pipeline.transformer.device),
-        ),
+    session = SessionConfig(
+        processor_cfg_map=processors,
+        calib_data=calls[:FA3_CALLS] if "fa3" in processors else calls,
+        device=str(pipeline.transformer.device),
     )
+    try:
+        quant_model(pipeline.transformer, session)
+    except CalibrationError as error:
+        raise CalibrationError(f"{error}\n  calib_data is {path}: without that file it is dumped anew") from error
 
 
 def processors_of(asked: argparse.Namespace, disabled: list[str]) -> Processors:

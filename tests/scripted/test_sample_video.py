@@ -16,6 +16,8 @@ from llmc.convert.names import Known, Names
 from llmc.errors import CalibrationError, ConfigError, ExportError
 from llmc.models.base import adapters
 from llmc.scripted import safe_torch_load
+from llmc.scripted.calib_data import CalibData
+from llmc.scripted.files import write_calib_data
 from llmc.scripted.sample_video import sample_video
 from llmc.scripted.sample_video_options import parser, read_prompts
 from tests import processes
@@ -110,6 +112,18 @@ def test_a_dump_of_other_steps_is_refused_before_the_model_is_loaded(
     run(by_step)
     with pytest.raises(ConfigError, match=r"calib_data\.pth is there .* of 2 steps, and --infer-steps is 4: remove it"):
         run([*by_step, "--infer-steps", "4", "--dit-weight", str(prompts)])  # which no model could be loaded from
+
+
+def test_a_dump_of_another_model_is_named_with_its_file(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
+    dynamic = words(hunyuan, prompts, tmp_path, "--quant_type", "w8a8_dynamic", "--anti_method", "m3")
+    run(dynamic)
+    file = tmp_path / "cache" / "calib_data.pth"
+    calls = safe_torch_load(file)
+    write_calib_data(file, CalibData(calls, {**calls.origin, "num_layers": "20"}))
+    with pytest.raises(
+        CalibrationError, match=r"(?s)num_layers is 20 there and 2 here.*calib_data is .*calib_data\.pth"
+    ):
+        run(dynamic)
 
 
 def test_networks_are_read_from_where_the_command_line_says(hunyuan: Path, prompts: Path, tmp_path: Path) -> None:
