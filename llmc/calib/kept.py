@@ -43,7 +43,7 @@ class Kept:
             return False
         except CalibrationError as error:
             log.warning("%s is damaged, and made again (%s)", self.path(name), error)
-            self.path(name).unlink()
+            _clear(self.path(name))
             return False
         return True
 
@@ -81,6 +81,14 @@ class Kept:
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"
+
+
+def _clear(path: Path) -> None:
+    """Remove whatever has the name."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _taken(tensor: Tensor) -> Tensor:

@@ -111,6 +111,12 @@ def fuse(name: str, layers: Sequence[Layer], shares: Sequence[int]) -> dict[str,
     for leaf in layers[0]:
         parts = tuple(layer[leaf] for layer in layers)
         if _is_by_row(name, leaf, parts[0], layers[0]):
+            if len({part.shape[1:] for part in parts}) > 1 or not all(part.shape for part in parts):
+                found = ", ".join(str(list(part.shape)) for part in parts)
+                raise ExportError(
+                    f"{name}.{leaf} would be made of {found}; parts of one layer are equally wide: download or copy "
+                    "the checkpoint again"
+                )
             rows = [part.shape[0] for part in parts]
             if rows != _shared_out(name, leaf, sum(rows), shares):
                 raise ExportError(
@@ -173,10 +179,10 @@ def _bytes(tensor: LazyTensor) -> torch.Tensor:
 
 
 def _check_whole(name: str, layer: Layer) -> None:
-    if "weight" not in layer:
+    if "weight" not in layer or not layer["weight"].shape:
         raise ExportError(
-            f"{name} has {', '.join(layer)}, but no weight, or a part of it has none; a layer is fused and cut by the "
-            "rows of its weight; download or copy the checkpoint again"
+            f"{name} has {', '.join(layer)}, but no weight with rows, or a part of it has none; a layer is fused and "
+            "cut by the rows of its weight; download or copy the checkpoint again"
         )
 
 
@@ -201,7 +207,9 @@ def _is_by_row(name: str, leaf: str, tensor: LazyTensor, layer: Layer) -> bool:
             f"{name}.{leaf} is not known; of a layer that is fused in one naming scheme and not in the other, only "
             f"{known} can be converted; leave such tensors out"
         )
-    return leaf != "weight_scale" or prod(tensor.shape) > 1 or layer["weight"].shape[0] == 1
+    if not tensor.shape and leaf != "weight_scale":
+        raise ExportError(f"{name}.{leaf} is one number; a layer has it for each row: download the checkpoint again")
+    return leaf != "weight_scale" or prod(tensor.shape) > 1 or (layer["weight"].shape[0] == 1 and bool(tensor.shape))
 
 
 def _check_aligned(name: str, leaf: str, tensor: LazyTensor, weight_rows: int) -> None:

@@ -24,7 +24,8 @@ from llmc.renames import Fused, Swapped
 
 Tensors: TypeAlias = Mapping[str, LazyTensor]
 Range: TypeAlias = tuple[int, int]  # of rows: the first, and the one after the last
-PART = re.compile(r"(?P<module>.+)\[(?P<index>\d+)\](?:\.(?P<leaf>.+))?")  # how the parts of a layer are called between
+# how the parts of a layer are called between
+PART = re.compile(r"(?P<module>.+)\[(?P<index>\d{1,3})\](?:\.(?P<leaf>.+))?")
 
 
 Special: TypeAlias = Fused | Swapped | Reshaped | Tied | Omitted
@@ -91,7 +92,7 @@ class Names:
         parts: defaultdict[str, defaultdict[int, dict[str, LazyTensor]]] = defaultdict(lambda: defaultdict(dict))
         found: dict[str, LazyTensor] = {}
         for name, tensor in tensors.items():
-            if part := PART.fullmatch(renamed[name]):
+            if part := self._part(renamed[name]):
                 parts[part["module"]][int(part["index"])][part["leaf"] or ""] = tensor
             else:
                 found[renamed[name]] = self._changed(renamed[name], tensor, back=False)
@@ -129,7 +130,7 @@ class Names:
         if not self._renamer.is_left(name):
             return None
         renamed = self._renamer.forward(name)
-        part = PART.fullmatch(renamed)
+        part = self._part(renamed)
         return part["module"] if part else renamed
 
     def not_ours(self, names: Iterable[str]) -> list[str]:
@@ -160,24 +161,31 @@ class Names:
             return
         parts: defaultdict[str, dict[int, str]] = defaultdict(dict)
         for name, alias in self._renamer.forward_all(tensors).items():
-            if part := PART.fullmatch(alias):
+            if part := self._part(alias):
                 parts[_joined(part["module"], part["leaf"] or "")][int(part["index"])] = name
             elif not self._is_changed(alias):
                 yield alias, (Place(name),)
         for alias, names in parts.items():
             whole = [names[index] for index in sorted(names)]
+            if not all(tensors[name] for name in whole):
+                continue
             ends = accumulate((tensors[name][0] for name in whole), initial=0)
             yield alias, tuple(Place(name, None, rows) for name, rows in zip(whole, pairwise(ends), strict=True))
 
     def _aliases_of_originals(self, tensors: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[Place, ...]]]:
         for name, shape in tensors.items():
             module, leaf, row = self._row(name)
-            if isinstance(row, Fused) and leaf in ("weight", "bias"):
+            if isinstance(row, Fused) and leaf in ("weight", "bias") and shape:
                 ends = accumulate((shape[0] * share // sum(row.shares) for share in row.shares), initial=0)
                 for index, rows in enumerate(pairwise(ends)):
                     yield self._renamer.backward(f"{module}[{index}].{leaf}"), (Place(name, rows),)
             elif row is None and self._renamer.is_right(name):
                 yield self._renamer.backward(name), (Place(name),)
+
+    def _part(self, name: str) -> re.Match[str] | None:
+        """A name between the two, taken apart; None if it is no part of a layer, whatever it ends in."""
+        part = PART.fullmatch(name)
+        return part if part and isinstance(self._row(part["module"])[2], Fused | Tied) else None
 
     def _is_changed(self, name: str) -> bool:
         return self._row(name)[2] is not None
@@ -201,9 +209,9 @@ class Names:
         _, leaf, row = self._row(name)
         match row:
             case Swapped() if leaf in BY_ROW and math.prod(tensor.shape) > 1:
-                return _view(tensor, _swap_halves)
+                return _view(name, tensor, _swap_halves)
             case Reshaped(_, _, there, inverse):
-                return _view(tensor, inverse if back else there)
+                return _view(name, tensor, inverse if back else there)
         return tensor
 
     def _one(self, module: str, layers: Mapping[int, Layer]) -> dict[str, LazyTensor]:
@@ -213,7 +221,8 @@ class Names:
         missing = [source for index, source in enumerate(row.sources) if index not in layers]
         whole = [layers[index] for index in sorted(layers)]
         if isinstance(row, Tied):
-            return {leaf: shared(_joined(module, leaf), tuple(layer[leaf] for layer in whole)) for leaf in whole[0]}
+            alike = {leaf: tuple(layer[leaf] for layer in whole if leaf in layer) for layer in whole for leaf in layer}
+            return {leaf: shared(_joined(module, leaf), tensors) for leaf, tensors in alike.items()}
         if missing:
             raise ExportError(
                 f"{module} is made of {', '.join(row.sources)}; {', '.join(missing)} is missing; the checkpoint must "
@@ -223,15 +232,16 @@ class Names:
 
     def _made(self, found: Tensors) -> Iterator[tuple[str, LazyTensor]]:
         for name, row in self._constants.items():
-            if name not in found and row.beside in found:
-                beside = found[row.beside]
+            beside = found.get(row.beside)
+            if name not in found and beside is not None and beside.shape:
                 yield name, Known(row.values(tuple(beside.shape)).to(row.dtype or beside.dtype))
 
     def _is_constant(self, name: str, tensor: LazyTensor, tensors: Tensors) -> bool:
         """Whether a tensor has the values that are known; if not, only a name of ours can keep it."""
         row = self._constants[name]
-        if row.beside in tensors:
-            values = row.values(tuple(tensors[row.beside].shape))
+        beside = tensors.get(row.beside)
+        if beside is not None and beside.shape:
+            values = row.values(tuple(beside.shape))
             if tuple(values.shape) == tuple(tensor.shape) and tensor.make().float().equal(values.float()):
                 return True
         if self._renamer.is_right(name):
@@ -255,8 +265,15 @@ def _pairs(row: tuple[str, str] | Special | Constant) -> tuple[tuple[str, str], 
             return (row,)
 
 
-def _view(tensor: LazyTensor, change: Callable[[torch.Tensor], torch.Tensor]) -> View:
-    return View(tensor, change, tuple(change(torch.empty(tuple(tensor.shape), device="meta")).shape))
+def _view(name: str, tensor: LazyTensor, change: Callable[[torch.Tensor], torch.Tensor]) -> View:
+    try:
+        shape = tuple(change(torch.empty(tuple(tensor.shape), device="meta")).shape)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ExportError(
+            f"{name} has the shape {list(tensor.shape)}, in which no model of this type has it ({error}); check the "
+            "model type, or download the checkpoint again"
+        ) from error
+    return View(tensor, change, shape)
 
 
 def _swap_halves(tensor: torch.Tensor) -> torch.Tensor:

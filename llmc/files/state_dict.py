@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -33,6 +34,7 @@ class Unreadable(ValueError):
 def load_saved(path: Path, refusal: type[LlmcError], mmap: bool = True, map_location: Any = "cpu") -> Any:
     """Tensors, containers and plain values; an Unreadable says why there are none."""
     check_file(path, refusal)
+    _check_records(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a damaged file seems to be
@@ -65,6 +67,17 @@ def _problem(name: Any, value: Any, size: int) -> str:
         return f"a tensor of another kind: {value.layout}, on {value.device}"
     # a view of few values as many
     return "a tensor larger than the file" if value.nbytes > size else ""
+
+
+def _check_records(path: Path) -> None:
+    """torch keeps records as they are; packed ones could be any size once they are unpacked."""
+    try:
+        with ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except (BadZipFile, ValueError, OSError, NotImplementedError):  # older than archives, or damaged: torch says more
+        return
+    if unpacked > path.stat().st_size:
+        raise Unreadable("its records would unpack to more than the file has")
 
 
 def _check_bounds(value: Any) -> None:

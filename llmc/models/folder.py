@@ -11,6 +11,7 @@ from llmc.files.json_text import read_json, read_object
 from llmc.files.regular import check_file
 from llmc.files.shards import read_index
 from llmc.models.base import PipelineIndex
+from llmc.models.settings import check_settings
 
 INDEX = "*.safetensors.index.json"  # says which file holds which tensor
 
@@ -42,9 +43,15 @@ def _reader(path: Path) -> Callable[[Path, type[AdapterError]], object]:
         return read_header
     if path.match(INDEX):
         return read_index
+    if path.name == "config.json":
+        return _read_settings
     if path.match("*config.json"):
         return read_object
     return read_json if path.suffix == ".json" else check_file  # libraries would wait for a FIFO without end
+
+
+def _read_settings(path: Path, refusal: type[AdapterError]) -> None:
+    check_settings(read_object(path, refusal))
 
 
 def _problems(read: Callable[[Path, type[AdapterError]], object], path: Path) -> Iterator[str]:

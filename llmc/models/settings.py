@@ -12,6 +12,7 @@ from llmc.files.words import shown
 
 BLOCKS = re.compile(r"num_\w*(layers|blocks)")
 NEEDED = ("num_layers", "num_hidden_layers")  # without one there is nothing to run
+SIZE = re.compile(r"num_\w+|dim|d_model|d_ff|d_kv|\w+_(dim|size|channels|heads|layers|len)")
 LENGTH = re.compile(r"\w*seq_len\w*|max_position_embeddings")
 LONGEST = 2**22  # tokens: tables of that many positions are computed, not read
 MOST_ITEMS = 4096  # of one list
@@ -32,6 +33,8 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
             least = int(key in NEEDED)
             if not is_whole(value, least, MOST_BLOCKS):
                 yield f"{said}, which must be a whole number from {least} to {MOST_BLOCKS}"
+        elif isinstance(value, str | bool) and SIZE.fullmatch(key):
+            yield f"{said}, which must be a number"
         elif type(value) is int:
             most = LONGEST if LENGTH.fullmatch(key) else LARGEST
             if not -most <= value <= most:

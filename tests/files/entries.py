@@ -48,6 +48,7 @@ class Entry:
 
     files: Sequence[str]  # patterns
     run: Run  # an exit code, or anything
+    writes: tuple[str, ...] = ()  # folders
 
 
 def make_good(root: Path) -> None:
@@ -104,9 +105,11 @@ def _blocks() -> list[BlockStep]:
     return [BlockStep("blocks.0", nn.ModuleList([layer]), [group])]
 
 
-def _record(stores: dict[str, CallStore]) -> list[Video]:
-    stores["part"].add(Call(0, 0, 1.0, "cond", (torch.ones(2), [1, "a", None]), {"x": torch.ones(3)}, torch.ones(1)))
-    return [Video(torch.zeros(1, 3, 2, 2), torch.zeros(1))]
+def _record(sample: int, stores: dict[str, CallStore]) -> Video:
+    stores["part"].add(
+        Call(sample, 0, 1.0, "cond", (torch.ones(2), [1, "a", None]), {"x": torch.ones(3)}, torch.ones(1))
+    )
+    return Video(torch.zeros(1, 3, 2, 2), torch.zeros(1))
 
 
 def _make_calibration(root: Path) -> None:
@@ -116,7 +119,7 @@ def _make_calibration(root: Path) -> None:
     coverage = Coverage()
     coverage.note("part", 0, 1)
     journal.keep_coverage(coverage)
-    cached_recording(root / "float", ["part"], _record)
+    cached_recording(root / "float", ["part"], [0], _record)
     torch.save([(torch.ones(1, 4),), {"input": torch.ones(1, 4)}], root / "calib.pth")
     (root / "calib.pth").chmod(0o600)
 
@@ -159,7 +162,7 @@ def _resume(root: Path) -> None:
 
 
 def _recording(root: Path) -> None:
-    recording, _ = cached_recording(root / "float", ["part"], _record)
+    recording = cached_recording(root / "float", ["part"], [0], _record)
     assert [len(list(calls.calls("cpu"))) for calls in recording.calls.values()] == [1]
 
 
@@ -181,22 +184,29 @@ ENTRIES: dict[str, Entry] = {
     ),
     "a .pth from elsewhere": Entry(("model.pth",), _load("model.transformer=ROOT/model.pth")),
     "an encoder from elsewhere": Entry(("umt5.pth",), _load("model.text_encoder=ROOT/umt5.pth")),
-    "convert a folder": Entry(("shards/*", "shards/*.json"), _convert("-s", "ROOT/shards", *OUT, "-d", "backward")),
-    "convert a .pth": Entry(("model.pth",), _convert("-s", "ROOT/model.pth", *OUT, "-d", "backward")),
-    "convert without a direction": Entry(("model.pth", "native/*"), _convert("-s", "ROOT/model.pth", *OUT)),
-    "convert back": Entry(("native/*",), _convert("-s", "ROOT/native", *OUT, "-d", "forward")),
+    "convert a folder": Entry(
+        ("shards/*", "shards/*.json"), _convert("-s", "ROOT/shards", *OUT, "-d", "backward"), ("out",)
+    ),
+    "convert a .pth": Entry(("model.pth",), _convert("-s", "ROOT/model.pth", *OUT, "-d", "backward"), ("out",)),
+    "convert without a direction": Entry(("model.pth", "native/*"), _convert("-s", "ROOT/model.pth", *OUT), ("out",)),
+    "convert back": Entry(("native/*",), _convert("-s", "ROOT/native", *OUT, "-d", "forward"), ("out",)),
     "convert a pipeline": Entry(
-        ("model/model_index.json", "model/transformer/*"), _convert("-s", "ROOT/model", *OUT, "-d", "backward")
+        ("model/model_index.json", "model/transformer/*"),
+        _convert("-s", "ROOT/model", *OUT, "-d", "backward"),
+        ("out",),
     ),
     "convert an encoder": Entry(
-        ("umt5.pth",), _convert("-s", "ROOT/umt5.pth", *OUT, "-d", "forward", "-t", "wan_t5", "--single_file")
+        ("umt5.pth",), _convert("-s", "ROOT/umt5.pth", *OUT, "-d", "forward", "-t", "wan_t5", "--single_file"), ("out",)
     ),
     "merge a LoRA": Entry(
         ("lora/pytorch_lora_weights.safetensors",),
         _convert("-s", "ROOT/shards", *OUT, "--lora_path", "ROOT/lora/pytorch_lora_weights.safetensors"),
+        ("out",),
     ),
     "merge a LoRA of PEFT": Entry(
-        ("lora/adapter*",), _convert("-s", "ROOT/shards", *OUT, "--lora_path", "ROOT/lora/adapter_model.safetensors")
+        ("lora/adapter*",),
+        _convert("-s", "ROOT/shards", *OUT, "--lora_path", "ROOT/lora/adapter_model.safetensors"),
+        ("out",),
     ),
     "verify LightX2V": Entry(
         ("export/*.json", "export/*.safetensors", "export/*/*.pth", "export/*/*.safetensors"),
@@ -225,7 +235,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "results": Entry(("run/results.json",), lambda root: read_results(root / "run/results.json")),
     "a journal": Entry(("journal/*",), _resume),
-    "a recording": Entry(("float/*.*", "float/part/*"), _recording),
+    "a recording": Entry(("float/*.*", "float/part/*"), _recording, ("float",)),
     "a dump": Entry(("calib.pth",), _dump),
 }
 

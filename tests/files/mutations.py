@@ -8,6 +8,7 @@ import shutil
 import socket
 import zipfile
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,28 +22,25 @@ ODD: tuple[Any, ...] = (
     "../secret.safetensors", "/etc/passwd", "a\0b", [], {}, [1], [[]], ["a"], [-1, 4], {"a": 1}, "\ud800",
 )  # fmt: skip
 DEEP = 100_000
+SAME_SIZE = (["F32", "I32", "U32"], ["F16", "BF16", "I16", "U16"], ["I8", "U8", "F8_E4M3", "F8_E5M2", "BOOL"])
 
 
 def corrupt(path: Path, seed: int) -> str:
     """Replace the file by a corrupted one; returns what was done."""
-    random = Random(seed)
-    ways = {**SPECIAL, **BYTES}
-    weights = dict.fromkeys(SPECIAL, 1.0) | dict.fromkeys(BYTES, 2.0)
-    more = _ways_of(path)
-    ways |= more
-    weights |= {name: 24 / len(more) for name in more}
-    name = random.choices(list(weights), list(weights.values()))[0]
-    way = ways[name]
-    content = path.read_bytes()
+    random, content = Random(seed), path.read_bytes()
+    kind = random.choices(("special", "bytes", "own"), (1, 2, 4))[0]
     path.unlink()
-    if name in SPECIAL:
-        way(path)
+    if kind == "special":
+        name = random.choice(list(SPECIAL))
+        SPECIAL[name](path)
     else:
-        path.write_bytes(way(random, content))
+        ways = BYTES if kind == "bytes" else _ways_of(path)
+        name = random.choice(list(ways))
+        path.write_bytes(ways[name](random, content))
     return name
 
 
-def _ways_of(path: Path) -> dict[str, Any]:
+def _ways_of(path: Path) -> dict[str, Change]:
     if path.suffix == ".safetensors":
         return HEADERS
     if path.suffix in (".pth", ".pt"):
@@ -58,11 +56,9 @@ def _socket(path: Path) -> None:
     os.chdir(path.parent)  # the names of sockets are short
     try:
         with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name[-60:])
+            made.bind(path.name)
     finally:
         os.chdir(here)
-    if len(path.name) > 60:
-        (path.parent / path.name[-60:]).rename(path)
 
 
 SPECIAL: dict[str, Callable[[Path], object]] = {
@@ -279,6 +275,19 @@ def _odd_shape(random: Random, row: dict[str, Any], rows: list[dict[str, Any]]) 
     ))  # fmt: skip
 
 
+def _same_size(random: Random, row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Another shape or type of as many bytes, which a header may well have."""
+    shape = row["shape"]
+    count = prod(shape)
+    row["shape"] = random.choice((
+        [count], [1, count], [count, 1], [*shape, 1], [1, *shape], shape[::-1], shape, [1] * 5 + [count],
+        [] if count == 1 else [count], [2, count // 2] if count % 2 == 0 else shape,
+    ))  # fmt: skip
+    alike = next((codes for codes in SAME_SIZE if row["dtype"] in codes), [row["dtype"]])
+    if random.random() < 0.3:
+        row["dtype"] = random.choice(alike)
+
+
 def _odd_type(random: Random, row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     row["dtype"] = random.choice(("F32", "F16", "BF16", "I8", "U8", "F8_E4M3", "BOOL", "I64", "F4", "C64", "X", 3, []))
 
@@ -295,6 +304,8 @@ HEADERS: dict[str, Change] = {
     "odd offsets": _tensor(_odd_offset),
     "an odd shape": _tensor(_odd_shape),
     "an odd type": _tensor(_odd_type),
+    "another shape": _tensor(_same_size),
+    "another shape of the same size": _tensor(_same_size),
     "names swapped": _of_header(_of_json(_swapped_names)),
     **{f"header: {name}": _of_header(change) for name, change in JSONS.items()},
 }
@@ -356,6 +367,17 @@ def _named(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {"a": torch.ones(2)}
 
 
+def _reshaped(random: Random, value: Any) -> Any:
+    found = dict(_named(value))
+    name = random.choice([name for name, tensor in found.items() if isinstance(tensor, torch.Tensor)] or ["a"])
+    tensor = found.get(name, torch.ones(2))
+    found[name] = random.choice((
+        tensor.flatten(), tensor[None], tensor[..., None], tensor.T if tensor.dim() == 2 else tensor, tensor[:0],
+        tensor.flatten()[0].clone(), tensor.double(), tensor.half(), tensor.char(), torch.cat([tensor.flatten()] * 2),
+    ))  # fmt: skip
+    return found
+
+
 def _odd_tensor(random: Random, value: Any) -> Any:
     found = dict(_named(value))
     name = random.choice(list(found))
@@ -371,6 +393,8 @@ PICKLES: dict[str, Change] = {
     "numbers for names": _of_saved(lambda random, value: dict(enumerate(_named(value).values()))),
     "tensors in a list": _of_saved(lambda random, value: list(_named(value).values())),
     "an odd tensor": _of_saved(_odd_tensor),
+    "another shape": _of_saved(_reshaped),
+    "another shape or type": _of_saved(_reshaped),
     "nothing in it": _of_saved(lambda random, value: random.choice(({}, [], None, 7, {"module": {}}, {"module": 7}))),
     "in itself": _of_saved(_looped),
     "doubled again and again": _of_saved(_doubled),

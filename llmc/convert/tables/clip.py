@@ -28,7 +28,7 @@ def _class_back(tensor: Tensor) -> Tensor:
 
 
 def _transposed(tensor: Tensor) -> Tensor:
-    return tensor.T
+    return tensor.t()
 
 
 def _vision(prefix: str) -> Table:
