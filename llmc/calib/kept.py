@@ -76,6 +76,10 @@ class Kept:
             self.put(name, make())
         return cast(T, self.get(name))
 
+    def of(self, name: str) -> Kept:
+        """A folder in this one, for values that have names of others."""
+        return Kept(self.folder / name)
+
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -93,9 +93,9 @@ class CallStore:
         return _map_call(self._calls[number], lambda kept: self._tensor(kept.number).to(device), _Kept)
 
     def where(self, keep: Callable[[Call], bool]) -> CallStore:
-        """The calls that `keep` says yes to, told by their headers; tensors are shared."""
-        kept = [call for call in self._calls if keep(call)]
-        return self._some([replace(call, number=number) for number, call in enumerate(kept)])
+        """The calls that `keep` says yes to, told by their headers, with the numbers that they have here; tensors are
+        shared."""
+        return self._some([call for call in self._calls if keep(call)])
 
     def spread(self, count: int) -> CallStore:
         """What is here of at most so many calls of all ranks, from the first to the last: equal strides could meet one

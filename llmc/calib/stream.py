@@ -84,6 +84,27 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs, live: int
     raise AdapterError(f"{part.name} never ran {name}: the adapter must list only blocks that every call runs")
 
 
+def move_on(part: Part, index: int, call: Call, stream: Outputs, device: torch.device) -> Any:
+    """The output of block `index` in a call, of which the stream has all earlier ones, and then this one too."""
+    output = run_to_block(part, index, call, _on(device, stream))
+    stream[_key(part, index)] = _to_host(output)
+    return output
+
+
+def output_of(part: Part, call: Call, stream: Outputs, device: torch.device) -> Any:
+    """What the network makes of a call in which its blocks give what the stream has."""
+    outputs = _on(device, stream)
+    with ExitStack() as stack:
+        for index, (_, block) in enumerate(part.blocks):
+            stack.enter_context(_forward(block, partial(_given, outputs[_key(part, index)])))
+        with at_step(call.step):
+            return part.module(*call.args, **call.kwargs)
+
+
+def _given(output: Any, *args: Any, **kwargs: Any) -> Any:
+    return output
+
+
 class BlockStream:
     """The blocks of a part over recorded calls. For `float` one pass both observes a block and makes the next one's
     inputs; for `quantized` one pass runs the finished block once more and observes the next one on what it gives, so

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmc.calib.store import Call, CallStore
-from llmc.layers.linear import Switched, in_mode
+from llmc.calib.store import CallStore
 from llmc.layers.steps import at_step
 from llmc.models.parts import Part
 
@@ -18,26 +16,14 @@ StepErrors = dict[int, dict[int, list[float]]]  # sample -> step -> error of eac
 
 
 @torch.no_grad()
-def teacher_forced_errors(
-    part: Part, store: CallStore, device: torch.device, on_call: Callable[[], None] = lambda: None
-) -> StepErrors:
+def teacher_forced_errors(part: Part, store: CallStore, device: torch.device) -> StepErrors:
     """Relative error of the network's output on each recorded call, in the mode that its layers are in now."""
     errors: StepErrors = defaultdict(lambda: defaultdict(list))
     for call in store.calls(device):
         with at_step(call.step):
             output = first_tensor(part.read(part.module(*call.args, **call.kwargs)))
         errors[call.sample][call.step].append(relative_error(output, first_tensor(call.output)))
-        on_call()
     return errors
-
-
-@torch.no_grad()
-def block_errors(part: Part, layers: Iterable[Switched], call: Call) -> list[tuple[str, float]]:
-    """Relative error of each block's output in a call, errors of earlier blocks included."""
-    with in_mode(layers, "float"):
-        reference = _block_outputs(part, call)
-    outputs = zip(part.blocks, _block_outputs(part, call), reference, strict=True)
-    return [(name, relative_error(output, wanted)) for (name, _), output, wanted in outputs]
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
@@ -52,15 +38,3 @@ def first_tensor(output: Any) -> Tensor:
         values = output.values() if isinstance(output, dict) else output
         output = next(value for value in values if value is not None)
     return output
-
-
-def _block_outputs(part: Part, call: Call) -> list[Tensor]:
-    outputs: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda *io: outputs.append(first_tensor(io[-1]))) for _, block in part.blocks]
-    try:
-        with at_step(call.step):
-            part.module(*call.args, **call.kwargs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return outputs

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,13 +22,26 @@ from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.steps.broken import check_float_videos
 from llmc.steps.folder import RunFolder
 from llmc.steps.network import Network
-from llmc.steps.positions import Judged, Planned, averaged, judge_position
+from llmc.steps.positions import Planned, make_videos
+from llmc.steps.replay import encoder_errors, replay_samples
 from llmc.steps.source import sources
 
+Key = TypeVar("Key", str, int)
 LESS = (
     "smaller or shorter videos (eval.target_height, target_width, num_frames), or fewer (eval.n_samples, eval.seeds): "
     "all of them are compared at the end"
 )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one position gave: a video of each sample, its teacher-forced error step by step, each block's error, and
+    that of what the pipeline reads of each quantized encoder."""
+
+    videos: list[Video]  # none of a position that only replays the float trajectory
+    steps: list[list[float]]
+    blocks: list[tuple[str, float]]  # of each call that was looked at, until all ranks are gathered
+    encoders: list[tuple[str, float]]  # of each call
 
 
 @dataclass(frozen=True)
@@ -53,27 +67,62 @@ def judge(
     check_float_videos(planned, recording.videos)
     for store in recording.calls.values():
         store.number_over_ranks()
-    positions = {"float": Judged(recording.videos, [], [], [])}
-    wanted = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
-    for position in dict.fromkeys(wanted):
-        if position == "pretrain":  # that is float, which is there already
-            continue
-        with needed_for(f"judging {position}", LESS):
-            own = Kept(kept.folder / position)
-            positions[position] = judge_position(position, adapter, pipeline, networks, planned, recording, own)
-    return Judgement(everything, {name: gathered(judged, len(everything)) for name, judged in positions.items()})
+    asked = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
+    positions = [position for position in dict.fromkeys(asked) if position != "pretrain"]  # float is there already
+    videos = {}
+    for position in positions:
+        with needed_for(f"making the videos of {position}", LESS):
+            videos[position] = make_videos(position, adapter, pipeline, networks, planned, kept.of(position))
+    with needed_for("replaying the float trajectory", LESS):
+        replays = replay_all(networks, positions, recording, [index for index, _, _ in planned], kept)
+    judged = {"float": Judged(recording.videos, [], [], [])}
+    judged |= {position: replace(replays[position], videos=videos[position]) for position in positions}
+    return Judgement(everything, {name: gathered(own, len(everything)) for name, own in judged.items()})
+
+
+def replay_all(
+    networks: Sequence[Network], positions: Sequence[str], recording: Recording, samples: Sequence[int], kept: Kept
+) -> dict[str, Judged]:
+    """What every position makes of the float trajectory, without videos."""
+    denoisers = [network for network in networks if network.part.section == "video_gen"]
+    replays = [replay_samples(each, positions, recording.calls[each.part.name], samples, kept) for each in denoisers]
+    found = {}
+    for position in positions:
+        encoders = [
+            (network.part.name, error)
+            for network in networks if network not in denoisers
+            for error in encoder_errors(position, network, recording.calls[network.part.name], kept.of(position))
+        ]  # fmt: skip
+        of_samples = [[parts[position][sample] for parts in replays] for sample in samples]
+        steps = [per_step(chain.from_iterable(part.calls for part in parts)) for parts in of_samples]
+        blocks = [block for parts in of_samples for part in parts for block in part.blocks]
+        found[position] = Judged([], steps, blocks, encoders)
+    return found
+
+
+def per_step(calls: Iterable[tuple[int, float]]) -> list[float]:
+    """The mean error of the calls of each step, whichever network ran them."""
+    return [error for _, error in sorted(averaged(calls))]
 
 
 def gathered(judged: Judged, count: int) -> Judged:
     """One position over all ranks: samples back in order, errors of blocks and encoders averaged."""
-    ranks = [each for each in distributed.gather(judged) if each.videos]
+    ranks = distributed.gather(judged)
     places = [(i % distributed.world(), i // distributed.world()) for i in range(count)]
     return Judged(
-        [ranks[rank].videos[i] for rank, i in places],
-        [ranks[rank].steps[i] for rank, i in places] if ranks[0].steps else [],
+        [ranks[rank].videos[i] for rank, i in places if ranks[rank].videos],
+        [ranks[rank].steps[i] for rank, i in places if ranks[rank].steps],
         averaged(chain.from_iterable(each.blocks for each in ranks)),
         averaged(chain.from_iterable(each.encoders for each in ranks)),
     )
+
+
+def averaged(figures: Iterable[tuple[Key, float]]) -> list[tuple[Key, float]]:
+    """The mean of what there is under each key."""
+    found: dict[Key, list[float]] = {}
+    for key, error in figures:
+        found.setdefault(key, []).append(error)
+    return [(key, fmean(errors)) for key, errors in found.items()]
 
 
 def judge_float(

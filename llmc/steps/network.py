@@ -205,19 +205,20 @@ def before_rounding(recipe: Sequence[Algorithm]) -> Sequence[Algorithm]:
 
 
 @contextmanager
-def rounded_to_nearest(network: Network) -> Iterator[None]:
-    """For a while, plain rounding at the same bits in place of what the recipe decided."""
-    states = {name: layer.state for name, layer in network.layers.items()}
-    errors = [block.errors for block in network.blocks]
-    for layer in network.layers.values():
+def rounded_to_nearest(network: Network, blocks: Sequence[BlockStep] | None = None) -> Iterator[None]:
+    """For a while, plain rounding at the same bits in place of what the recipe decided; in some blocks or in all."""
+    blocks = network.blocks if blocks is None else blocks
+    layers = [layer for block in blocks for layer in block.linears.values()]
+    states, errors = [layer.state for layer in layers], [block.errors for block in blocks]
+    for layer in layers:
         layer.state = LayerState()
-    for block in network.blocks:
+    for block in blocks:
         quantize_block(block, ())
     try:
         with plainly_rounded(network.attentions):
             yield
     finally:
-        for name, layer in network.layers.items():
-            layer.state = states[name]
-        for block, found in zip(network.blocks, errors, strict=True):
+        for layer, state in zip(layers, states, strict=True):
+            layer.state = state
+        for block, found in zip(blocks, errors, strict=True):
             block.errors = found

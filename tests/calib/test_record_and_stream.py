@@ -17,7 +17,7 @@ from llmc.calib.recording import cached_recording
 from llmc.calib.samples import read_samples
 from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import BlockStream
-from llmc.calib.teacher import block_errors, first_tensor, teacher_forced_errors
+from llmc.calib.teacher import first_tensor
 from llmc.errors import AdapterError, CalibrationError
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import Scale
@@ -300,26 +300,6 @@ def test_what_cannot_be_written_down_is_recorded_all_the_same(tmp_path: Path, ca
     assert len(recording.videos) == len(recording.calls["part"]) == 2
     assert caplog.text.count("sample 0 cannot be kept: a object is neither") == 1 and "sample 1" not in caplog.text
     assert not (tmp_path / "float").exists()
-
-
-def test_teacher_forced_and_block_errors_are_zero_in_float_and_small_when_quantized(
-    pipeline: Any, network: Network, folder: Path
-) -> None:
-    store = CallStore()
-    record(pipeline, network, folder, store)
-    for layer in network.layers.values():
-        layer.round()
-    layers = list(network.layers.values())
-    assert {
-        e for steps in teacher_forced_errors(network.part, store, CPU).values() for s in steps.values() for e in s
-    } == {0.0}
-    with in_mode(layers, "quantized"):
-        errors = teacher_forced_errors(network.part, store, CPU)
-        blocks = [block_errors(network.part, layers, call) for call in store.calls(CPU)]
-    assert all(0 < error < 0.0025 for steps in errors.values() for step in steps.values() for error in step)
-    assert sorted(errors) == [0, 1] and sorted(errors[0]) == [0, 1, 2]
-    for found in blocks:
-        assert [name for name, _ in found] == ["blocks.0", "blocks.1"] and all(0 < error < 0.0025 for _, error in found)
 
 
 @torch.no_grad()

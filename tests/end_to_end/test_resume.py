@@ -24,7 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "all blocks at once": {"method": ["SmoothQuant", {"name": "GPTQ", "propagate": "float"}]},
     "with attention": {"method": "SmoothQuant", "attention": {"bit": 8, "static": True}},
 }
-PHASES = {"recording": 0.02, "recording, later": 0.04, "calibration": 0.12, "judging": 0.6, "judging, later": 0.95}
+PHASES = {"recording": 0.02, "recording, later": 0.04, "calibration": 0.12, "judging": 0.75, "judging, later": 0.9}
 
 
 def method_config(folder: Path, method: str, **changes: Any) -> Path:
