@@ -75,10 +75,12 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
         samples = config.calib_samples(adapter)
         planned = [(i, sample, config.calib_sampling(i)) for i, sample in enumerate(samples)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
+        max_calls = config.calib.max_calls if config.calib else None
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)
-        seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal)
-        coverage = coverage_table(seen, networks, samples)
+        seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal, max_calls)
+        made = adapter.call_counts(pipeline, planned[0][2]) if planned else {}
+        coverage = coverage_table(seen, networks, samples, made)
     with folder.phase("export", "one target at a time, or other programs ended: what was calibrated is kept"):
         checkpoint = export(config, networks, exporters, folder, judged)
         if folder.writes and exporters:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from llmc.calib.finite import Finite
 from llmc.calib.group import Group
 from llmc.calib.observers import OBSERVERS, Awaited, Observer
+from llmc.calib.running import running_call
 
 See = Callable[[str, Tensor], None]  # given a group's name, and what it reads
 
@@ -36,8 +37,13 @@ class Observation:
             self.observers[group.name] = {need: OBSERVERS[need](awaited) for need in sorted(needs)}
 
     def watching(self) -> AbstractContextManager[None]:
-        """See what the groups read while the body runs."""
-        return reading(self.groups, self.see)
+        """See what the groups read in chosen calls while the body runs."""
+
+        def see(name: str, x: Tensor) -> None:
+            if running_call().chosen:
+                self.see(name, x)
+
+        return reading(self.groups, see)
 
     def see(self, name: str, x: Tensor, reference: Tensor | None = None) -> None:
         """What a group reads in one call, and what it would have read in the float model where that is another."""

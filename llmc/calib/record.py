@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmc.calib.budget import ChosenCalls
 from llmc.calib.coverage import Coverage
 from llmc.calib.finite import Finite, called_with
 from llmc.calib.running import at_call, begin_call, running_call
@@ -27,10 +28,18 @@ from llmc.models.parts import Part
 class Clock:
     """Where the pipeline is: set by the recorder, read when a network is called."""
 
+    chosen: ChosenCalls
     sample: int = 0
     branches: tuple[str, ...] = ("cond",)  # the calls of one step, in order
+    calls_in_sample: Counter[str] = field(default_factory=Counter)  # by part
     calls_in_step: Counter[str] = field(default_factory=Counter)  # by part: in one step each counts its own branches
-    calls: Counter[str] = field(default_factory=Counter)  # by part: all before, with those of other ranks
+    calls: Counter[str] = field(default_factory=Counter)  # by part: all chosen ones before, with those of other ranks
+
+    def start(self, sample: int, branches: tuple[str, ...]) -> None:
+        """A sample begins."""
+        self.sample, self.branches = sample, branches
+        self.calls_in_sample.clear()
+        self.tick(0)
 
     def tick(self, step: int) -> None:
         TimestepManager.set_timestep_idx(step)
@@ -39,9 +48,11 @@ class Clock:
     def begin(self, part: str) -> Call:
         """The call of a part that begins now."""
         branch = self.branches[self.calls_in_step[part] % len(self.branches)]
-        call = Call(self.sample, running_step(), None, branch, number=self.calls[part])
+        chosen = self.chosen.has(part, self.sample, self.calls_in_sample[part])
+        call = Call(self.sample, running_step(), None, branch, number=self.calls[part], chosen=chosen)
+        self.calls_in_sample[part] += 1
         self.calls_in_step[part] += 1
-        self.calls[part] += 1
+        self.calls[part] += chosen
         return call
 
 
@@ -55,14 +66,15 @@ def record_calls(
     keep_outputs: bool = False,
     on_video: Callable[[], None] = lambda: None,
     coverage: Coverage | None = None,
-    until: Callable[[Sampling], AbstractContextManager[None]] = lambda _: nullcontext(),
-    before: Mapping[int, Mapping[str, int]] | None = None,
+    until: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+    chosen: ChosenCalls | None = None,
     finite: Finite | None = None,
 ) -> list[Video]:
-    """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts all.
-    `until` may leave a run before its end: then there is no video of it. Where ranks share the samples, `before` tells
-    how often each part is called in all samples before one. `finite` is shown what parts are called with, and give."""
-    clock = Clock()
+    """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts them: all
+    calls, or those that are `chosen`, which are numbered through all samples whichever rank runs them. `until` may
+    leave the run of a sample before its end: then there is no video of it. `finite` is shown what parts are called
+    with, and give, in every call."""
+    clock = Clock(chosen or ChosenCalls())
     videos = []
     with at_step(0), at_call(Call(0, 0, None, "")), ExitStack() as hooks:
         for part in parts:
@@ -71,14 +83,13 @@ def record_calls(
             if finite is not None:
                 hooks.enter_context(_shown(part, finite))
         for index, sample, sampling in samples:
-            clock.sample, clock.branches = index, adapter.branches_of(sampling)
-            clock.calls = clock.calls if before is None else Counter(before[index])
-            clock.tick(0)
-            with until(sampling):
+            clock.start(index, adapter.branches_of(sampling))
+            clock.calls = clock.calls if chosen is None else chosen.before(index)
+            with until(index):
                 videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
             on_video()
     for name, store in stores.items():
-        if samples and len(store) == 0:
+        if len(store) == 0 and any(clock.chosen.last(index).get(name, 1) for index, _, _ in samples):
             raise CalibrationError(
                 f"the pipeline ran, but never called {name}: nothing was recorded; check the adapter's parts"
             )
@@ -96,14 +107,15 @@ def _noting(
     """Say which call of a part runs, and note it: as it begins, since it may be left before its end, or with output."""
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        begin_call(clock.begin(part.name))
-        if coverage is not None:
-            coverage.note(part.name, clock.sample, running_step())
+        call = clock.begin(part.name)
+        begin_call(call)
+        if coverage is not None and call.chosen:
+            coverage.note(part.name, call.sample, call.step)
         if not keep_output:
             keep(module, args, kwargs)
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        if store is not None:
+        if store is not None and running_call().chosen:
             args, kwargs, output = part.kept(args, kwargs, output)
             call = replace(running_call(), timestep=_timestep(kwargs), args=args, kwargs=kwargs, output=output)
             store.add(call)

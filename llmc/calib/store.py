@@ -31,7 +31,8 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: Any = None
-    number: int = 0  # among all calls of the network, in the order of samples, whichever rank runs it
+    number: int = 0  # among the chosen calls of the network, in the order of samples, whichever rank runs it
+    chosen: bool = True  # whether what it reads is observed, and it is kept
 
     def header(self) -> Call:
         """The call without its tensors."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmc.config.schema import Config
+from llmc.calib.budget import FEW
+from llmc.config.schema import CalibConfig, Config
 from llmc.models.base import Sampling
 
 
@@ -13,6 +14,7 @@ def plan(config: Config) -> str:
     attention = config.attention_policy()
     if config.calib is not None and config.observes():
         steps.append(("calibrate", f"{_sampling(config.calib_sampling())}, samples of {config.calib.path}"))
+        steps.append(("", _recording(config, config.calib)))
     for section in sections:
         policy = config.policy(section)
         methods = ", then ".join(method.label() for method in config.recipe(section))
@@ -34,6 +36,22 @@ def plan(config: Config) -> str:
     steps.append(("run folder", str(config.run_dir)))
     width = max(len(name) for name, _ in steps)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in steps)
+
+
+def _recording(config: Config, calib: CalibConfig) -> str:
+    """How often the networks run for the calibration, and how many of their calls are observed."""
+    adapter, how = config.model.adapter(), config.calib_sampling()
+    samples, branches = len(config.calib_samples(adapter)), len(adapter.branches_of(how))
+    calls = samples * how.steps * branches
+    if calib.max_calls is None:
+        return f"{calls} calls, all of them observed"
+    if calib.max_calls == "auto":
+        return f"{calls} calls, all of them observed, or {FEW} of a large network whose acts are not static"
+    running = min(samples, calib.max_calls)
+    return (
+        f"up to {running * how.steps * branches} calls of {running} of {samples} samples, {calib.max_calls} of each "
+        "network observed"
+    )
 
 
 def _sampling(how: Sampling) -> str:

@@ -65,6 +65,12 @@ def per_step_problems(config: Config) -> Iterator[Problem]:
                 yield Problem(keys, f"{method.name} cannot keep scales of {act} for each step; use Static")
             if (problem := method.schedule_problem(calib.steps)) is not None:
                 yield Problem(keys, problem)
+            if isinstance(config.calib.max_calls, int) and config.calib.max_calls < calib.steps:
+                text = (
+                    f"max_calls is {config.calib.max_calls}, and {method.name} keeps scales for each of {calib.steps} "
+                    f"steps, so that some would never be seen; write at least {calib.steps}, or null for all calls"
+                )
+                yield Problem(("calib", "max_calls"), text)
             for field, key in EVAL_SCHEDULE.items():
                 wanted = getattr(calib, field)
                 if samplings and getattr(samplings[0], field) != wanted:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.budget import FEW, LARGE
 from llmc.calib.samples import read_samples
 from llmc.config.document import Source
 from llmc.config.model import ModelConfig
@@ -130,6 +131,12 @@ class CalibConfig(SamplesConfig):
     )
     max_rows: StrictInt = Field(
         2048, ge=16, le=1_000_000, description="act rows kept of each group of linears, to search and to check on"
+    )
+    max_calls: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] | None = Field(
+        "auto",
+        description="how many calls of each denoising network are observed, spread over samples, steps and branches; "
+        f"null: all; auto: all, but {FEW} of a network of {LARGE / 1e9:g} billion weights and more whose acts are not "
+        "static",
     )
     streamed: StrictBool = Field(
         False, description="True: record the calls, then observe one block at a time; slower, and in far less memory"

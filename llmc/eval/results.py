@@ -88,6 +88,7 @@ class CoverageResult(Strict):
     prompt: str
     steps: str  # such as 0-12
     calls: int
+    of: int  # that the sample has
 
 
 class Results(Strict):

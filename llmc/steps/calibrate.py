@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ import torch
 
 from llmc import distributed
 from llmc.calib.block import BlockStep
+from llmc.calib.budget import ChosenCalls, MaxCalls
 from llmc.calib.coverage import Coverage
 from llmc.calib.enough import left_when_seen
 from llmc.calib.finite import Finite
@@ -26,8 +25,10 @@ from llmc.errors import CalibrationError
 from llmc.layers.linear import in_mode
 from llmc.log import log, progress
 from llmc.memory import needed_for
-from llmc.models.base import ModelAdapter, Sampling
+from llmc.models.base import ModelAdapter
+from llmc.models.parts import Part
 from llmc.steps.attention import calibrate_attentions
+from llmc.steps.budget import chosen_calls, samples_to_run, tell_budget
 from llmc.steps.float_run import LESS, Planned, float_run, folder_of_calls
 from llmc.steps.network import Network, quantize_block
 
@@ -42,8 +43,10 @@ def calibrate(
     streamed: bool = False,
     max_attention_error: float | None = None,
     journal: Journal | None = None,
+    max_calls: MaxCalls = None,
 ) -> Coverage:
-    """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself.
+    """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself: all, or
+    at most `max_calls`.
 
     The samples that are `planned` are shared among the ranks, which all come to the same, as one of them would alone.
     `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
@@ -65,9 +68,8 @@ def calibrate(
     at_once = [network for network in networks if not goes_by_block(network)]
     attending = [network for network in networks if network.attentions and not attended_before(network, journal)]
     coverage = Coverage()
-    watched = [network for network in networks if network.needs or network.attentions]
-    expected = expected_calls(adapter, pipeline, watched, planned)
-    own = [sample for _, sample in distributed.share(planned)]
+    chosen = chosen_calls(adapter, pipeline, networks, planned, max_calls)
+    own = [sample for _, sample in distributed.share(samples_to_run(networks, planned, chosen))]
     with folder_of_calls(journal) as folder:
         recorded = [network.part.name for network in networks if network in by_block or network in attending]
         # statistics of the float model need no second run: all blocks are observed while the recording goes by
@@ -76,19 +78,20 @@ def calibrate(
         groups = {n.part.name: [group for block in blocks for group in block.groups] for n, blocks in looked_at}
         finite = Finite()
         observations = {
-            n.part.name: Observation(groups[n.part.name], n.needs, expected.total[n.part.name], max_rows, finite)
+            n.part.name: Observation(groups[n.part.name], n.needs, chosen.total(n.part.name), max_rows, finite)
             for n, _ in looked_at
         }
         samples = SampleJournal(folder, recorded, [index for index, _, _ in own], list(observations.values()))
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
-            until = until_seen(adapter, pipeline, [part.name for part in parts], groups)
+            tell_budget(adapter, pipeline, planned, chosen)
+            until = until_seen(adapter.parts(pipeline), chosen, groups)
             known = {group.name for some in groups.values() for group in some}
             others = [
                 group for n in networks if n.part.name in recorded for group in n.groups if group.name not in known
             ]
             watching = [*observations.values(), Observation(others, frozenset(), 0, 1, finite)]
-            coverage = float_run(adapter, pipeline, parts, own, samples, watching, until, expected.before, finite)
+            coverage = float_run(adapter, pipeline, parts, own, samples, watching, until, chosen, finite)
             coverage.reduce()
             if journal is not None:
                 journal.keep_coverage(coverage)
@@ -125,16 +128,10 @@ def attended_before(network: Network, journal: Journal | None) -> bool:
 
 
 def until_seen(
-    adapter: ModelAdapter, pipeline: Any, parts: Sequence[str], groups: Mapping[str, Sequence[Group]]
-) -> Callable[[Sampling], AbstractContextManager[None]]:
-    """What leaves a run of the pipeline once all calls of the parts were made, and the groups seen in the last one."""
-    denoisers = adapter.parts(pipeline)
-
-    def until(how: Sampling) -> AbstractContextManager[None]:
-        counts = adapter.call_counts(pipeline, how)
-        return left_when_seen(denoisers, {part: counts[part] for part in parts if part in counts}, groups)
-
-    return until
+    denoisers: Sequence[Part], chosen: ChosenCalls, groups: Mapping[str, Sequence[Group]]
+) -> Callable[[int], AbstractContextManager[None]]:
+    """What leaves the run of a sample once all of its chosen calls were made, and the groups seen in the last one."""
+    return lambda sample: left_when_seen(denoisers, chosen.last(sample), groups)
 
 
 def finished_before(network: Network, journal: Journal) -> int:
@@ -143,32 +140,6 @@ def finished_before(network: Network, journal: Journal) -> int:
     if finished:
         log.info("%d of %d blocks of %s were finished before", finished, len(network.blocks), network.part.name)
     return finished
-
-
-@dataclass(frozen=True)
-class ExpectedCalls:
-    """How many calls each denoising network will get, on whichever ranks."""
-
-    total: Counter[str]
-    before: dict[int, Counter[str]]  # in all samples before one
-
-
-def expected_calls(
-    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned
-) -> ExpectedCalls:
-    """Those of all samples; a network that would get none is refused."""
-    expected = ExpectedCalls(Counter(), {})
-    for index, _, how in planned if networks else ():
-        expected.before[index] = expected.total.copy()
-        expected.total.update(adapter.call_counts(pipeline, how))
-    for network in networks:
-        if planned and network.part.section == "video_gen" and expected.total[network.part.name] == 0:
-            steps = planned[0][2].steps
-            raise CalibrationError(
-                f"{network.part.name} runs in none of the {steps} steps of this schedule, so nothing would be known of "
-                "it: another expert has them all; give calib more steps, or another shift"
-            )
-    return expected
 
 
 def quantize_all(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmc.calib.coverage import Coverage
@@ -21,22 +21,25 @@ class CoverageTable:
     warnings: list[str]
 
 
-def coverage_table(coverage: Coverage, networks: Sequence[Network], samples: Sequence[Sample]) -> CoverageTable:
-    """The rows, also written to the log of the run."""
+def coverage_table(
+    coverage: Coverage, networks: Sequence[Network], samples: Sequence[Sample], made: Mapping[str, int]
+) -> CoverageTable:
+    """The rows, also written to the log of the run; a sample has so many calls of each denoising network."""
     rows = [
         CoverageResult(
             part=part, sample=sample, prompt=samples[sample].prompt, steps=ranges(sorted(steps)),
-            calls=sum(steps.values()),
+            calls=sum(steps.values()), of=made.get(part, sum(steps.values())),
         )
         for part, seen in coverage.calls.items() for sample, steps in seen.items()
     ]  # fmt: skip
     warnings = [*coverage.gaps([network.part.name for network in networks]), *filled_steps(networks)]
-    alike: dict[tuple[str, str, int], list[int]] = {}
+    alike: dict[tuple[str, str, str], list[int]] = {}
     for row in rows:
-        alike.setdefault((row.part, row.steps, row.calls), []).append(row.sample)
+        calls = f"{row.calls} of {row.of}" if row.calls < row.of else f"{row.calls}"
+        alike.setdefault((row.part, row.steps, calls), []).append(row.sample)
     for (part, steps, calls), seen in alike.items():
         what = f"samples {ranges(seen)}: of each" if len(seen) > 1 else f"sample {seen[0]}:"
-        log.info("%s saw %s steps %s, %d calls", part, what, steps, calls)
+        log.info("%s saw %s steps %s, %s calls", part, what, steps, calls)
     for warning in warnings:
         log.warning("%s", warning)
     return CoverageTable(rows, warnings)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from llmc import distributed
 from llmc.atomic import scratch_folder
+from llmc.calib.budget import ChosenCalls
 from llmc.calib.coverage import Coverage
 from llmc.calib.finite import Finite
 from llmc.calib.journal import Journal
@@ -44,12 +45,12 @@ def float_run(
     planned: Planned,
     samples: SampleJournal,
     observations: Sequence[Observation],
-    until: Callable[[Sampling], AbstractContextManager[None]],
-    before: Mapping[int, Mapping[str, int]],
+    until: Callable[[int], AbstractContextManager[None]],
+    chosen: ChosenCalls,
     finite: Finite,
 ) -> Coverage:
-    """Run the samples of this rank that are not finished; returns the calls of all of them, counted. `before` tells how
-    often each part is called in all samples before one; of a sample that `finite` refuses nothing is kept."""
+    """Run the samples of this rank that are not finished; returns the `chosen` calls of all of them, counted. Of a
+    sample that `finite` refuses nothing is kept."""
     if samples.finished:
         log.info("%d of %d calibration samples were recorded before", len(samples.finished), len(planned))
     coverage = samples.coverage
@@ -63,7 +64,7 @@ def float_run(
             one = waiting[turn : turn + 1]
             record_calls(
                 adapter, pipeline, parts, one, samples.stores,
-                coverage=coverage, until=until, before=before, finite=finite,
+                coverage=coverage, until=until, chosen=chosen, finite=finite,
             )  # fmt: skip
             finite.check()
             for index, _, _ in one:

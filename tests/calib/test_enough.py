@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
+from llmc.calib.budget import ChosenCalls
 from llmc.calib.enough import left_when_seen
+from llmc.calib.group import Group
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
@@ -36,6 +40,15 @@ def experts(tmp_path: Path) -> tuple[ModelAdapter, Any, Sampling]:
     return loaded("Wan2T2V", tmp_path)
 
 
+def until_called(
+    adapter: ModelAdapter, pipeline: Any, how: Sampling, parts: Sequence[str], groups: Mapping[str, Sequence[Group]]
+) -> Callable[[int], AbstractContextManager[None]]:
+    """What leaves the run of the sample once every call of these parts was made."""
+    counts = adapter.call_counts(pipeline, how)
+    chosen = ChosenCalls({part: {0: range(counts[part])} for part in parts if part in counts})
+    return until_seen(adapter.parts(pipeline), chosen, groups)
+
+
 def run(adapter: ModelAdapter, pipeline: Any, how: Sampling, until: Any) -> tuple[list[Video], Counter[str]]:
     """The videos, and how many calls of each network came to their end."""
     ended: Counter[str] = Counter()
@@ -49,7 +62,7 @@ def test_an_expert_of_which_nothing_is_wanted_does_not_run(experts: tuple[ModelA
     adapter, pipeline, how = experts
     counts = adapter.call_counts(pipeline, how)
     assert min(counts.values()) > 0
-    videos, ended = run(adapter, pipeline, how, until_seen(adapter, pipeline, ["transformer"], {}))
+    videos, ended = run(adapter, pipeline, how, until_called(adapter, pipeline, how, ["transformer"], {}))
     # of the last call nothing was to be seen but that it came
     assert not videos and ended == {"transformer": counts["transformer"] - 1}
 
@@ -58,7 +71,7 @@ def test_what_only_watches_encoders_is_left_before_the_first_step(experts: tuple
     adapter, pipeline, how = experts
     prompts = []
     pipeline.text_encoder.register_forward_hook(lambda *_: prompts.append(1))
-    videos, ended = run(adapter, pipeline, how, until_seen(adapter, pipeline, ["text_encoder"], {}))
+    videos, ended = run(adapter, pipeline, how, until_called(adapter, pipeline, how, ["text_encoder"], {}))
     assert not videos and not ended and len(prompts) == len(adapter.branches_of(how))
 
 
@@ -69,7 +82,9 @@ def test_the_last_call_runs_as_far_as_its_last_group(experts: tuple[ModelAdapter
     for block in network.blocks:
         block.module.register_forward_pre_hook(lambda *_, name=block.name: blocks.update([name]))
     groups = {network.part.name: network.blocks[0].groups}
-    videos, _ = run(adapter, pipeline, how, until_seen(adapter, pipeline, ["transformer", "transformer_2"], groups))
+    videos, _ = run(
+        adapter, pipeline, how, until_called(adapter, pipeline, how, ["transformer", "transformer_2"], groups)
+    )
     counted = adapter.call_counts(pipeline, how)["transformer_2"]
     assert not videos and [blocks[block.name] for block in network.blocks[:2]] == [counted, counted - 1]
 
@@ -90,7 +105,7 @@ def test_an_error_of_the_pipeline_is_not_taken_for_its_end(experts: tuple[ModelA
 
     pipeline.transformer.register_forward_hook(fails)
     with pytest.raises(RuntimeError, match="out of memory"):
-        run(adapter, pipeline, how, until_seen(adapter, pipeline, ["transformer"], {}))
+        run(adapter, pipeline, how, until_called(adapter, pipeline, how, ["transformer"], {}))
 
 
 @torch.no_grad()
@@ -102,6 +117,6 @@ def test_a_scheduler_that_looks_twice_at_each_step_is_not_left_half_way(tmp_path
     record_calls(adapter, pipeline, [part], [(0, SAMPLE, how)], {part.name: store})
     assert adapter.call_counts(pipeline, how) == {part.name: len(store)}
     left = CallStore()
-    until = until_seen(adapter, pipeline, [part.name], {})
+    until = until_called(adapter, pipeline, how, [part.name], {})
     assert not record_calls(adapter, pipeline, [part], [(0, SAMPLE, how)], {part.name: left}, until=until)
     assert left.headers() == store.headers()

@@ -23,6 +23,27 @@ def test_check_says_what_will_happen(capsys: pytest.CaptureFixture[str]) -> None
     assert "SmoothQuant (alpha search)" in said and "4 steps" in said and "lightx2v to runs/" in said
 
 
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        ("null", "480 calls, all of them observed\n"),
+        ("auto", "480 calls, all of them observed, or 64 of a large network"),
+        ("16", "up to 480 calls of 12 of 12 samples, 16 of each network observed"),
+        ("8", "up to 320 calls of 8 of 12 samples, 8 of each network observed"),
+    ],
+)
+def test_check_says_how_many_calls_the_calibration_makes_and_observes(
+    budget: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", GOOD, "--set", f"calib.max_calls={budget}"]) == 0
+    assert says in capsys.readouterr().out
+
+
+def test_a_budget_of_no_call_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", GOOD, "--set", "calib.max_calls=0"]) == 2
+    assert "calib.max_calls: it is 0; it must be at least 1" in capsys.readouterr().err
+
+
 def test_a_bare_config_means_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", GOOD, "--set", "model.type=Wan"]) == 2
     assert "model.type" in capsys.readouterr().err

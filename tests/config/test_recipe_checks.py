@@ -59,6 +59,8 @@ def test_methods_in_an_impossible_order_are_refused_with_the_reason(
         (["eval.steps=7"], "it is 7, and Timestep has scales for the steps of calib, where it is 20; write the same"),
         (["eval.sample_shift=5"], "it is 5.0, and Timestep has scales"),
         (["quant.video_gen.method=[{name: Timestep, timestep_sep: 20}]"], "calib runs 20 steps, so that none"),
+        (["calib.max_calls=16"], "max_calls is 16, and Timestep keeps scales for each of 20 steps, so that some would"),
+        (["calib.max_calls=20"], ""),
         (["quant.video_gen.act={bit: 8}"], "acts with `static: True`, and there is none"),
         (["quant.video_gen.act={bit: nvfp4, static: True}"], "Timestep cannot keep scales of nvfp4 for each step"),
         (["save={save_lightx2v: True, save_path: out}"], "it cannot store what the methods leave on a layer: steps"),

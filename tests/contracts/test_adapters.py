@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from llmc.calib.budget import ChosenCalls
 from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
@@ -135,8 +136,11 @@ def test_a_recording_that_is_left_early_has_every_call_and_every_row(family: Fam
         calls = [call for store in stores.values() for call in store.headers()]
         return len(videos), calls, [group.stats["rows"] for group in watched]
 
+    index, _, how = family.planned[0]
+    counts = family.adapter.call_counts(pipeline, how)
+    chosen = ChosenCalls({part: {index: range(count)} for part, count in counts.items()})
     whole = recorded()
-    left = recorded(until=until_seen(family.adapter, pipeline, [part.name for part in parts], groups))
+    left = recorded(until=until_seen(parts, chosen, groups))
     assert (whole[0], left[0]) == (1, 0) and whole[1] == left[1]
     assert all(torch.equal(one, other) for one, other in zip(whole[2], left[2], strict=True))
 

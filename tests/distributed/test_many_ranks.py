@@ -110,6 +110,22 @@ def test_each_recipe_gives_the_same_codes_by_any_number_of_ranks(name: str, stre
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_few_chosen_calls_are_the_same_by_any_number_of_ranks(count: int, tmp_path: Path) -> None:
+    """Two calls leave one of the three samples out."""
+    few = {"max_calls": count, "streamed": True}
+    for family, sections in {"WanI2V": ("video_gen",), "Wan2T2V": ("video_gen", "text_encoder")}.items():
+        folder = tmp_path / family
+        folder.mkdir()
+        quant = dict.fromkeys(sections, EXACT["AWQ"])
+        config = small_config(folder, samples=3, family=family, eval=None, quant=quant, save=FAKE, calib=few)
+        one, *others = [Job(folder / str(ranks), ranks, config) for ranks in (1, 2, 4)]
+        done(one, *others)
+        for other in others:
+            assert_alike(one, other)
+
+
+@pytest.mark.slow
 def test_two_experts_and_encoders_come_to_the_same_by_any_number_of_ranks(tmp_path: Path) -> None:
     smooth = {"method": {"name": "SmoothQuant", "alpha": "search"}, **INT8}
     one, *others = jobs(tmp_path, {"video_gen": smooth, "text_encoder": smooth}, "Wan2T2V")
