@@ -26,9 +26,9 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     else:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what earlier work freed, or it would hide what this needs
         Path("/proc/self/clear_refs").write_text("5")  # the highest point is forgotten
-        before = _status("VmRSS")
+        before = status("VmRSS")
     work()
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
     return peak - before
 
 
@@ -85,7 +85,8 @@ def fastest(work: Callable[[], object], device: torch.device, times: int) -> flo
     return min(timed(work, device).seconds for _ in range(times))
 
 
-def _status(key: str) -> int:
+def status(key: str) -> int:
+    """Bytes of this process, as the system says them."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
