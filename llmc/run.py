@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import torch
 
 from llmc import distributed
 from llmc.config.schema import Config
-from llmc.convert.lora import merge_lora
 from llmc.errors import ExportError
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.manifest import MANIFEST, UNFINISHED
 from llmc.log import log
-from llmc.models.base import check_adapter, schedule_of
+from llmc.models.base import check_adapter
 from llmc.models.encoders import encoder_parts
+from llmc.models.parts import Part
 from llmc.steps import float_run
 from llmc.steps.attention import check_attentions
 from llmc.steps.calibrate import calibrate
@@ -28,9 +27,10 @@ from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, versions, working_in
 from llmc.steps.judge import LESS, judge
 from llmc.steps.layer_checks import check_layers
+from llmc.steps.lending import lent_parts
 from llmc.steps.network import Network, prepare_all
 from llmc.steps.resume import calibration_journal, forget, judging_kept
-from llmc.steps.source import check_components, check_weights, load_pipeline, lora_tables, skeleton
+from llmc.steps.source import check_components, pipeline_around, skeleton
 from llmc.steps.summary import collect, describe
 
 
@@ -56,18 +56,13 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
         bare = skeleton(config.model, orders.keys())
         check_layers(adapter, bare, orders, outputs)
         check_attentions(bare, attention, outputs)
-        check_weights(config.model, bare)
-        pipeline = load_pipeline(config.model, str(device))
-        parts = adapter.parts(pipeline)
-        for part, lora in product(parts, config.model.lora):
-            if lora.part not in (None, part.name):
-                continue
-            changed = merge_lora(part.module, lora.path, lora.strength, lora_tables(adapter, part))
-            log.info("merged %s into %d modules of %s", lora.path.name, changed, part.name)
-        parts += encoder_parts(pipeline, adapter.encoders, config.quant.sections())
-        check_components(pipeline, parts)
+        parts, pipeline = lent_parts(config.model, bare, device), None
+        if needs_pipeline(config, parts, bare):
+            pipeline = pipeline_around(parts, config.model, device)
+            parts = [*adapter.parts(pipeline), *encoder_parts(pipeline, adapter.encoders, config.quant.sections())]
+            check_components(pipeline, parts)
         networks = prepare_all(parts, orders, outputs, attention, adapter.original)
-        judged = judged_sampling(config, schedule_of(pipeline))
+        judged = judged_sampling(config, adapter.index(config.model.path).schedule())
         for exporter in outputs:
             if (problem := exporter.schedule_problem(judged)) is not None:
                 raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
@@ -95,6 +90,11 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
     distributed.wait()
     forget(folder)
     return results
+
+
+def needs_pipeline(config: Config, parts: Sequence[Part], skeletons: Sequence[Part]) -> bool:
+    """Whether something has to run: plain rounding, and writing what it gave, takes no more than the weights."""
+    return config.eval is not None or config.observes() or len(parts) < len(skeletons)
 
 
 def judged_sampling(config: Config, schedule: Mapping[str, float]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Group:
 
     @property
     def device(self) -> torch.device:
-        return self.linears[0].weight.device
+        return self.linears[0].device
 
     def absmax(self) -> Tensor:
         """The largest magnitude of each input channel over the calibration, in the present basis."""

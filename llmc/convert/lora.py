@@ -1,4 +1,4 @@
-"""LoRAs merged into float weights, of a network or on the way to a file: weight + strength * alpha / rank * up @ down.
+"""LoRAs merged into float weights on their way to a network or a file: weight + strength * alpha / rank * up @ down.
 
 Every key of the file must find its parameter, its other half and a fitting shape, which headers alone tell, and hold
 numbers; only then is anything changed. Modules may be called as in either naming scheme; where a layer is one there and
@@ -17,13 +17,12 @@ from pathlib import Path
 import torch
 
 from llmc.convert.codes import quantized_layers
-from llmc.convert.deltas import Delta, Merged, summed
+from llmc.convert.deltas import Delta, Merged
 from llmc.convert.lora_file import FLAT, READ, SHOWN, read_lora
 from llmc.convert.names import Names, Place, Range
 from llmc.convert.safetensors_file import LazyTensor
 from llmc.errors import ExportError
 from llmc.finite import is_finite
-from llmc.renames import Original
 
 Shapes = Mapping[str, tuple[int, ...]]
 Meanings = Mapping[str, set[tuple[Place, ...]]]  # what a file may call a tensor -> what it may mean
@@ -36,26 +35,6 @@ class Lora:
     path: Path
     strength: float = 1.0
     alpha: float | None = None
-
-
-def merge_lora(module: torch.nn.Module, path: Path, strength: float, tables: Iterable[Original] = ()) -> int:
-    """Add a LoRA to the weights of `module`, or refuse and change nothing; returns how many modules changed.
-
-    Its keys may name modules as the network does, or as the right side of one of the `tables` does.
-    """
-    parameters = dict(module.named_parameters())
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    dtypes = {name: parameter.dtype for name, parameter in parameters.items()}
-    plan = _plan(Lora(path, strength), shapes, dtypes, _meanings(shapes, map(Names, tables)))
-    if absent := [name for name in plan if parameters[name].is_meta]:
-        raise ExportError(
-            f"{', '.join(absent[:SHOWN])} are on the meta device, without values; a LoRA is added to weights that are "
-            "there; load the weights first"
-        )
-    with torch.no_grad():
-        for name, deltas in plan.items():
-            parameters[name].copy_(summed(parameters[name], deltas))
-    return len({name.rpartition(".")[0] for name in plan})
 
 
 def with_loras(

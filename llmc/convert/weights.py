@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,35 @@ import torch
 
 from llmc.convert.checkpoint import Checkpoint, open_checkpoint
 from llmc.convert.names import Known, Names
-from llmc.convert.safetensors_file import LazyTensor
+from llmc.convert.safetensors_file import LazyTensor, make_rows
 from llmc.errors import ExportError
 from llmc.files.json_text import FileObject
 from llmc.models.networks import misfits, some
 from llmc.models.wan_config import to_diffusers
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")  # of the network, in files that hold a whole pipeline
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A tensor in another type."""
+
+    base: LazyTensor
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.base.shape)
+
+    @property
+    def bases(self) -> tuple[LazyTensor, ...]:
+        return (self.base,)
+
+    def make(self) -> torch.Tensor:
+        return self.base.make().to(self.dtype)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return make_rows(self.base, start, stop).to(self.dtype)
 
 
 def open_network(path: Path) -> Checkpoint:
@@ -40,12 +62,13 @@ def network_config(checkpoint: Checkpoint, default: Mapping[str, Any]) -> dict[s
     return FileObject(found, config.path) if isinstance(config, FileObject) else found
 
 
-def common_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The type of most elements."""
+def common_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
+    """The type of floats that most elements have; float32 where that is none to compute in."""
     sizes: Counter[torch.dtype] = Counter()
-    for tensor in checkpoint.tensors.values():
+    for tensor in tensors.values():
         sizes[tensor.dtype] += prod(tensor.shape)
-    return sizes.most_common(1)[0][0]
+    found = sizes.most_common(1)[0][0] if sizes else torch.float32
+    return found if found.is_floating_point and found.itemsize > 1 else torch.float32
 
 
 def find_weights(

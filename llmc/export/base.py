@@ -200,7 +200,8 @@ def unquantized_tensors(part: FinishedPart) -> dict[str, torch.Tensor]:
     owned = {f"{name}.{leaf}" for name in part.layers for leaf in ("weight", "bias")}
     tied = {name for name, _ in part.module.named_parameters(remove_duplicate=False)}
     tied -= {name for name, _ in part.module.named_parameters()}
-    return {name: tensor for name, tensor in part.module.state_dict().items() if name not in owned | tied}
+    state = part.module.state_dict(keep_vars=True)  # what is lent comes when it is written
+    return {name: tensor for name, tensor in state.items() if name not in owned | tied}
 
 
 def network_config(part: FinishedPart) -> dict[str, Any]:

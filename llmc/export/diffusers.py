@@ -153,13 +153,13 @@ def weight_tensors(layer: QuantLinear, multiplier: torch.Tensor | None) -> dict[
         "scale": kept(rounded.scale),
     }
     # in the model's type, in which the fake-quant model multiplies too
-    return tensors if multiplier is None else tensors | {"act_pre_scale": kept(multiplier.to(layer.weight.dtype))}
+    return tensors if multiplier is None else tensors | {"act_pre_scale": kept(multiplier.to(layer.dtype))}
 
 
 def tensor_class(layer: QuantLinear, attributes: list[str]) -> Tagged:
     """torchao's class of a quantized weight, and what it takes besides tensors."""
     dynamic = layer.spec.act is not None
-    common = {"block_size": [1, layer.in_features], "dtype": dtype_tag(layer.weight.dtype)}
+    common = {"block_size": [1, layer.in_features], "dtype": dtype_tag(layer.dtype)}
     assert layer.spec.weight is not None
     if layer.spec.weight.format.integer:
         act = tagged("QuantizeTensorToInt8Kwargs", granularity=PER_ROW, mapping_type=SYMMETRIC, reduce_range=False)

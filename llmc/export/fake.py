@@ -67,7 +67,6 @@ class FakeQuant(Exporter):
 
 def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     """Weight and bias of one layer in the original basis; float32, since a rounded weight is not exact in less."""
-    tensors = {
-        f"{name}.weight": LazyTensor(torch.float32, tuple(layer.weight.shape), lambda: layer.restored_weight().cpu())
-    }
+    shape = (layer.out_features, layer.in_features)
+    tensors = {f"{name}.weight": LazyTensor(torch.float32, shape, lambda: layer.restored_weight().cpu())}
     return tensors if layer.bias is None else tensors | {f"{name}.bias": kept(layer.bias)}

@@ -47,7 +47,7 @@ def absorbed_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
     for norm, multiplier in found.items():
         for leaf in ("weight", "bias"):
             if (tensor := tensors.get(f"{norm}.{leaf}")) is not None:
-                folded[f"{norm}.{leaf}"] = kept((tensor.float() * multiplier).to(tensor.dtype))
+                folded[f"{norm}.{leaf}"] = kept((tensor.detach().float() * multiplier).to(tensor.dtype))
     return folded | _modulations(tensors, found)
 
 
@@ -70,15 +70,15 @@ def left_multiplier(layer: QuantLinear, absorbed: Container[str]) -> torch.Tenso
 
 def transformed_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     """Weight and bias of one layer in its new basis, unrounded, in the model's own type."""
-    dtype = layer.weight.dtype
-    weight = LazyTensor(dtype, tuple(layer.weight.shape), lambda: layer.float_weight().to(dtype).cpu())
+    dtype = layer.dtype
+    weight = LazyTensor(dtype, (layer.out_features, layer.in_features), lambda: layer.float_weight().to(dtype).cpu())
     return {f"{name}.weight": weight, **bias_tensor(name, layer)}
 
 
 def bias_tensor(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     """The bias with what is folded into it, if there is one, in the model's own type."""
     bias = layer.float_bias()
-    return {} if bias is None else {f"{name}.bias": kept(bias.to(layer.weight.dtype))}
+    return {} if bias is None else {f"{name}.bias": kept(bias.to(layer.dtype))}
 
 
 def is_smoothed_at_run_time(tensors: Iterable[str]) -> bool:
@@ -96,7 +96,7 @@ def _modulations(
             linears[rows.linear].append((rows, multiplier))
 
     def make(name: str) -> torch.Tensor:
-        value = tensors[name].float()
+        value = tensors[name].detach().float()
         for rows, multiplier in linears[name.rpartition(".")[0]]:
             value = rows.folded(value, multiplier)
         return value.to(tensors[name].dtype).cpu()

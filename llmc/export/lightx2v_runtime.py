@@ -114,7 +114,7 @@ def network_keys(networks: Sequence[FinishedPart], folders: Mapping[str, Path], 
 
 def norm_without_weight(part: FinishedPart) -> bool:
     """Whether smoothing is left to the runtime: a norm that time modulates has no weight to fold it into."""
-    own = part.module.state_dict().keys()
+    own = part.module.state_dict(keep_vars=True).keys()
     return any(f"{norm}.weight" not in own for norm in multipliers(part))
 
 

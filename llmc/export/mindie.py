@@ -241,5 +241,5 @@ def float_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
     tensors = dict(unquantized_tensors(part))
     for name, layer in part.layers.items():
         if layer.state.rounded is None:
-            tensors |= {f"{name}.weight": layer.weight} | ({} if layer.bias is None else {f"{name}.bias": layer.bias})
+            tensors |= {f"{name}.weight": layer.master} | ({} if layer.bias is None else {f"{name}.bias": layer.bias})
     return {name: kept(tensor) for name, tensor in tensors.items()}

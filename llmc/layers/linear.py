@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 
 from llmc.layers.integer_sums import bias_in_units, sum_scale
 from llmc.layers.kernels import multiply, real_product
+from llmc.layers.lent import borrowed
 from llmc.layers.steps import StepGrids, running_step
 from llmc.layers.transforms import Scale, Transform
 from llmc.numerics.quantize import (
@@ -49,7 +50,7 @@ class QuantLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, spec: LayerSpec):
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
+        self._parameters["weight"], self.bias = layer._parameters["weight"], layer.bias
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.spec = spec
         self.state = LayerState()
@@ -71,6 +72,28 @@ class QuantLinear(nn.Module):
             y = y + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
         bias = self.float_bias()
         return y if bias is None else y.add_(bias.to(y.dtype))  # in place: nobody else has it
+
+    @property
+    def weight(self) -> Tensor:
+        """The float master weight; the values of one that is lent come now."""
+        return borrowed(self.master)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the float layer."""
+        return self.master.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.master.device
+
+    @property
+    def master(self) -> nn.Parameter:
+        """The parameter itself, whether or not its values are there."""
+        master = self._parameters["weight"]
+        assert master is not None
+        return master
 
     @property
     def multiplies_int8(self) -> bool:
@@ -186,7 +209,7 @@ class QuantLinear(nn.Module):
     def lowrank_product(self, channels: slice = slice(None)) -> Tensor:
         """What the branch adds to the weight."""
         if self.state.lowrank is None:
-            return torch.zeros_like(self.weight[channels], dtype=torch.float32)
+            return torch.zeros(self.out_features, self.in_features, device=self.device)[channels]
         up, down = self.state.lowrank
         return up[channels].float() @ down.float()
 
@@ -204,7 +227,7 @@ class QuantLinear(nn.Module):
         """Each value on the nearest point of its grid; some rows at a time, where none needs to know of others."""
         if self.mixes_outputs or not spec.rows_apart:
             return quantize(self.float_weight(), spec, self._common_scale(spec))
-        count = at_once(self.out_features, self.in_features, self.weight.device)
+        count = at_once(self.out_features, self.in_features, self.device)
         firsts = range(0, self.out_features, count)
         return joined([quantize(self.float_weight(slice(first, first + count)), spec) for first in firsts])
 

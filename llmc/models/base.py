@@ -18,6 +18,7 @@ from llmc.files.header import read_header
 from llmc.files.json_text import read_object, read_object_if_there
 from llmc.files.words import some
 from llmc.finite import is_finite
+from llmc.models.libraries import Loading
 from llmc.models.parts import Part
 from llmc.plugin import Plugin, Strict, discover
 from llmc.renames import Original, Renames
@@ -64,6 +65,17 @@ class PipelineIndex:
         """The component's config.json; empty if it has none."""
         path = self.files.get(component, self.folder / component) / "config.json"
         return read_object_if_there(path, AdapterError) or {}
+
+    def schedule(self) -> dict[str, float]:
+        """What is said of the noise schedule: its shift, and where the high-noise expert hands over."""
+        boundary = self.settings.get("boundary_ratio")
+        return {"shift": self.shift()} | ({} if boundary is None else {"boundary": float(boundary)})
+
+    def shift(self) -> float:
+        """How far the schedule is shifted towards noise; 1 if nothing is said of it."""
+        path = self.files.get("scheduler", self.folder / "scheduler") / "scheduler_config.json"
+        with Loading(f"the schedule in {path}"):
+            return shift_of(read_object_if_there(path, AdapterError) or {})
 
     def __str__(self) -> str:
         told = [name for name in sorted(self.components) if name.startswith("transformer_")]
@@ -200,16 +212,9 @@ def scheduled_steps(pipeline: Any, steps: int) -> int:
     return int(order) * (steps - 1) + 1
 
 
-def flow_shift(pipeline: Any) -> float:
-    """How far the pipeline's schedule is shifted towards noise; 1 if it says nothing of it."""
-    config = pipeline.scheduler.config
-    return float(config.get("flow_shift") or config.get("shift") or 1.0)
-
-
-def schedule_of(pipeline: Any) -> dict[str, float]:
-    """What a pipeline says of its noise schedule: its shift, and where the high-noise expert hands over."""
-    boundary = pipeline.config.get("boundary_ratio")
-    return {"shift": flow_shift(pipeline)} | ({} if boundary is None else {"boundary": float(boundary)})
+def shift_of(scheduler: Mapping[str, Any]) -> float:
+    """How far the schedule of a scheduler's configuration is shifted towards noise; 1 if it says nothing of it."""
+    return float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
 
 
 def multiples(height: int, width: int, of: int = 16) -> list[str]:

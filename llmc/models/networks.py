@@ -44,16 +44,25 @@ def empty_network(config: Mapping[str, Any]) -> torch.nn.Module:
 
 def filled_network(empty: torch.nn.Module, tensors: Mapping[str, Made], dtype: torch.dtype) -> torch.nn.Module:
     """Such a network with its tensors, in the types that diffusers would load them in."""
+    network = unfilled_network(empty)
+    state = {name: tensor.make().to(loaded_dtype(empty, name, dtype)) for name, tensor in tensors.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.requires_grad_(False)
+
+
+def unfilled_network(empty: torch.nn.Module) -> torch.nn.Module:
+    """Such a network of which only the parameters are still to come."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):  # rotary tables are computed, not stored
         network: torch.nn.Module = type(empty).from_config(empty.config)  # type: ignore[attr-defined]
-    precise = frozenset(network._keep_in_fp32_modules or ())  # type: ignore[arg-type]
-    state = {}
-    for name, tensor in tensors.items():
-        state[name] = tensor.make().to(torch.float32 if precise & set(name.split(".")) else dtype)
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+    return network.eval()
+
+
+def loaded_dtype(network: torch.nn.Module, tensor: str, dtype: torch.dtype) -> torch.dtype:
+    """The type that diffusers would load a tensor in, in a network of that type."""
+    precise = frozenset(getattr(network, "_keep_in_fp32_modules", None) or ())
+    return torch.float32 if precise & set(tensor.split(".")) else dtype
 
 
 def dtype_of(path: Path, torch_dtype: str, given: Mapping[str, torch.nn.Module]) -> torch.dtype:

@@ -159,7 +159,7 @@ class OpenSoraPlan(ModelAdapter):
         return OpenSoraPlanPipeline(
             tokenizer=tokenizer,
             text_encoder=load_text_encoder(places["text_encoder_path"], dtype).to(device),
-            transformer=load_network(path, dtype).to(device),
+            transformer=given.get("transformer") or load_network(path, dtype).to(device),
             scheduler=EulerAncestralDiscreteScheduler(),
             config=read_config(path),
             decode=decode,

@@ -16,10 +16,10 @@ from llmc.models.base import (
     Sample,
     Sampling,
     Video,
-    flow_shift,
     multiples,
     pipeline_index,
     quiet_libraries,
+    shift_of,
 )
 from llmc.models.components import small_components
 from llmc.models.generation import generate_video
@@ -261,7 +261,7 @@ def scheduler_for(pipeline: Any, sampling: Sampling) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     train_steps = scheduler.config.num_train_timesteps
-    euler = FlowMatchEulerDiscreteScheduler(train_steps, shift=sampling.shift or flow_shift(pipeline))
+    euler = FlowMatchEulerDiscreteScheduler(train_steps, shift=sampling.shift or shift_of(scheduler.config))
     # a pipeline asks for a number of steps; these are the ones it gets, before the shift
     euler.set_timesteps = partial(
         euler.set_timesteps, sigmas=[step / train_steps for step in sampling.denoising_step_list]

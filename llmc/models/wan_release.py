@@ -79,6 +79,9 @@ class Release(PipelineIndex):
             )
         return FileObject(to_diffusers(config, shapes), path / "config.json")
 
+    def shift(self) -> float:
+        return FLOW_SHIFT
+
 
 def read_release(folder: Path) -> Release | None:
     """What a release holds; None if the folder is none."""

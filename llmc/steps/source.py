@@ -13,23 +13,26 @@ from llmc.convert.checkpoint import Checkpoint, open_checkpoint
 from llmc.convert.encoders import encoder_weights, load_encoder
 from llmc.convert.lora_file import read_lora
 from llmc.convert.names import Names
-from llmc.convert.weights import common_dtype, find_weights, network_config, open_network
-from llmc.errors import AdapterError
+from llmc.convert.weights import find_weights, network_config, open_network
 from llmc.layers.finite import check_tensors
 from llmc.log import log
-from llmc.models.base import ModelAdapter
 from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
-from llmc.models.folder import tensor_shapes
-from llmc.models.networks import dtype_of, empty_network, filled_network, misfits
+from llmc.models.networks import dtype_of, empty_network, filled_network
 from llmc.models.parts import Part, Section
-from llmc.renames import Original
+from llmc.steps.lending import lent_parts
 
 
 def load_pipeline(model: ModelConfig, device: str) -> Any:
     """The float pipeline that the section describes."""
-    given = given_networks(model)
+    where = torch.device(device)
+    return pipeline_around(lent_parts(model, skeleton(model, ()), where), model, where)
+
+
+def pipeline_around(networks: Sequence[Part], model: ModelConfig, device: torch.device) -> Any:
+    """The float pipeline of networks that are there already."""
+    given = {network.name: network.module for network in networks}
     given |= released_components(model, given)
-    pipeline = model.adapter().load(model.path, model.torch_dtype, device, **given)
+    pipeline = model.adapter().load(model.path, model.torch_dtype, str(device), **given)
     for name, path in model.encoder_weights().items():
         if name not in given:
             load_encoder(getattr(pipeline, name), path)
@@ -64,45 +67,6 @@ def check_files(model: ModelConfig, parts: Sequence[Part]) -> None:
         read_lora(lora.path)
 
 
-def check_weights(model: ModelConfig, parts: Sequence[Part]) -> None:
-    """Refuse a pipeline folder whose networks lack tensors; libraries would go on without them."""
-    for part in parts:
-        files = sorted((model.path / part.name).glob("*.safetensors"))
-        if part.section != "video_gen" or part.name in model.networks() or not files:
-            continue
-        found = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
-        wanted = {name: tuple(tensor.shape) for name, tensor in part.module.state_dict().items()}
-        # what is there besides is of no harm: libraries leave it out
-        if lines := misfits({name: shape for name, shape in found.items() if name in wanted}, wanted):
-            text = "\n".join(
-                [f"{model.path / part.name} does not fit the network that its config.json describes:", *lines]
-            )
-            raise AdapterError(f"{text}\n  Copy or download that folder again.")
-
-
-def given_networks(model: ModelConfig) -> dict[str, torch.nn.Module]:
-    """The networks that come from elsewhere than a pipeline folder, by the part that they are."""
-    adapter = model.adapter()
-    released = {name: path for name, path in adapter.index(model.path).files.items() if name in adapter.networks}
-    places = {**released, **model.networks()}
-    opened = {name: open_network(path) for name, path in places.items()}
-    if not opened:
-        return {}
-    if model.torch_dtype == "auto" and "transformer" in opened:
-        dtype = common_dtype(opened["transformer"])
-    else:
-        dtype = dtype_of(model.path, model.torch_dtype, {})
-    given = {}
-    for part in adapter.skeleton(model.path, **_configs(model, opened)):
-        if part.name in opened:
-            path, tensors = places[part.name], opened[part.name].tensors
-            naming = Names(adapter.original(part.module))
-            found = find_weights(path, tensors, part.module.state_dict(), naming)
-            given[part.name] = filled_network(part.module, found, dtype)
-            log.info("read the weights of the %s from %s", part.name, path)
-    return given
-
-
 def released_components(model: ModelConfig, given: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
     """What a release holds beside its networks; what pictures go through is kept in float32, as pipelines do."""
     adapter = model.adapter()
@@ -131,11 +95,6 @@ def sources(model: ModelConfig) -> list[Path]:
         *model.networks().values(),
         *model.encoder_weights().values(),
     ]
-
-
-def lora_tables(adapter: ModelAdapter, part: Part) -> list[Original]:
-    """The tables that a LoRA of a part may be named by."""
-    return [table for table in (*adapter.renames.values(), adapter.original(part.module)) if table]
 
 
 def _configs(model: ModelConfig, opened: dict[str, Checkpoint]) -> dict[str, dict[str, Any]]:
