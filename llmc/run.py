@@ -32,13 +32,14 @@ from llmc.steps.network import Network, prepare_all
 from llmc.steps.resume import calibration_journal, forget, judging_kept
 from llmc.steps.source import check_components, pipeline_around, skeleton
 from llmc.steps.summary import collect, describe
+from llmc.steps.usage import counting
 
 
 def run(config: Config) -> Results:
     """Everything that a configuration asks for; results and report are in the run folder when it returns."""
     device = choose_device(config.base.device)
     check_adapter(type(config.model.adapter()), config.model.path)
-    with distributed.joined(device), working_in(config, writes=distributed.rank() == 0) as folder:
+    with distributed.joined(device), working_in(config, distributed.rank() == 0, device) as folder:
         return _run(config, device, folder)
 
 
@@ -48,29 +49,51 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
         folder.write_json("versions.json", versions())
         for note in config.source.notes if config.source else ():
             log.info("note: %s", note)
-    adapter, exporters = config.model.adapter(), config.save.targets()
     with folder.phase("load", "model.torch_dtype: bfloat16, half of float32; of a device: base.device: cpu"):
-        orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
-        outputs = [exporter for exporter, _ in exporters]
-        attention = config.attention_policy()
-        bare = skeleton(config.model, orders.keys())
-        check_layers(adapter, bare, orders, outputs)
-        check_attentions(bare, attention, outputs)
-        parts, pipeline = lent_parts(config.model, bare, device), None
-        if needs_pipeline(config, parts, bare):
-            pipeline = pipeline_around(parts, config.model, device)
-            parts = [*adapter.parts(pipeline), *encoder_parts(pipeline, adapter.encoders, config.quant.sections())]
-            check_components(pipeline, parts)
-        networks = prepare_all(parts, orders, outputs, attention, adapter.original)
-        judged = judged_sampling(config, adapter.index(config.model.path).schedule())
-        for exporter in outputs:
-            if (problem := exporter.schedule_problem(judged)) is not None:
-                raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
+        pipeline, networks, judged = load(config, device)
+    with counting(networks, folder.note_forward):
+        return work_on(config, pipeline, networks, judged, device, folder)
+
+
+def load(config: Config, device: torch.device) -> tuple[Any, list[Network], dict[str, Any]]:
+    """The pipeline, if something has to run, its networks made ready, and how what they make will be judged; refused
+    now where a target or a grid cannot take them."""
+    adapter, outputs = config.model.adapter(), [exporter for exporter, _ in config.save.targets()]
+    orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
+    attention = config.attention_policy()
+    bare = skeleton(config.model, orders.keys())
+    check_layers(adapter, bare, orders, outputs)
+    check_attentions(bare, attention, outputs)
+    parts, pipeline = lent_parts(config.model, bare, device), None
+    if needs_pipeline(config, parts, bare):
+        pipeline = pipeline_around(parts, config.model, device)
+        parts = [*adapter.parts(pipeline), *encoder_parts(pipeline, adapter.encoders, config.quant.sections())]
+        check_components(pipeline, parts)
+    networks = prepare_all(parts, orders, outputs, attention, adapter.original)
+    judged = judged_sampling(config, adapter.index(config.model.path).schedule())
+    for exporter in outputs:
+        if (problem := exporter.schedule_problem(judged)) is not None:
+            raise ExportError(f"{exporter.name} was asked for in `save`, and {problem}")
+    return pipeline, networks, judged
+
+
+def work_on(
+    config: Config,
+    pipeline: Any,
+    networks: Sequence[Network],
+    judged: Mapping[str, Any],
+    device: torch.device,
+    folder: RunFolder,
+) -> Results:
+    """Calibrate, export, judge and report."""
+    adapter, exporters = config.model.adapter(), config.save.targets()
     with folder.phase("calibrate", float_run.LESS):
         samples = config.calib_samples(adapter)
-        planned = [(i, sample, config.calib_sampling(i)) for i, sample in enumerate(samples)]
+        running = [] if pipeline is None else samples
+        planned = [(i, sample, config.calib_sampling(i)) for i, sample in enumerate(running)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
         max_calls = config.calib.max_calls if config.calib else None
+        attention = config.attention_policy()
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)
         seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal, max_calls)

@@ -29,6 +29,7 @@ from llmc.eval.results import (
     ordered,
 )
 from llmc.eval.video import GAIN, difference, read_video, write_video
+from llmc.log import byte_size
 
 WATCHED = ("float", BASELINE, QUANTIZED)  # videos beside each other; their difference comes last
 OPEN_LAYERS = 24  # rows of the layer table that are visible at once
@@ -106,6 +107,8 @@ def write_report(path: Path, results: Results, media: Path, max_samples: int = 6
         colour=_colour,
         label=_label,
         box=charts,
+        byte_size=byte_size,
+        on_device=any(took.device_bytes for took in results.phases.values()),
         config=yaml.safe_dump(results.model_dump(mode="json")["config"], sort_keys=False, allow_unicode=True),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

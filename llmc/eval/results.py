@@ -91,8 +91,17 @@ class CoverageResult(Strict):
     of: int  # that the sample has
 
 
+class PhaseResult(Strict):
+    """What one phase of the run took."""
+
+    seconds: float
+    forwards: float = 0.0  # of denoising networks, on all ranks; a block that ran by itself counts as its share
+    host_bytes: int = 0  # the most that one rank held at once, without what only maps files
+    device_bytes: int = 0  # the same of its device
+
+
 class Results(Strict):
-    """One run. `metrics` are means over the samples, `seconds` the time of each phase."""
+    """One run. `metrics` are means over the samples."""
 
     run: str
     name: str
@@ -103,7 +112,7 @@ class Results(Strict):
     versions: dict[str, str] = Field({})
     recipe: str
     config: dict[str, Any] = Field({})
-    seconds: dict[str, float] = Field({})
+    phases: dict[str, PhaseResult] = Field({})
     metrics: dict[str, Figures] = Field({})
     ratio: Figures = Field({})
     samples: list[SampleResult] = Field([])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import platform
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from llmc.convert.writer import write_json
 from llmc.lock import held
 from llmc.log import attach_file, log
 from llmc.memory import needed_for
+from llmc.steps.usage import Usage, measured
 
 PACKAGES = ("llmc", "torch", "diffusers", "transformers", "safetensors", "numpy", "qtorch", "imageio-ffmpeg")
 
@@ -32,17 +32,21 @@ class RunFolder:
 
     path: Path
     writes: bool
-    seconds: dict[str, float] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    phases: dict[str, Usage] = field(default_factory=dict)  # those that are over
+    now: Usage = field(default_factory=Usage)  # of the phase that goes on
 
     @contextmanager
     def phase(self, name: str, smaller: str) -> Iterator[None]:
-        """Time one phase of the run, and say what takes less memory in it where that does not suffice."""
-        start = time.monotonic()
-        try:
-            with needed_for(f"in the phase {name}", smaller):
-                yield
-        finally:
-            self.seconds[name] = round(time.monotonic() - start, 2)
+        """Measure one phase of the run, and say what takes less memory in it where that does not suffice."""
+        self.now = Usage()
+        with measured(self.now, self.device), needed_for(f"in the phase {name}", smaller):
+            yield
+        self.phases[name] = self.now
+
+    def note_forward(self, share: float) -> None:
+        """A network ran, or a share of it."""
+        self.now.forwards += share
 
     def write_json(self, name: str, value: Any) -> Path:
         write_json(self.path / name, value)
@@ -61,7 +65,7 @@ class RunFolder:
 
 
 @contextmanager
-def working_in(config: Config, writes: bool) -> Iterator[RunFolder]:
+def working_in(config: Config, writes: bool, device: torch.device | None = None) -> Iterator[RunFolder]:
     """The folder of the run, with its log. It and all others that are written to are for no other run while the body
     runs; a rank that does not write only knows where it is."""
     path = config.run_dir
@@ -73,7 +77,7 @@ def working_in(config: Config, writes: bool) -> Iterator[RunFolder]:
             stack.enter_context(attach_file(path / "run.log"))
             check_outputs(config)  # another run may have written there since it was checked
         try:
-            yield RunFolder(path, writes)
+            yield RunFolder(path, writes, device or torch.device("cpu"))
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(f"What was finished is kept in {path}: the run goes on there.")
             log.debug("interrupted %s", interrupt)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from llmc import distributed
 from llmc.algorithms.base import Algorithm
 from llmc.config.schema import Config
 from llmc.eval.compare import Comparison, compare_videos, mean_of
@@ -18,6 +19,7 @@ from llmc.eval.results import (
     AttentionResult,
     BlockResult,
     LayerResult,
+    PhaseResult,
     Results,
     SampleResult,
     ratios,
@@ -30,6 +32,7 @@ from llmc.steps.coverage import CoverageTable
 from llmc.steps.folder import RunFolder, versions
 from llmc.steps.judge import Judgement
 from llmc.steps.network import Network
+from llmc.steps.usage import Usage
 
 LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error")
 ATTENTION_COLUMNS = ("name", "spec", "quantized", "error")
@@ -51,7 +54,7 @@ def collect(
         run=str(folder.path), name=folder.path.name, created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
         device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
-        seconds=folder.seconds, layers=layers, attentions=attentions, rejected=rejections(networks),
+        phases=phase_results(folder.phases), layers=layers, attentions=attentions, rejected=rejections(networks),
         coverage=coverage.rows, warnings=[*coverage.warnings, *judged.pop("warnings", [])], **judged,
     )  # fmt: skip
     if folder.writes:
@@ -64,6 +67,20 @@ def collect(
             folder.write_table("attentions.csv", ATTENTION_COLUMNS, rows)
         write_report(folder.path / "report.html", results, media=folder.path)
     return results
+
+
+def phase_results(phases: Mapping[str, Usage]) -> dict[str, PhaseResult]:
+    """What the phases took: time on this rank, forwards of all ranks, the most memory of any."""
+    ranks = distributed.gather(dict(phases))
+    return {
+        name: PhaseResult(
+            seconds=usage.seconds,
+            forwards=round(sum(rank[name].forwards for rank in ranks), 2),
+            host_bytes=max(rank[name].host_bytes for rank in ranks),
+            device_bytes=max(rank[name].device_bytes for rank in ranks),
+        )
+        for name, usage in phases.items()
+    }
 
 
 def describe(config: Config) -> str:

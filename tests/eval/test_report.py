@@ -8,7 +8,7 @@ import pytest
 from llmc.eval.compare import compare_videos
 from llmc.eval.metrics.psnr import PSNR
 from llmc.eval.report import write_report
-from llmc.eval.results import BlockResult, LayerResult, Results, SampleResult
+from llmc.eval.results import BlockResult, LayerResult, PhaseResult, Results, SampleResult
 from llmc.eval.video import write_video
 from llmc.models.base import Video
 
@@ -75,7 +75,7 @@ def results(clip, tmp_path):
         checkpoint=HOSTILE,
         versions={HOSTILE: HOSTILE},
         config={"key": HOSTILE, HOSTILE: [1, 2]},
-        seconds={HOSTILE: 1.5},
+        phases={HOSTILE: PhaseResult(seconds=1.5, forwards=2.25, host_bytes=10**9)},
         metrics={**sample.metrics, HOSTILE: {"psnr": 1.0}},
         samples=[sample],
         blocks={"fake_quant": [BlockResult(name=HOSTILE, error=0.1), BlockResult(name="b", error=None)]},
