@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preloaded"])
 
+PATIENCE = 30.0  # seconds, after one of several has failed
 Main = Callable[[list[str]], int | None]  # given the words of a command line; returns the exit code
 
 
@@ -53,12 +55,24 @@ def run(words: Sequence[object], ranks: int = 1, main: Main = llmc) -> list[Ende
             start(words, output, group and {**group, "RANK": output.name, "LOCAL_RANK": output.name}, main)
             for output in outputs
         ]
-        for process in processes:
-            process.join()
+        _join(processes)
         return [
             Ended(process.exitcode, output.read_text(encoding="utf-8"))
             for process, output in zip(processes, outputs, strict=True)
         ]
+
+
+def _join(processes: Sequence[ForkServerProcess]) -> None:
+    """Wait for all of them; who waits for one that failed would wait for ever, and is ended."""
+    running = {process.sentinel: process for process in processes}
+    patience = None
+    while running and (ended := wait(list(running), patience)):
+        for process in [running.pop(sentinel) for sentinel in ended]:  # type: ignore[call-overload]
+            process.join()
+            patience = PATIENCE if process.exitcode else patience
+    for process in running.values():
+        process.kill()
+        process.join()
 
 
 def free_port() -> str:

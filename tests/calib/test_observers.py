@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -14,6 +9,8 @@ from llmc.calib.observers import OBSERVERS, PANEL, TOKENS, TURNED, WIDE, Awaited
 from llmc.calib.running import at_call
 from llmc.calib.store import Call
 from llmc.layers.steps import at_step
+from tests import processes
+from tests.calib import observing_ranks
 
 
 def observer_of(name: str, calls: int, max_rows: int, width: int) -> Observer:
@@ -89,65 +86,9 @@ def test_the_largest_magnitude_is_of_both_signs_and_shows_what_is_not_finite(dty
     assert torch.equal(observer.result(), every_other.abs().amax((0, 1)).float())
 
 
-RANKS = """
-import torch
-from torch import distributed
-from llmc.calib.finite import Finite
-from llmc.calib.observers import OBSERVERS, Awaited
-from llmc.calib.running import at_call
-from llmc.calib.store import Call
-from llmc.errors import CalibrationError
-from llmc.layers.steps import at_step
-from tests.distributed.ranks import in_ranks
-
-calls = [Call(sample, step, None, "", number=3 * sample + i) for sample in range(2) for i, step in enumerate((0, 1, 3))]
-inputs = [torch.randn(1, 50, 16, generator=torch.Generator().manual_seed(i)) * (i + 1) for i in range(len(calls))]
-
-
-def observed(some):
-    found = {name: make(Awaited(len(calls), 40, 16, torch.device("cpu"))) for name, make in OBSERVERS.items()}
-    for number in some:
-        with at_step(calls[number].step), at_call(calls[number]):
-            for observer in found.values():
-                observer.update(inputs[number], inputs[number] + 1)
-    return found
-
-
-def work(rank):
-    alone = {name: observer.result() for name, observer in observed(range(len(calls))).items()}
-    distributed.init_process_group("gloo")
-    own = ([3, 4, 5], [0, 1, 2], [])[rank]  # the last rank sees nothing
-    for name, observer in observed(own).items():
-        observer.reduce()
-        one, all = alone[name], observer.result()
-        exact = name not in ("gram", "cross", "gram64", "cross64", "mean")
-        assert one.shape == all.shape and one.dtype == all.dtype, name
-        assert one.equal(all) if exact else (one - all).norm() <= 1e-6 * one.norm(), name
-    assert alone["row_steps"].flatten().tolist() == 2 * ([0.0] * 6 + [1.0] * 6 + [3.0] * 6)
-    finite = Finite()
-    for number in own:
-        with at_call(calls[number]):
-            finite.see("it", torch.tensor([1.0, float("nan") if number in (2, 5) else 0.0]))
-    try:
-        finite.check()
-    except CalibrationError as error:
-        assert "it holds NaN or infinity, at first in call 2 (sample 0, step 3)" in str(error), error
-    else:
-        raise AssertionError("this rank was not told")
-    distributed.barrier()  # who leaves first would tear the connection of the others
-    distributed.destroy_process_group()
-
-
-in_ranks(3, work)
-"""
-
-
-def test_ranks_agree_on_what_one_would_measure_whoever_saw_it(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_ranks_agree_on_what_one_would_measure_whoever_saw_it() -> None:
+    ended = processes.run([], ranks=3, main=observing_ranks.main)
+    assert [rank.code for rank in ended] == [0] * 3, ended
 
 
 def test_sampled_rows_do_not_keep_the_tensors_that_they_were_taken_from() -> None:

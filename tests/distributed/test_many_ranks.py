@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.distributed import ranks
 from tests.end_to_end.small_run import small_config
+from tests.processes import run
 
 INT8 = {"weight": {"bit": 8, "granularity": "per_channel"}, "act": {"bit": 8, "granularity": "per_token"}}
 STATIC = INT8 | {"act": {"bit": 8, "granularity": "per_tensor", "static": True, "symmetric": False}}
@@ -41,12 +40,10 @@ class Job:
 
 def done(*jobs: Job) -> None:
     """Run them one after another."""
-    told = [[str(job.folder), job.ranks, str(job.config), job.overrides] for job in jobs]
-    command = [sys.executable, "-m", "tests.distributed.ranks", json.dumps(told)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, env=environment)
-    assert process.returncode == 0, process.stderr[-6000:]
     for job in jobs:
+        job.folder.mkdir()
+        ended = run([job.folder, job.config, *job.overrides], job.ranks, ranks.main)
+        assert [rank.code for rank in ended] == [0] * job.ranks, ended
         job.read()
 
 
@@ -67,9 +64,9 @@ def test_ranks_come_to_the_same_codes_as_one_even_if_some_have_no_sample(tmp_pat
     recipe = {"video_gen": {"method": {"name": "SmoothQuant", "alpha": "search"}, **INT8}}
     judged = small_config(tmp_path, samples=3, eval={"n_samples": 1}, quant=recipe)  # by the first of two ranks alone
     (tmp_path / "alone").mkdir()
-    alone = small_config(tmp_path / "alone", eval=None, quant=recipe)  # so that three of four ranks have nothing to see
-    one, two = (Job(tmp_path / f"judged{ranks}", ranks, judged) for ranks in (1, 2))
-    lone, lonely = (Job(tmp_path / f"alone{ranks}", ranks, alone) for ranks in (1, 4))
+    alone = small_config(tmp_path / "alone", eval=None, quant=recipe)  # so that two of three ranks have nothing to see
+    one, two = (Job(tmp_path / f"judged{count}", count, judged) for count in (1, 2))
+    lone, lonely = (Job(tmp_path / f"alone{count}", count, alone) for count in (1, 3))
     done(one, two, lone, lonely)
     assert_alike(one, two)
     assert_alike(lone, lonely)
@@ -95,7 +92,7 @@ def jobs(folder: Path, quant: dict[str, Any], family: str = "WanI2V", streamed: 
     """The same run by one, two and four ranks: of three samples, so that of four ranks one has none."""
     calib = {"streamed": streamed}
     config = small_config(folder, samples=3, family=family, eval=None, quant=quant, save=FAKE, calib=calib)
-    made = [Job(folder / str(ranks), ranks, config) for ranks in (1, 2, 4)]
+    made = [Job(folder / str(count), count, config) for count in (1, 2, 4)]
     done(*made)
     return made
 
