@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import string
 from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,29 @@ SENTENCES = [
 SPACE = "\u2581"
 
 
+def made_once(save: Callable[..., None]) -> Callable[..., None]:
+    """`save`, which makes each pipeline once in a process, and copies it for every other test that wants one."""
+
+    @cache
+    def made(**options: Any) -> Path:
+        folder = Path(mkdtemp(dir=_folder_of_the_process()))
+        save(folder, **options)
+        return folder
+
+    @wraps(save)
+    def copied(folder: Path, **options: Any) -> None:
+        shutil.copytree(made(**options), folder, dirs_exist_ok=True)
+
+    return copied
+
+
+@cache
+def _folder_of_the_process() -> str:
+    folder = TemporaryDirectory(prefix="tiny-pipelines-")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
 def t5_tokenizer() -> Any:
     """A T5 tokenizer of some words, and letters for all others; trained ones differ from one training to the next."""
     from transformers import T5Tokenizer
@@ -43,10 +70,10 @@ def t5_tokenizer() -> Any:
 
 
 def umt5(width: int) -> tuple[Any, torch.nn.Module]:
-    """A T5 tokenizer, and an UMT5 encoder of two blocks."""
+    """A T5 tokenizer, and an UMT5 encoder of two blocks; of two heads, each of which costs a table of 512 by 512."""
     from transformers import UMT5Config, UMT5EncoderModel
 
-    config = UMT5Config(vocab_size=512, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    config = UMT5Config(vocab_size=512, d_model=width, d_kv=width // 2, d_ff=64, num_layers=2, num_heads=2)
     return t5_tokenizer(), UMT5EncoderModel(config).eval()
 
 

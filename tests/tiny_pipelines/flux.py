@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from llmc.models.base import Sampling
-from tests.tiny_pipelines.common import Tiny, clip_text, clip_tokenizer, image_vae, t5
+from tests.tiny_pipelines.common import Tiny, clip_text, clip_tokenizer, image_vae, made_once, t5
 
 
+@made_once
 def save_flux(folder: Path, guided: bool = True) -> None:
     """FLUX.1: two blocks of each kind, of width 64; `guided` as dev is, and schnell is not."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel

@@ -9,9 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from llmc.models.base import Sampling
-from tests.tiny_pipelines.common import SENTENCES, Tiny, clip_text, clip_tokenizer
+from tests.tiny_pipelines.common import SENTENCES, Tiny, clip_text, clip_tokenizer, made_once
 
 
+@made_once
 def save_hunyuan(folder: Path) -> None:
     """HunyuanVideo: two blocks of each kind, of width 64, and one block that refines the text."""
     from diffusers import (

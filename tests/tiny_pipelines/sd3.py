@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from llmc.models.base import Sampling
-from tests.tiny_pipelines.common import Tiny, clip_text, clip_tokenizer, image_vae, t5
+from tests.tiny_pipelines.common import Tiny, clip_text, clip_tokenizer, image_vae, made_once, t5
 
 
+@made_once
 def save_sd3(folder: Path, dual: bool = True) -> None:
     """Three blocks of width 64; `dual`: SD3.5 medium's norms of q and k, and a second attention in the first block."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from llmc.models.base import Sampling
-from tests.tiny_pipelines.common import Tiny, umt5
+from tests.tiny_pipelines.common import Tiny, made_once, umt5
 
 
+@made_once
 def save_wan_t2v(folder: Path) -> None:
     """Wan2.1 text-to-video."""
     from diffusers import WanPipeline
@@ -21,6 +22,7 @@ def save_wan_t2v(folder: Path) -> None:
     WanPipeline(transformer=_transformer(), **_rest()).save_pretrained(folder)
 
 
+@made_once
 def save_wan_i2v(folder: Path, image_encoder: bool = True, layers: int = 2, width: int = 64) -> None:
     """Wan2.1 image-to-video; some kernels work in tiles that want it wider."""
     from diffusers import WanImageToVideoPipeline
@@ -33,6 +35,7 @@ def save_wan_i2v(folder: Path, image_encoder: bool = True, layers: int = 2, widt
     WanImageToVideoPipeline(transformer=transformer, **_rest(), **encoder).save_pretrained(folder)
 
 
+@made_once
 def save_wan_flf2v(folder: Path) -> None:
     """Wan2.1 between two frames: each image makes 17 tokens, which are told apart by their positions."""
     from diffusers import WanImageToVideoPipeline
@@ -43,6 +46,7 @@ def save_wan_flf2v(folder: Path) -> None:
     WanImageToVideoPipeline(transformer=transformer, **_rest(), **_image_encoder()).save_pretrained(folder)
 
 
+@made_once
 def save_wan_vace(folder: Path) -> None:
     """Wan2.1 VACE: three blocks, and two that carry the condition to the first and the last of them."""
     from diffusers import WanVACEPipeline, WanVACETransformer3DModel
@@ -52,6 +56,7 @@ def save_wan_vace(folder: Path) -> None:
     WanVACEPipeline(transformer=transformer, **_rest()).save_pretrained(folder)
 
 
+@made_once
 def save_wan22(folder: Path, image: bool) -> None:
     """Wan2.2 with two experts; the first step of two is above the boundary, the second below."""
     from diffusers import WanImageToVideoPipeline, WanPipeline
@@ -62,6 +67,7 @@ def save_wan22(folder: Path, image: bool) -> None:
     kind(**experts, **_rest(), boundary_ratio=0.875).save_pretrained(folder)
 
 
+@made_once
 def save_wan22_ti2v(folder: Path) -> None:
     """Wan2.2 TI2V: 48 channels, and a time of its own for each token."""
     from diffusers import WanPipeline
