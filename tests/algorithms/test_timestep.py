@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +26,7 @@ from llmc.calib.store import CallStore
 from llmc.calib.teacher import relative_error, teacher_forced_errors
 from llmc.layers.linear import LayerState, QuantLinear, in_mode
 from llmc.layers.steps import at_step, running_step
-from llmc.models.base import Sampling
+from llmc.models.base import Sample, Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.quantize import static_grid
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -46,30 +48,42 @@ def grid(symmetric: bool = True) -> LayerSpec:
     )
 
 
+class Float:
+    """A float pipeline, and its calls in so many steps, recorded once."""
+
+    def __init__(self, folder: Path) -> None:
+        save_wan_i2v(folder / "model")
+        save_samples(folder / "samples")
+        self.samples = list(enumerate(read_samples(folder / "samples", needs_image=True)))
+        self.pipeline: Any = WanI2V().load(folder / "model", "auto", "cpu")
+        self.calls = cache(self._calls)
+
+    def planned(self, steps: int) -> list[tuple[int, Sample, Sampling]]:
+        sampling = Sampling(height=32, width=32, num_frames=5, steps=steps, guidance_scale=2.0, seed=3)
+        return [(index, sample, sampling) for index, sample in self.samples]
+
+    def _calls(self, steps: int) -> CallStore:
+        calls, (part,) = CallStore(), WanI2V().parts(self.pipeline)
+        record_calls(WanI2V(), self.pipeline, [part], self.planned(steps), {part.name: calls}, keep_outputs=True)
+        return calls
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wan")
-    save_wan_i2v(folder / "model")
-    save_samples(folder / "samples")
-    return folder
+def floats(tmp_path_factory: pytest.TempPathFactory) -> Float:
+    return Float(tmp_path_factory.mktemp("wan"))
 
 
 class Quantized:
     """A pipeline after a recipe, and the calls of the float run that it was calibrated on."""
 
     def __init__(
-        self, folder: Path, recipe: Sequence[Algorithm], steps: int = STEPS, streamed: bool = False,
+        self, floats: Float, recipe: Sequence[Algorithm], steps: int = STEPS, streamed: bool = False,
         symmetric: bool = True,
     ) -> None:  # fmt: skip
-        self.adapter = WanI2V()
-        self.pipeline: Any = self.adapter.load(folder / "model", "auto", "cpu")
-        part = self.adapter.parts(self.pipeline)[0]
+        pipeline, self.calls = deepcopy(floats.pipeline), floats.calls(steps)
+        (part,) = WanI2V().parts(pipeline)
         self.network: Network = prepare(part, Policy(grid(symmetric)), (), recipe)
-        sampling = Sampling(height=32, width=32, num_frames=5, steps=steps, guidance_scale=2.0, seed=3)
-        self.planned = [(i, s, sampling) for i, s in enumerate(read_samples(folder / "samples", needs_image=True))]
-        self.calls = CallStore()
-        record_calls(self.adapter, self.pipeline, [part], self.planned, {part.name: self.calls}, keep_outputs=True)
-        calibrate(self.adapter, self.pipeline, [self.network], self.planned, 64, streamed)
+        calibrate(WanI2V(), pipeline, [self.network], floats.planned(steps), 64, streamed)
 
     def reaches(self) -> dict[str, dict[int, list[tuple[float, float]]]]:
         """What each linear reads in its present basis in the float model: layer -> step -> (low, high) of each call."""
@@ -99,9 +113,9 @@ class Quantized:
 
 
 @pytest.mark.parametrize(("streamed", "smoothed"), [(False, True), (True, False)], ids=["smoothed", "streamed"])
-def test_each_row_reaches_as_far_as_the_calls_of_its_step(folder: Path, streamed: bool, smoothed: bool) -> None:
+def test_each_row_reaches_as_far_as_the_calls_of_its_step(floats: Float, streamed: bool, smoothed: bool) -> None:
     before = (SmoothQuant(gate=False),) if smoothed else ()
-    quantized = Quantized(folder, (*before, Timestep(range="absmax")), streamed=streamed)
+    quantized = Quantized(floats, (*before, Timestep(range="absmax")), streamed=streamed)
     reaches = quantized.reaches()
     for name, layer in quantized.network.layers.items():
         assert layer.state.steps is not None and layer.state.steps.filled == ()
@@ -109,8 +123,8 @@ def test_each_row_reaches_as_far_as_the_calls_of_its_step(folder: Path, streamed
         assert layer.state.steps.scale.tolist() == pytest.approx(wanted, rel=2e-5), name
 
 
-def test_an_asymmetric_row_spans_its_step(folder: Path) -> None:
-    quantized = Quantized(folder, (Timestep(range="absmax"),), symmetric=False)
+def test_an_asymmetric_row_spans_its_step(floats: Float) -> None:
+    quantized = Quantized(floats, (Timestep(range="absmax"),), symmetric=False)
     reaches = quantized.reaches()
     for name, layer in quantized.network.layers.items():
         steps = layer.state.steps
@@ -123,9 +137,9 @@ def test_an_asymmetric_row_spans_its_step(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("rule", "symmetric"), [("absmax", True), ("output", False)])
-def test_with_one_step_it_is_static(folder: Path, rule: Any, symmetric: bool) -> None:
-    ours = Quantized(folder, (Timestep(range=rule),), steps=1, symmetric=symmetric)
-    one = Quantized(folder, (Static(range=rule),), steps=1, symmetric=symmetric)
+def test_with_one_step_it_is_static(floats: Float, rule: Any, symmetric: bool) -> None:
+    ours = Quantized(floats, (Timestep(range=rule),), steps=1, symmetric=symmetric)
+    one = Quantized(floats, (Static(range=rule),), steps=1, symmetric=symmetric)
     for name, layer in ours.network.layers.items():
         static = one.network.layers[name].state.static
         assert static is not None and static[0] is not None and layer.state.steps is not None
@@ -135,8 +149,8 @@ def test_with_one_step_it_is_static(folder: Path, rule: Any, symmetric: bool) ->
     assert ours.error() == one.error() > 0
 
 
-def test_judging_takes_each_call_in_its_own_step(folder: Path) -> None:
-    quantized = Quantized(folder, (Timestep(),))
+def test_judging_takes_each_call_in_its_own_step(floats: Float) -> None:
+    quantized = Quantized(floats, (Timestep(),))
     with in_mode(quantized.network.layers.values(), "quantized"):
         found = teacher_forced_errors(quantized.network.part, quantized.calls, CPU)
         for call in quantized.calls.calls(CPU):
@@ -149,8 +163,8 @@ def test_judging_takes_each_call_in_its_own_step(folder: Path) -> None:
             assert len(set(errors)) == STEPS
 
 
-def test_the_true_reach_beats_the_mean_of_those_of_the_calls(folder: Path) -> None:
-    quantized = Quantized(folder, (Static(range="absmax"),))
+def test_the_true_reach_beats_the_mean_of_those_of_the_calls(floats: Float) -> None:
+    quantized = Quantized(floats, (Static(range="absmax"),))
     error, reaches = quantized.error(), quantized.reaches()
     for name, layer in quantized.network.layers.items():
         calls = [ends for step in reaches[name].values() for ends in step]
@@ -160,14 +174,14 @@ def test_the_true_reach_beats_the_mean_of_those_of_the_calls(folder: Path) -> No
     assert error < quantized.error()
 
 
-def test_layers_are_judged_by_rows_in_the_steps_that_they_are_of(folder: Path) -> None:
-    ours, one = Quantized(folder, (Timestep(range="absmax"),)), Quantized(folder, (Static(range="absmax"),))
+def test_layers_are_judged_by_rows_in_the_steps_that_they_are_of(floats: Float) -> None:
+    ours, one = Quantized(floats, (Timestep(range="absmax"),)), Quantized(floats, (Static(range="absmax"),))
     errors = [fmean(error.recipe for error in each.network.errors.values()) for each in (ours, one)]
     assert errors[0] < errors[1]
 
 
-def test_what_no_call_told_of_is_said(folder: Path) -> None:
-    quantized = Quantized(folder, (Timestep(),))
+def test_what_no_call_told_of_is_said(floats: Float) -> None:
+    quantized = Quantized(floats, (Timestep(),))
     assert filled_steps([quantized.network]) == []
     network = replace(quantized.network, recipe=(Timestep(),))
     for layer in network.layers.values():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import first_tensor
 from llmc.errors import AdapterError, CalibrationError
-from llmc.layers.linear import in_mode
+from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
 from llmc.models.base import Sample, Sampling, Video
+from llmc.models.parts import Part
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
@@ -45,9 +47,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def pipeline(folder: Path) -> Any:
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Any:
     return WanI2V().load(folder / "model", "auto", "cpu")
+
+
+@pytest.fixture
+def pipeline(loaded: Any) -> Any:
+    return deepcopy(loaded)
 
 
 @pytest.fixture
@@ -60,13 +67,25 @@ def planned(folder: Path) -> list[tuple[int, Sample, Sampling]]:
     return [(i, sample, SAMPLING) for i, sample in enumerate(samples)]
 
 
-def record(pipeline: Any, network: Network, folder: Path, store: CallStore) -> list[Video]:
-    return record_calls(WanI2V(), pipeline, [network.part], planned(folder), {"transformer": store}, keep_outputs=True)
+def record(pipeline: Any, part: Part, folder: Path, store: CallStore) -> list[Video]:
+    return record_calls(WanI2V(), pipeline, [part], planned(folder), {"transformer": store}, keep_outputs=True)
 
 
-def test_every_call_knows_its_sample_step_timestep_and_branch(pipeline: Any, network: Network, folder: Path) -> None:
-    store = CallStore()
-    videos = record(pipeline, network, folder, store)
+@pytest.fixture(scope="module")
+def recorded(loaded: Any, folder: Path) -> tuple[CallStore, list[Video]]:
+    """The calls of the float network, and the videos that were made meanwhile."""
+    pipeline, store = deepcopy(loaded), CallStore()  # weights as they were read may lie where products round otherwise
+    videos = record(pipeline, WanI2V().parts(pipeline)[0], folder, store)
+    return store, videos
+
+
+@pytest.fixture
+def store(recorded: tuple[CallStore, list[Video]]) -> CallStore:
+    return recorded[0]
+
+
+def test_every_call_knows_its_sample_step_timestep_and_branch(recorded: tuple[CallStore, list[Video]]) -> None:
+    store, videos = recorded
     calls = store.headers()
     assert [(c.sample, c.step, c.branch) for c in calls] == [
         (sample, step, branch) for sample in (0, 1) for step in (0, 1, 2) for branch in ("cond", "uncond")
@@ -77,9 +96,7 @@ def test_every_call_knows_its_sample_step_timestep_and_branch(pipeline: Any, net
     assert not torch.equal(videos[0].latents, videos[1].latents)
 
 
-def test_a_tensor_that_calls_share_is_kept_once(pipeline: Any, network: Network, folder: Path) -> None:
-    store = CallStore()
-    record(pipeline, network, folder, store)
+def test_a_tensor_that_calls_share_is_kept_once(store: CallStore) -> None:
     # of each sample: two prompts, one image, and per call a latent, a timestep shared by both branches, and an output
     calls = list(store.calls("cpu"))
     prompts = {call.kwargs["encoder_hidden_states"].data_ptr() for call in calls}
@@ -93,7 +110,7 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(pipeline: Any, netwo
     store = CallStore()
     observation = Observation(network.groups, STATISTICS, 12, 64)
     with observation.watching():
-        record(pipeline, network, folder, store)
+        record(pipeline, network.part, folder, store)
     observation.attach()
     at_once = {group.name: group.stats for group in network.groups}
     seen: dict[str, list[torch.Tensor]] = {}
@@ -110,10 +127,8 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(pipeline: Any, netwo
 @pytest.mark.parametrize("early", [frozenset(), frozenset({"gram"})], ids=["rounding only", "also before"])
 @torch.no_grad()
 def test_a_second_look_sees_what_the_rounded_linears_before_give(
-    pipeline: Any, network: Network, folder: Path, early: frozenset[str]
+    network: Network, store: CallStore, early: frozenset[str]
 ) -> None:
-    store = CallStore()
-    record(pipeline, network, folder, store)
     needs = frozenset({"gram", "rows"})
     stream = BlockStream(
         network.part, network.blocks, store, needs, 64, CPU, "quantized", within=True, early=early
@@ -133,29 +148,31 @@ def test_a_second_look_sees_what_the_rounded_linears_before_give(
                 layer.round()
         assert torch.equal(first[block.groups[0].name], block.groups[0].stats["gram"])
         with in_mode(network.layers.values(), "float"), in_mode(block.linears.values(), "quantized"):
-            for group in block.groups[1:] if block.name == "blocks.0" else []:
-                wanted = gram_of(network, group, store)
+            groups = block.groups[1:] if block.name == "blocks.0" else []
+            for group, wanted in zip(groups, grams_of(network, groups, store), strict=True):
                 torch.testing.assert_close(group.stats["gram"], wanted, rtol=1e-4, atol=1e-4)
         last = block.stages[-1][0]
         assert last.name not in first or not torch.equal(first[last.name], last.stats["gram"])
 
 
-def gram_of(network: Network, group: Group, store: CallStore) -> torch.Tensor:
-    """x^T x of a group's input over whole forwards, in the float model's basis."""
-    read: list[torch.Tensor] = []
-    hook = group.linears[0].register_forward_pre_hook(lambda layer, args: read.append(args[0].flatten(0, -2)))
-    for call in store.calls("cpu"):
+def grams_of(network: Network, groups: Sequence[Group], store: CallStore) -> list[torch.Tensor]:
+    """x^T x of each group's input over whole forwards, in the float model's basis."""
+    read: dict[QuantLinear, list[torch.Tensor]] = {group.linears[0]: [] for group in groups}
+    hooks = [layer.register_forward_pre_hook(lambda layer, args: read[layer].append(args[0])) for layer in read]
+    for call in store.calls("cpu") if groups else ():
         network.part.module(*call.args, **call.kwargs)
-    hook.remove()
-    x = torch.cat(read)
-    for transform in group.linears[0].state.transforms:
-        x = transform.undo(x)
-    return x.T @ x
+    for hook in hooks:
+        hook.remove()
+    grams = []
+    for layer, inputs in read.items():
+        x = torch.cat([each.flatten(0, -2) for each in inputs])
+        for transform in layer.state.transforms:
+            x = transform.undo(x)
+        grams.append(x.T @ x)
+    return grams
 
 
-def test_a_wrong_block_order_is_refused(pipeline: Any, network: Network, folder: Path) -> None:
-    store = CallStore()
-    record(pipeline, network, folder, store)
+def test_a_wrong_block_order_is_refused(network: Network, store: CallStore) -> None:
     turned = replace(network.part, blocks=tuple(reversed(network.part.blocks)))
     with pytest.raises(AdapterError, match=r"blocks\.1"):
         list(BlockStream(turned, network.blocks[::-1], store, STATISTICS, 8, CPU))
@@ -169,15 +186,13 @@ def test_a_value_error_in_the_pipeline_ends_the_recording_with_that_error(
 
     pipeline.scheduler.step = fail
     with pytest.raises(ValueError, match="the scheduler is broken"):
-        record(pipeline, network, folder, CallStore())
+        record(pipeline, network.part, folder, CallStore())
 
 
 @torch.no_grad()
 def test_later_blocks_see_the_errors_of_earlier_ones_when_quantized_outputs_are_propagated(
-    pipeline: Any, network: Network, folder: Path
+    network: Network, store: CallStore
 ) -> None:
-    store = CallStore()
-    record(pipeline, network, folder, store)
     rows: dict[str, list[torch.Tensor]] = {}
     for propagate in ("float", "quantized"):
         for block in BlockStream(network.part, network.blocks, store, STATISTICS, 64, CPU, propagate):  # type: ignore[arg-type]
@@ -189,7 +204,7 @@ def test_later_blocks_see_the_errors_of_earlier_ones_when_quantized_outputs_are_
 
 
 def test_a_recording_on_disk_is_read_by_the_next_run(
-    pipeline: Any, network: Network, folder: Path, tmp_path: Path
+    pipeline: Any, network: Network, folder: Path, recorded: tuple[CallStore, list[Video]], tmp_path: Path
 ) -> None:
     one_by_one = dict(enumerate(planned(folder)))
 
@@ -201,8 +216,7 @@ def test_a_recording_on_disk_is_read_by_the_next_run(
     again = cached_recording(
         tmp_path / "float", ["transformer"], [0, 1], lambda sample, stores: pytest.fail("recorded twice")
     )
-    store = CallStore()
-    at_once = record(pipeline, network, folder, store)
+    store, at_once = recorded
     for video, kept, read in zip(at_once, fresh.videos, again.videos, strict=True):
         assert torch.equal(video.frames, kept.frames) and torch.equal(video.frames, read.frames)
     for before, kept, read in zip(
