@@ -26,6 +26,11 @@ def teacher_forced_errors(part: Part, store: CallStore, device: torch.device) ->
     return errors
 
 
+def every_error(errors: StepErrors) -> list[float]:
+    """Those of all calls."""
+    return [error for steps in errors.values() for calls in steps.values() for error in calls]
+
+
 def relative_error(value: Tensor, reference: Tensor) -> float:
     """|value - reference|^2 / |reference|^2 in float32: the power of the error as a share of the signal's."""
     difference, reference = value.float() - reference.float(), reference.float()

@@ -13,7 +13,7 @@ import torch
 from llmc.calib.kept import Kept
 from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import Outputs, move_on, output_of
-from llmc.calib.teacher import first_tensor, relative_error, teacher_forced_errors
+from llmc.calib.teacher import every_error, first_tensor, relative_error, teacher_forced_errors
 from llmc.layers.linear import in_mode
 from llmc.log import log, progress
 from llmc.steps.network import Network
@@ -112,7 +112,6 @@ def encoder_errors(position: str, network: Network, store: CallStore, kept: Kept
 
     def make() -> list[float]:
         with in_position([network], position):
-            found = teacher_forced_errors(network.part, store, device)
-        return [error for steps in found.values() for errors in steps.values() for error in errors]
+            return every_error(teacher_forced_errors(network.part, store, device))
 
     return kept.made(f"{network.part.name}.replay", make)

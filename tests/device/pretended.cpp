@@ -341,6 +341,7 @@ TORCH_LIBRARY(pretended, library) {
   library.def("held() -> int", [] { return held; });
   library.def("peak() -> int", [] { return peak; });
   library.def("counts() -> Dict(str, int)", counted_calls);
+  library.def("forget_peak() -> ()", [] { peak = held; });
   library.def("forget() -> ()", forget);
 }
 

@@ -130,6 +130,8 @@ def _module(device: Pretended) -> ModuleType:
         "set_device": lambda device: None,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda device=None: torch.ops.pretended.forget_peak(),
+        "max_memory_allocated": lambda device=None: torch.ops.pretended.peak(),
         "manual_seed_all": lambda seed: None,
         "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
         "get_rng_state": lambda device=None: torch.get_rng_state(),

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from llmc.algorithms.base import Algorithm
-from llmc.calib.teacher import teacher_forced_errors
+from llmc.calib.teacher import every_error, teacher_forced_errors
 from llmc.layers.linear import in_mode
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
 from llmc.steps.calibrate import calibrate
-from llmc.steps.positions import every_error
 from tests.device.conftest import Tiny
 from tests.slices import slow_if
 

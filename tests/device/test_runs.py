@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from llmc.__main__ import main
-from llmc.calib.teacher import teacher_forced_errors
+from llmc.calib.teacher import every_error, teacher_forced_errors
 from llmc.config.document import read_document
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
-from llmc.steps.positions import MODES, every_error, in_position
+from llmc.steps.positions import MODES, in_position
 from llmc.verify.run import verify
 from tests.configs.test_recipes_run import RECIPES, SERVED, cases, changed, save_model
 from tests.device.conftest import Tiny
