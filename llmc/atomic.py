@@ -68,9 +68,13 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_folder(purpose: str) -> Iterator[Path]:
-    """A folder in TMPDIR for what is needed while the body runs."""
-    with _folder_of_ours(Path(tempfile.gettempdir()), _scratch(purpose)) as folder:
+def scratch_folder(purpose: str, place: Path | None = None) -> Iterator[Path]:
+    """A folder in TMPDIR for what is needed while the body runs; or in another place, where what killed processes left
+    goes now."""
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(place, _scratch(purpose))
+    with _folder_of_ours(place or Path(tempfile.gettempdir()), _scratch(purpose)) as folder:
         yield folder
 
 

@@ -53,6 +53,11 @@ def share(items: Sequence[T]) -> list[tuple[int, T]]:
     return [(index, item) for index, item in enumerate(items) if index % world() == rank()]
 
 
+def ranks_here() -> int:
+    """How many ranks share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world()))
+
+
 def reduce(value: torch.Tensor, how: Literal["max", "min", "sum"]) -> torch.Tensor:
     """Combine a tensor over all ranks, in place."""
     if _on():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from llmc.errors import OutOfMemory
 from llmc.log import byte_size
@@ -14,6 +16,8 @@ from llmc.log import byte_size
 SHORT = re.compile(r"out of memory|can(?:'|no)t allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 DEVICE = re.compile(r"\b(\w+) out of memory")
 ASKED = re.compile(r"(?:allocate|mmap) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)")
+MACHINE = Path("/proc/meminfo")
+CONTAINER = Path("/sys/fs/cgroup")  # of the group of processes that this one is in, where it is limited
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -26,6 +30,15 @@ def needed_for(work: str, advice: str) -> Iterator[None]:
         if not _is_shortage(error):
             raise
         raise OutOfMemory(f"{work}: {_shortage(str(error))}\n  What takes less: {advice}.") from error
+
+
+def available_memory() -> int:
+    """Bytes that this process can still have on the host, as far as the system tells."""
+    found = re.search(r"MemAvailable: +(\d+) kB", MACHINE.read_text()) if MACHINE.is_file() else None
+    machine = int(found[1]) * 1024 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, used = CONTAINER / "memory.max", CONTAINER / "memory.current"
+    most = limit.read_text().strip() if limit.is_file() and used.is_file() else "max"
+    return machine if most == "max" else min(machine, max(0, int(most) - int(used.read_text())))
 
 
 def _is_shortage(error: Exception) -> bool:

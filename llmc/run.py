@@ -96,7 +96,8 @@ def work_on(
         attention = config.attention_policy()
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)
-        seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal, max_calls)
+        memory = config.base.memory
+        seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal, max_calls, memory)
         made = adapter.call_counts(pipeline, planned[0][2]) if planned else {}
         coverage = coverage_table(seen, networks, samples, made)
     with folder.phase("export", "one target at a time, or other programs ended: what was calibrated is kept"):

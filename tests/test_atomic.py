@@ -95,3 +95,12 @@ def test_scratch_of_a_killed_process_is_removed_and_nothing_else(
         remove_abandoned_scratch()
         assert names(tmp_path) == sorted([ours.name, "llmc-calls-of-last-year"]) and abandoned != ours.name
     assert names(tmp_path) == ["llmc-calls-of-last-year"]
+
+
+def test_scratch_in_a_place_of_its_own_goes_with_the_next_one_there(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", KILLED_WITH_SCRATCH], env=environment, check=False)
+    assert len(names(tmp_path)) == 1
+    with scratch_folder("calls", tmp_path) as first, scratch_folder("calls", tmp_path) as second:
+        assert names(tmp_path) == sorted([first.name, second.name])
+    assert names(tmp_path) == []

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llmc.errors import OutOfMemory
-from llmc.memory import needed_for
+from llmc.memory import available_memory, needed_for
 
 LIMIT = 10**9
 
@@ -72,3 +72,13 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as found, needed_for("making the float videos", "fewer eval.num_frames"):
         raise error
     assert found.value is error
+
+
+def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.current").write_text("3000\n")
+    monkeypatch.setattr("llmc.memory.CONTAINER", tmp_path)
+    for limit, most in {"5000": 2000, "1000": 0}.items():
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert available_memory() == most
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 5000

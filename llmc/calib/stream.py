@@ -16,14 +16,11 @@ from llmc.calib.group import Group
 from llmc.calib.observation import Observation, See, reading
 from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore, map_tree
+from llmc.calib.streams import Outputs, Room, Streams
 from llmc.errors import AdapterError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.steps import at_step
 from llmc.models.parts import Part
-
-# of one call: the output of the last finished block of each class, or of each block whose class is lasting
-Outputs = dict[type | int, Any]
-
 
 # what rounding methods need; rows stay those of the first look
 SECOND_LOOK = frozenset({"gram", "cross", "gram64", "cross64", "range", "step_range"})
@@ -114,7 +111,8 @@ class BlockStream:
     comes with its stages, and observes each but the first again on what its own linears give once they are rounded:
     what is taken then (`SECOND_LOOK`) need not be taken before, unless it is one of the `early` statistics. What the
     first block reads is float in any case: who observed it during the recording says that it is known. The first
-    `finished` blocks are done, and only run. Of several ranks each has calls of its own, or none.
+    `finished` blocks are done, and only run. Of several ranks each has calls of its own, or none. What blocks give in
+    each call is kept in a `room`, that of float blocks beside it.
     """
 
     def __init__(
@@ -130,17 +128,19 @@ class BlockStream:
         first_is_known: bool = False,
         early: frozenset[str] = frozenset(),
         finished: int = 0,
+        room: Room | None = None,
     ) -> None:
         self.part, self.blocks, self.store, self.device = part, blocks, store, device
         self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
         self.first_is_known, self.early, self.finished = first_is_known, early, finished
         store.number_over_ranks()
-        self.streams: list[Outputs] = [{} for _ in range(len(store))]
-        self.float_streams: list[Outputs] = [{} for _ in range(len(store))] if {"cross", "cross64"} & needs else []
+        room = Room() if room is None else room
+        self.streams = Streams(len(store), room)
+        self.float_streams = Streams(len(store), room) if {"cross", "cross64"} & needs else None
+        self.float_outputs = Streams(len(store), room)  # of the block at work: it may be observed again
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[BlockStep]:
-        float_outputs: list[Any] = []
         for index, block in enumerate(self.blocks[self.finished :], self.finished):
             starts = index == self.finished  # then no stream has been through any block yet
             before = self.blocks[0 if starts else index - 1 : index]
@@ -152,13 +152,13 @@ class BlockStream:
                 looks += [(groups, self.needs - SECOND_LOOK | self.early) for groups in later]
                 block.observe_again = partial(self._observe_again, index)
             if index or not self.first_is_known:
-                float_outputs = self._observe(index, looks, ahead, len(ahead) if starts else 0)
+                self._observe(index, looks, ahead, len(ahead) if starts else 0)
             for finished in before:
                 finished.put_away()
             yield block
             block.observe_again = None
-            for stream, output in zip(self.float_streams, float_outputs, strict=True):
-                stream[_key(self.part, index)] = output
+            if self.float_streams is not None:
+                self.float_streams.take(self.float_outputs)
         for last in self.blocks[-1:]:
             last.put_away()
 
@@ -169,16 +169,16 @@ class BlockStream:
         ahead: Sequence[BlockStep] = (),
         float_ahead: int = 0,
         again: bool = False,
-    ) -> list[Any]:
+    ) -> None:
         """What groups read over all calls. The streams first move on to what the blocks just `ahead` of this one make
         of them, the float streams beside to what so many float blocks make; float ones then to what this block makes
-        of them. What it makes of the float streams beside, which later looks at it still read, is returned."""
+        of them. What it makes of the float streams beside waits, since later looks at it still read these."""
         halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
         groups = [group for some, _ in looks for group in some]
         observations = [Observation(some, needs, self.store.total, self.max_rows) for some, needs in looks]
         seeing = {group.name: observation.see for observation in observations for group in observation.groups}
-        float_outputs = []
-        for number, (call, stream) in enumerate(zip(self.store.calls(self.device), self.streams, strict=True)):
+        key = _key(self.part, index)
+        for number, call in enumerate(self.store.calls(self.device)):
             inputs: dict[str, Tensor] = {}
 
             def see_alone(name: str, x: Tensor) -> None:
@@ -187,19 +187,18 @@ class BlockStream:
             def see_beside(name: str, reference: Tensor, inputs: dict[str, Tensor] = inputs) -> None:
                 seeing[name](name, inputs.pop(name), reference)
 
-            see = inputs.__setitem__ if self.float_streams else see_alone
+            see = see_alone if self.float_streams is None else inputs.__setitem__
             with self._as_propagated(ahead), at_call(call):
-                output = self._run(index, call, stream, groups, see, halt, len(ahead))
-            if not halt:
-                stream[_key(self.part, index)] = output
-            if self.float_streams:
+                moved, output = self._run(index, call, self.streams.get(number), groups, see, halt, len(ahead))
+            self.streams.put(number, moved if halt else moved | {key: output})
+            if self.float_streams is not None:
                 with in_mode(self.blocks[index].linears.values(), "float"), at_call(call):
-                    float_stream = self.float_streams[number]
-                    output = self._run(index, call, float_stream, groups, see_beside, again, float_ahead)
-                    float_outputs.append(output)
+                    float_stream = self.float_streams.get(number)
+                    moved, output = self._run(index, call, float_stream, groups, see_beside, again, float_ahead)
+                self.float_streams.put(number, moved)
+                self.float_outputs.put(number, {} if again else {key: output})
         for observation in observations:
             observation.attach()
-        return float_outputs
 
     @torch.no_grad()
     def _observe_again(self, index: int, groups: Sequence[Group]) -> None:
@@ -219,15 +218,15 @@ class BlockStream:
 
     def _running_order(self, index: int, ahead: Sequence[BlockStep]) -> list[list[str]]:
         """The names of the groups of each stage, told from the first call."""
-        block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), dict(self.streams[0])
+        block, call, stream = self.blocks[index], next(iter(self.store.calls(self.device))), self.streams.get(0)
         ran: dict[str, Tensor] = {}
         without: dict[str, Tensor] = {}
         with self._as_propagated(ahead):
-            self._run(index, call, stream, block.groups, ran.__setitem__, live=len(ahead))
+            moved, _ = self._run(index, call, stream, block.groups, ran.__setitem__, live=len(ahead))
         with ExitStack() as hooks:
             for layer in block.linears.values():
                 hooks.callback(layer.register_forward_hook(lambda *io: torch.zeros_like(io[-1])).remove)
-            self._run(index, call, stream, block.groups, without.__setitem__)
+            self._run(index, call, stream | moved, block.groups, without.__setitem__)
         free = [name for name in ran if torch.equal(ran[name], without[name])]
         return [free, *([name] for name in ran if name not in free)]
 
@@ -247,9 +246,9 @@ class BlockStream:
         see: See,
         halt: bool = False,
         live: int = 0,
-    ) -> Any:
-        """The block's output in one call, while what its groups read is seen; `halt` leaves once all have been. The
-        stream moves on to what the `live` blocks before it give."""
+    ) -> tuple[Outputs, Any]:
+        """What the `live` blocks before it and the block itself give in one call, while what its groups read is seen;
+        `halt` leaves once all have been."""
         waiting = {group.name for group in groups}
 
         def see_or_leave(name: str, x: Tensor) -> None:
@@ -261,10 +260,8 @@ class BlockStream:
         with reading(groups, see_or_leave):
             outputs = _on(self.device, stream)
             output = run_to_block(self.part, index, call, outputs, live)
-        for position in range(index - live, index):
-            key = _key(self.part, position)
-            stream[key] = _to_host(outputs[key])
-        return _to_host(output)
+        moved = [_key(self.part, position) for position in range(index - live, index)]
+        return {key: _to_host(outputs[key]) for key in moved}, _to_host(output)
 
 
 @contextmanager

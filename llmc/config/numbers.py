@@ -1,5 +1,6 @@
 """Numbers and texts in the schema, and how large they can be: a switch is no number, and neither is infinity."""
 
+import re
 from math import isfinite
 from typing import Annotated, Any
 
@@ -26,6 +27,21 @@ def _is_a_number(value: Any) -> Any:
     return value
 
 
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kMGT]i?)?B", re.IGNORECASE)
+
+
+def _bytes_meant(value: Any) -> Any:
+    """`8GB` is 8 * 1000**3 bytes, `8GiB` 8 * 1024**3."""
+    if not isinstance(value, str):
+        return value
+    if (found := SIZE.fullmatch(value.strip())) is None:
+        raise ValueError("it is no size; write a number and its unit, such as 8GB, 500MB or 16GiB")
+    number, unit = found[1], (found[2] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(number) * base ** (1 + "kmgt".index(unit[0]))) if unit else int(float(number))
+
+
+ByteCount = Annotated[StrictInt, BeforeValidator(_bytes_meant, json_schema_input_type=int | str), Field(ge=0)]
 Seed = Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
 Side = Annotated[StrictInt, Field(ge=1, le=MAX_SIDE)]
 Frames = Annotated[StrictInt, Field(ge=1, le=MAX_FRAMES)]

@@ -14,7 +14,7 @@ from llmc.calib.budget import FEW, LARGE
 from llmc.calib.samples import read_samples
 from llmc.config.document import Source
 from llmc.config.model import ModelConfig
-from llmc.config.numbers import MAX_LISTED, MAX_STEPS, Frames, Glob, Number, Prompt, Seed, Side, Steps
+from llmc.config.numbers import MAX_LISTED, MAX_STEPS, ByteCount, Frames, Glob, Number, Prompt, Seed, Side, Steps
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
@@ -32,7 +32,7 @@ else:
     AnyMetric = by_name("llmc.eval.metrics", Metric)
 
 
-OUTPUTS = {"base": {"run_dir"}, "eval": {"output_video_path"}, "save": {"save_path", "overwrite"}}
+WITHOUT_EFFECT = {"base": {"run_dir", "memory"}, "eval": {"output_video_path"}, "save": {"save_path", "overwrite"}}
 
 
 class BaseConfig(Strict):
@@ -46,6 +46,11 @@ class BaseConfig(Strict):
         "auto",
         pattern=r"^(auto|cpu|(cuda|npu)(:[0-9]{1,2})?)$",
         description="auto, cpu, cuda, npu, or one of several such as cuda:1",
+    )
+    memory: ByteCount | None = Field(
+        None,
+        description="memory of the host for what blocks give in each call, such as 8GB; what goes beyond lies in files "
+        "of the run folder; default: half of what is free",
     )
 
 
@@ -303,7 +308,7 @@ class Config(Strict):
 
     def fingerprint(self, *but: str) -> str:
         """The same for the same work, wherever its output goes: sha256 over all else, `but` for some sections."""
-        work = self.model_dump(mode="json", exclude=OUTPUTS | dict.fromkeys(but, True))
+        work = self.model_dump(mode="json", exclude=WITHOUT_EFFECT | dict.fromkeys(but, True))
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from math import isfinite
 from typing import Any, Literal
 
@@ -21,10 +21,11 @@ from llmc.calib.observation import Observation
 from llmc.calib.sample_journal import SampleJournal
 from llmc.calib.store import CallStore
 from llmc.calib.stream import BlockStream
+from llmc.calib.streams import Room
 from llmc.errors import CalibrationError
 from llmc.layers.linear import in_mode
 from llmc.log import log, progress
-from llmc.memory import needed_for
+from llmc.memory import available_memory, needed_for
 from llmc.models.base import ModelAdapter
 from llmc.models.parts import Part
 from llmc.steps.attention import calibrate_attentions
@@ -44,9 +45,10 @@ def calibrate(
     max_attention_error: float | None = None,
     journal: Journal | None = None,
     max_calls: MaxCalls = None,
+    memory: int | None = None,
 ) -> Coverage:
     """Quantize every block by its network's recipe; returns which calls were observed, of each part by itself: all, or
-    at most `max_calls`.
+    at most `max_calls`. What grows with calls has so much `memory`, half of what is free if that is not said.
 
     The samples that are `planned` are shared among the ranks, which all come to the same, as one of them would alone.
     `streamed` gathers statistics block by block over recorded calls, not all at once; so do recipes that ask for it,
@@ -102,7 +104,7 @@ def calibrate(
             store = samples.stores[network.part.name]
             if network.part.name in observations:
                 observations[network.part.name].attach()
-            quantize_on_calls(network, store, max_rows, network.first_is_like_float, journal)
+            quantize_on_calls(network, store, max_rows, network.first_is_like_float, journal, memory)
         for network in attending:
             attend(network, samples.stores[network.part.name], max_attention_error, journal)
     if journal is not None:
@@ -164,15 +166,20 @@ def quantize_on_calls(
     max_rows: int,
     first_is_known: bool = False,
     journal: Journal | None = None,
+    memory: int | None = None,
 ) -> None:
-    """Quantize a network block by block over recorded calls; the first block may have been observed already."""
+    """Quantize a network block by block over recorded calls; the first block may have been observed already. What
+    `memory` does not hold of the streams lies beside the `journal`."""
     device = next(network.part.module.parameters()).device
     propagate: Literal["quantized", "float"] = "quantized" if network.sequential else "float"
-    blocks = BlockStream(
-        network.part, network.blocks, store, network.needs, max_rows, device, propagate, network.within_block,
-        first_is_known, network.early_needs, network.finished,
-    )  # fmt: skip
-    with progress(f"streaming {network.part.name}", len(network.unfinished)) as advance:
+    memory = available_memory() // (2 * distributed.ranks_here()) if memory is None else memory
+    with ExitStack() as stack:
+        room = stack.enter_context(Room(memory, None if journal is None else journal.folder))
+        advance = stack.enter_context(progress(f"streaming {network.part.name}", len(network.unfinished)))
+        blocks = BlockStream(
+            network.part, network.blocks, store, network.needs, max_rows, device, propagate, network.within_block,
+            first_is_known, network.early_needs, network.finished, room,
+        )  # fmt: skip
         for block in blocks:
             finish(block, network, journal)
             advance()

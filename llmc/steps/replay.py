@@ -12,7 +12,8 @@ import torch
 
 from llmc.calib.kept import Kept
 from llmc.calib.store import Call, CallStore
-from llmc.calib.stream import Outputs, move_on, output_of
+from llmc.calib.stream import move_on, output_of
+from llmc.calib.streams import Outputs
 from llmc.calib.teacher import every_error, first_tensor, relative_error, teacher_forced_errors
 from llmc.layers.linear import in_mode
 from llmc.log import log, progress

@@ -9,6 +9,7 @@ from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.config.load import load_config
 from llmc.config.quant import ActConfig, NetworkConfig, WeightConfig
 from llmc.config.schema import Config
+from llmc.errors import ConfigError
 from tests.config.conftest import Write
 
 ACT = {"bit": 8}
@@ -115,10 +116,33 @@ def test_the_evaluation_takes_steps_and_seed_from_the_rest(config: Config, good:
 
 
 def test_the_fingerprint_tells_work_apart_and_not_places(config: Config, good: str, write: Write) -> None:
-    moved = load_config(write(good), ["save.save_path=/elsewhere", "base.run_dir=here", "eval.output_video_path=there"])
+    places = ["save.save_path=/elsewhere", "base.run_dir=here", "eval.output_video_path=there"]
+    moved = load_config(write(good), [*places, "base.memory=1GB"])
     assert moved.fingerprint() == config.fingerprint() and len(config.fingerprint()) == 64
     for change in ("base.seed=1", "quant.video_gen.special.alpha=0.5", "calib.n_samples=1", "quant.video_gen.act=null"):
         assert load_config(write(good), [change]).fingerprint() != config.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("8GB", 8 * 10**9),
+        ("1.5 gb", 15 * 10**8),
+        ("16GiB", 16 * 2**30),
+        ("20kB", 20_000),
+        ("7B", 7),
+        ("0", 0),
+        ("9", 9),
+    ],
+)
+def test_memory_is_written_with_its_unit(written: str, size: int, good: str, write: Write) -> None:
+    assert load_config(write(good), [f"base.memory={written}"]).base.memory == size
+
+
+@pytest.mark.parametrize("written", ["8 GX", "much", "-1", "True", "1.5", "GB"])
+def test_what_is_no_size_is_refused(written: str, good: str, write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"base\.memory"):
+        load_config(write(good), [f"base.memory={written}"])
 
 
 def test_the_run_folder_is_named_after_file_and_work(config: Config, good: str, write: Write) -> None:

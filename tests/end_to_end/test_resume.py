@@ -71,6 +71,12 @@ def test_a_run_that_was_asked_to_end_at_any_time_goes_on_too(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_run_that_was_killed_with_its_streams_in_files_gives_the_same(tmp_path: Path) -> None:
+    config = method_config(tmp_path / "config", "GPTQ", base={"memory": "20kB"}, calib={"max_calls": 3})
+    assert_goes_on(config, tmp_path, ["recording", "calibration", "judging"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True], ids=["", "streamed"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_was_killed_at_any_time_gives_the_same_as_one_that_was_not(
