@@ -98,7 +98,7 @@ def work_on(
         journal = calibration_journal(config, samples, device, folder)
         memory = config.base.memory
         seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal, max_calls, memory)
-        made = adapter.call_counts(pipeline, planned[0][2]) if planned else {}
+        made = adapter.call_counts(pipeline, planned[0][2]) if seen.calls else {}
         coverage = coverage_table(seen, networks, samples, made)
     with folder.phase("export", "one target at a time, or other programs ended: what was calibrated is kept"):
         checkpoint = export(config, networks, exporters, folder, judged)

@@ -19,8 +19,9 @@ def chosen_calls(
     adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, max_calls: MaxCalls = None
 ) -> ChosenCalls:
     """The calls of each denoising network that are observed and kept, each spread over its own steps. Samples differ
-    in their noise, and are else made alike. A network that needs calls and would get none is refused."""
-    if not planned:
+    in their noise, and are else made alike. A network that needs calls and would get none is refused; where none needs
+    any there may be no pipeline to count them by."""
+    if not planned or not any(network.needs or network.attentions for network in networks):
         return ChosenCalls()
     samples, how = [index for index, _, _ in planned], planned[0][2]
     made, branches = adapter.call_counts(pipeline, how), len(adapter.branches_of(how))
@@ -45,7 +46,7 @@ def calls_wanted(network: Network, max_calls: MaxCalls) -> int | None:
     """How many calls of a network are to be looked at; None: all."""
     if max_calls != "auto":
         return max_calls
-    weights = sum(layer.weight.numel() for layer in network.layers.values())
+    weights = sum(layer.in_features * layer.out_features for layer in network.layers.values())
     ranges = network.needs & RANGES or any(not attention.spec.dynamic for attention in network.attentions.values())
     return None if weights < LARGE or ranges else FEW
 
@@ -59,21 +60,16 @@ def samples_to_run(networks: Sequence[Network], planned: Planned, chosen: Chosen
 
 def tell_budget(adapter: ModelAdapter, pipeline: Any, planned: Planned, chosen: ChosenCalls) -> None:
     """Say how much of the float run is observed, and how much of it is made for that, where it is not all."""
-    made = adapter.call_counts(pipeline, planned[0][2]) if planned else {}
+    made = adapter.call_counts(pipeline, planned[0][2])
     for part in chosen.places:
-        observed, whole = chosen.total(part), made[part] * len(planned)
-        if observed < whole:
-            log.info(
-                "of %s %d of %d calls are observed, spread over samples, steps and branches", part, observed, whole
-            )
+        if (observed := chosen.total(part)) < (whole := made[part] * len(planned)):
+            log.info("of %s %d of %d calls are observed", part, observed, whole)
     forwards, whole = (
-        sum(forwards_of(chosen, made, sample) for sample, _, _ in planned),
+        sum(forwards_of(chosen, made, index) for index, _, _ in planned),
         sum(made.values()) * len(planned),
     )
     if forwards < whole:
-        log.info(
-            "the float run takes %d of %d calls: each sample is left at the last that is observed", forwards, whole
-        )
+        log.info("the float run makes %d of %d calls: it leaves each sample at the last of these", forwards, whole)
 
 
 def forwards_of(chosen: ChosenCalls, made: Mapping[str, int], sample: int) -> int:

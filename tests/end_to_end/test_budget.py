@@ -35,7 +35,7 @@ def test_a_run_looks_at_the_calls_that_its_budget_chooses_and_says_which(tmp_pat
         (0, "0,2", 2, 6), (1, "0", 1, 6), (2, "1", 1, 6)
     ]  # fmt: skip
     log = (tmp_path / "few" / "run" / "run.log").read_text()
-    assert "of transformer 4 of 18 calls are observed" in log and "the float run takes 11 of 18 calls" in log
+    assert "of transformer 4 of 18 calls are observed" in log and "the float run makes 11 of 18 calls" in log
     assert "transformer saw sample 0: steps 0,2, 2 of 6 calls" in log
     assert "<td>2 of 6</td>" in (tmp_path / "few" / "run" / "report.html").read_text()
     assert not same(few, exported(tmp_path / "all"))
