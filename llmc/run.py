@@ -89,8 +89,7 @@ def work_on(
     adapter, exporters = config.model.adapter(), config.save.targets()
     with folder.phase("calibrate", float_run.LESS):
         samples = config.calib_samples(adapter)
-        running = [] if pipeline is None else samples
-        planned = [(i, sample, config.calib_sampling(i)) for i, sample in enumerate(running)]
+        planned = [(i, sample, config.calib_sampling(i)) for i, sample in enumerate(samples)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
         max_calls = config.calib.max_calls if config.calib else None
         attention = config.attention_policy()
