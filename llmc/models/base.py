@@ -195,6 +195,11 @@ class ModelAdapter(Plugin):
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
 
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        """What a call of one of its networks is given, but for switches: tensors on the meta device, floats in
+        float32 whatever the network's type is. Empty: it is not known, and no cost can be told from it."""
+        return {}
+
     def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
         """The calls of one step, in order."""
         return self.branches if sampling.guidance_scale > 1 else self.branches[:1]
@@ -215,6 +220,11 @@ def scheduled_steps(pipeline: Any, steps: int) -> int:
 def shift_of(scheduler: Mapping[str, Any]) -> float:
     """How far the schedule of a scheduler's configuration is shifted towards noise; 1 if it says nothing of it."""
     return float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
+
+
+def like(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor of a shape and type, without values."""
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def multiples(height: int, width: int, of: int = 16) -> list[str]:

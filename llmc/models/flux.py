@@ -7,8 +7,17 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Sample, Sampling, multiples
-from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer, of_diffusers
+from llmc.models.base import PipelineIndex, Sample, Sampling, like, multiples
+from llmc.models.mmdit import (
+    DOUBLE_STREAM,
+    IMAGE,
+    SINGLE_STREAM,
+    TEXT,
+    JointTransformer,
+    image_compression,
+    of_diffusers,
+    text_tokens,
+)
 from llmc.models.parts import Layout
 from llmc.renames import Fused, Original, Renames, Swapped
 
@@ -82,6 +91,21 @@ class Flux(JointTransformer):
     @classmethod
     def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
         return multiples(height, width)
+
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        config: Any = network.config
+        side = 2 * image_compression(index)  # four latents are a token
+        image = (sampling.height // side) * (sampling.width // side)
+        text = text_tokens(index, "tokenizer_2", 512 if config.guidance_embeds else 256)
+        return {
+            "hidden_states": like(1, image, config.in_channels),
+            "timestep": like(1),
+            "guidance": like(1) if config.guidance_embeds else None,
+            "pooled_projections": like(1, config.pooled_projection_dim),
+            "encoder_hidden_states": like(1, text, config.joint_attention_dim),
+            "txt_ids": like(text, 3),
+            "img_ids": like(image, 3),
+        }
 
     def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:
         # schnell was trained on 256 tokens of text, dev on 512

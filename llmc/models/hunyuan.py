@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import Sample, Sampling, multiples
-from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer
+from llmc.models.base import PipelineIndex, Sample, Sampling, like, multiples
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer, text_tokens
 from llmc.models.parts import Layout
 from llmc.renames import Fused, Original, Swapped
 
@@ -70,6 +70,8 @@ ORIGINAL: Original = (
     ("proj_out", "final_layer.linear"),
 )  # fmt: skip
 
+TEXT_TOKENS = 256  # beside the words set around a prompt
+
 LAYOUT: Layout = {
     "HunyuanVideoTransformerBlock": DOUBLE_STREAM,
     "HunyuanVideoSingleTransformerBlock": SINGLE_STREAM,
@@ -102,6 +104,21 @@ class HunyuanVideo(JointTransformer):
             problems.append(f"num_frames is {num_frames}; HunyuanVideo makes 4k + 1 frames, such as {nearest}")
         return problems
 
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        config: Any = network.config
+        vae = index.config("vae")
+        space, time = vae.get("spatial_compression_ratio", 8), vae.get("temporal_compression_ratio", 4)
+        sizes = (sampling.num_frames - 1) // time + 1, sampling.height // space, sampling.width // space
+        text = text_tokens(index, "tokenizer", TEXT_TOKENS)
+        return {
+            "hidden_states": like(1, config.in_channels, *sizes),
+            "timestep": like(1),
+            "encoder_hidden_states": like(1, text, config.text_embed_dim),
+            "encoder_attention_mask": like(1, text),
+            "pooled_projections": like(1, config.pooled_projection_dim),
+            "guidance": like(1) if config.guidance_embeds else None,
+        }
+
     def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
         pipeline = super().load(path, torch_dtype, device, **given)
         pipeline.vae.enable_tiling()  # a whole video at once would need more memory than the transformer
@@ -112,6 +129,6 @@ class HunyuanVideo(JointTransformer):
             prompt=sample.prompt,
             num_frames=sampling.num_frames,
             guidance_scale=sampling.guidance_scale,
-            max_sequence_length=min(256, pipeline.tokenizer.model_max_length),  # beside the words set around a prompt
+            max_sequence_length=min(TEXT_TOKENS, pipeline.tokenizer.model_max_length),
             **common,
         ).frames[0]

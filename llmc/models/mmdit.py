@@ -11,7 +11,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video, pipeline_index, quiet_libraries
+from llmc.errors import AdapterError
+from llmc.files.json_text import read_object_if_there
+from llmc.models.base import (
+    ModelAdapter,
+    OnStep,
+    PipelineIndex,
+    Sample,
+    Sampling,
+    Video,
+    pipeline_index,
+    quiet_libraries,
+)
 from llmc.models.components import small_components
 from llmc.models.generation import generate_video
 from llmc.models.libraries import Loading
@@ -66,6 +77,19 @@ SINGLE_STREAM = (
 def of_diffusers(*modules: str) -> Renames:
     """The table of a target that runs diffusers' own network, whose outermost modules these are."""
     return tuple((module, module) for module in modules)
+
+
+def text_tokens(index: PipelineIndex, tokenizer: str, most: int) -> int:
+    """How many tokens a prompt is made into."""
+    said: Mapping[str, Any] = (
+        read_object_if_there(index.folder / tokenizer / "tokenizer_config.json", AdapterError) or {}
+    )
+    return int(min(most, said.get("model_max_length") or most))
+
+
+def image_compression(index: PipelineIndex) -> int:
+    """Pixels of a latent's side, of an autoencoder of images."""
+    return int(2 ** (len(index.config("vae").get("block_out_channels", (0,) * 4)) - 1))
 
 
 class JointTransformer(ModelAdapter):

@@ -25,6 +25,7 @@ from llmc.models.base import (
     Sample,
     Sampling,
     Video,
+    like,
     multiples,
     quiet_libraries,
     stored_dtype,
@@ -172,6 +173,19 @@ class OpenSoraPlan(ModelAdapter):
     def parts(self, pipeline: OpenSoraPlanPipeline) -> list[Part]:
         return [_part(pipeline.transformer, pipeline.config)]
 
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        config: Any = network.config
+        frames, height, width = latent_sizes(sampling)
+        return {
+            "hidden_states": like(1, config.in_channels, frames, height, width),
+            "encoder_hidden_states": like(1, TEXT_TOKENS, config.caption_channels),
+            "encoder_attention_mask": like(1, TEXT_TOKENS, dtype=torch.int64),
+            "timestep": like(1),
+            "image_rotary_emb": rotary_tables(
+                config, (frames, height // 2, width // 2), torch.device("meta"), torch.float32
+            ),
+        }
+
     def generate(
         self, pipeline: OpenSoraPlanPipeline, sample: Sample, sampling: Sampling, on_step: OnStep | None = None
     ) -> Video:
@@ -182,8 +196,7 @@ class OpenSoraPlan(ModelAdapter):
         guided = sampling.guidance_scale > 1
         texts = [embed(pipeline, text) for text in (sample.prompt, sample.negative_prompt)[: 1 + guided]]
         dtype = texts[0][0].dtype
-        frames = (sampling.num_frames - 1) // COMPRESSION[0] + 1
-        height, width = sampling.height // COMPRESSION[1], sampling.width // COMPRESSION[2]
+        frames, height, width = latent_sizes(sampling)
         generator = torch.Generator("cpu").manual_seed(sampling.seed)
         scheduler.set_timesteps(sampling.steps, device=device)
         shape = (1, pipeline.config["in_channels"], frames, height, width)
@@ -205,6 +218,12 @@ class OpenSoraPlan(ModelAdapter):
             if on_step is not None:
                 on_step(step + 1)
         return Video.of(decoded(pipeline.decode, latents, sampling), latents)
+
+
+def latent_sizes(sampling: Sampling) -> tuple[int, int, int]:
+    """Frames, height and width of the latents."""
+    time, rows, columns = COMPRESSION
+    return (sampling.num_frames - 1) // time + 1, sampling.height // rows, sampling.width // columns
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:

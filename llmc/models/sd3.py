@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import PipelineIndex, Sample, Sampling, multiples
-from llmc.models.mmdit import JointTransformer, adaptive, of_diffusers
+from llmc.models.base import PipelineIndex, Sample, Sampling, like, multiples
+from llmc.models.mmdit import JointTransformer, adaptive, image_compression, of_diffusers, text_tokens
 from llmc.models.parts import Layout, LinearGroup, Modulation
 from llmc.renames import Fused, Original, Renames, Swapped
 
@@ -78,6 +78,9 @@ LAYOUT: Layout = {
 }  # fmt: skip
 
 
+CLIP_TOKENS = 77
+
+
 class SD3(JointTransformer):
     """Stable Diffusion 3 and 3.5 medium, text to image."""
 
@@ -113,10 +116,20 @@ class SD3(JointTransformer):
 
     @classmethod
     def reach(cls, index: PipelineIndex) -> dict[str, int]:
-        config, vae = index.config("transformer"), index.config("vae")
-        space = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-        side = config.get("pos_embed_max_size", 96) * config.get("patch_size", 2) * space
+        config = index.config("transformer")
+        side = config.get("pos_embed_max_size", 96) * config.get("patch_size", 2) * image_compression(index)
         return {"target_height": side, "target_width": side}
+
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        config: Any = network.config
+        side, both = image_compression(index), 2 if sampling.guidance_scale > 1 else 1
+        text = CLIP_TOKENS + (text_tokens(index, "tokenizer_3", 256) if "tokenizer_3" in index.components else 256)
+        return {
+            "hidden_states": like(both, config.in_channels, sampling.height // side, sampling.width // side),
+            "timestep": like(both),
+            "encoder_hidden_states": like(both, text, config.joint_attention_dim),
+            "pooled_projections": like(both, config.pooled_projection_dim),
+        }
 
     def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
         return self.branches if sampling.guidance_scale > 1 else ("cond",)

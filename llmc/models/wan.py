@@ -16,6 +16,7 @@ from llmc.models.base import (
     Sample,
     Sampling,
     Video,
+    like,
     multiples,
     pipeline_index,
     quiet_libraries,
@@ -80,6 +81,8 @@ LIGHTX2V: Renames = (
         )
     ),
 )
+
+TEXT_TOKENS = 512  # diffusers' attention splits text from image tokens there, whatever is asked for
 
 _GROUPS = (
     LinearGroup(("attn1.to_q", "attn1.to_k", "attn1.to_v"), fold=("norm1",)),
@@ -166,6 +169,25 @@ class Wan(ModelAdapter):
     def parts(self, pipeline: Any) -> list[Part]:
         components = {name: getattr(pipeline, name, None) for name in self.networks}
         return parts_of({name: module for name, module in components.items() if module is not None})
+
+    def latent_sizes(self, index: PipelineIndex, sampling: Sampling) -> tuple[int, int, int]:
+        """Frames, height and width of the latents."""
+        vae = {} if index.is_release else index.config("vae")
+        space, time = vae.get("scale_factor_spatial", self.multiple // 2), vae.get("scale_factor_temporal", 4)
+        return (sampling.num_frames - 1) // time + 1, sampling.height // space, sampling.width // space
+
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        config: Any = network.config
+        found = {
+            "hidden_states": like(1, config.in_channels, *self.latent_sizes(index, sampling)),
+            "timestep": like(1, dtype=torch.int64),
+            "encoder_hidden_states": like(1, TEXT_TOKENS, config.text_dim),
+        }
+        if config.image_dim is not None:
+            encoder = index.config("image_encoder")
+            tokens = (encoder.get("image_size", 224) // encoder.get("patch_size", 14)) ** 2 + 1
+            found["encoder_hidden_states_image"] = like(1 + self.needs_last_image, tokens, config.image_dim)
+        return found
 
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         return run_pipeline(pipeline, sample, sampling, on_step)
@@ -278,7 +300,7 @@ def run_pipeline(
         return pipeline(
             prompt=sample.prompt, negative_prompt=sample.negative_prompt,
             num_frames=sampling.num_frames, guidance_scale=sampling.guidance_scale,
-            max_sequence_length=512,  # diffusers' attention splits text from image tokens at 512, whatever is asked for
+            max_sequence_length=TEXT_TOKENS,
             **common, **inputs,
         ).frames[0]  # fmt: skip
 

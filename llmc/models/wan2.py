@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from llmc.models.base import OnStep, PipelineIndex, Sample, Sampling, Video
+import torch
+
+from llmc.models.base import OnStep, PipelineIndex, Sample, Sampling, Video, like
 from llmc.models.wan import Wan, fitted, run_pipeline, scheduler_for
 
 
@@ -60,6 +62,11 @@ class Wan2TI2V(Wan):
     pipeline: ClassVar[str] = "WanPipeline"
     takes_image: ClassVar[bool] = True
     multiple: ClassVar[int] = 32
+
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        frames, height, width = self.latent_sizes(index, sampling)
+        tokens = frames * (height // 2) * (width // 2)
+        return super().inputs(index, network, sampling) | {"timestep": like(1, tokens)}
 
     @classmethod
     def fits(cls, index: PipelineIndex) -> bool:

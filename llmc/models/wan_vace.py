@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from llmc.models.base import OnStep, PipelineIndex, Sample, Sampling, Video
+import torch
+
+from llmc.models.base import OnStep, PipelineIndex, Sample, Sampling, Video, like
 from llmc.models.wan import Wan, fitted, is_single, run_pipeline
 
 
@@ -20,6 +22,17 @@ class WanVACE(Wan):
     @classmethod
     def fits(cls, index: PipelineIndex) -> bool:
         return super().fits(index) and is_single(index)
+
+    def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
+        config: Any = network.config
+        frames, height, width = self.latent_sizes(index, sampling)
+        frames += 1  # the reference image stands before the video
+        found = super().inputs(index, network, sampling)
+        return found | {
+            "hidden_states": like(1, config.in_channels, frames, height, width),
+            "control_hidden_states": like(1, config.vace_in_channels, frames, height, width),
+            "control_hidden_states_scale": like(len(config.vace_layers)),
+        }
 
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         return run_pipeline(pipeline, sample, sampling, on_step, reference_images=[fitted(sample.image, sampling)])
