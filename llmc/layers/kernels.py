@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from llmc.errors import UnsupportedSpec
-from llmc.numerics.quantize import at_once, quantize
+from llmc.numerics.quantize import at_once, common_grid, equal_parts, quantize
 from llmc.numerics.spec import TensorSpec
 
 INT8_SIZES = (32, 8, 8)  # CUDA's int8 product wants more than 16 rows, and inner and outer sizes in eights
+MULTIPLIED = 1 << 24  # values of the wider side at a time: enough rows to keep it busy, and little room
 FP8_SIZE = 16  # CUDA's fp8 product wants inner and outer sizes in sixteens
 FP8_CAPABILITY = (8, 9)  # the first CUDA device that has one
 INT8, FP8, FLOAT32 = "torch._int_mm", "torch._scaled_mm", "float32 products of the codes, which are exact"
@@ -67,20 +68,34 @@ class StoredLinear(nn.Module):
 def real_product(x: Tensor, act: TensorSpec, act_scale: Tensor | None, weight: Tensor, scale: Tensor) -> Tensor:
     """x (..., in) quantized as `act` says, times weight (out, in) with its scales, in the type of x."""
     rows = x.reshape(-1, x.shape[-1])
-    one_scale = act.granularity == "per_tensor" and act_scale is None  # which only all rows together tell
-    count = len(rows) if one_scale else at_once(len(rows), max(weight.shape), x.device)
-    act = act.of_input(x.dtype)
+    grid = common_grid([rows], act) if act_scale is None else (act_scale, None)
+    width = max(weight.shape)  # on a CPU a part fits its cache
+    count = at_once(len(rows), width, x.device) if x.is_cpu else multiplied_at_once(len(rows), width)
+    act, wanted = act.of_input(x.dtype), fitted(weight)
     y = x.new_empty(len(rows), len(weight))
     for first in range(0, len(rows), max(1, count)):
         part = slice(first, first + count)
-        codes = quantize(rows[part].float(), act, act_scale)
-        sums = multiply(codes.stored(), weight)
+        codes = quantize(rows[part].float(), act, *grid)
+        sums = multiply(codes.stored(), wanted)[:, : len(weight)]
         y[part] = sums.mul_(codes.scale).mul_(scale.reshape(-1))
     return y.reshape(*x.shape[:-1], -1)
 
 
+def multiplied_at_once(rows: int, width: int) -> int:
+    """How many of so many rows to multiply at a time, the wider side being so wide."""
+    return equal_parts(rows, width, MULTIPLIED)
+
+
+def fitted(weight: Tensor) -> Tensor:
+    """Codes (out, in) in the sizes that CUDA's int8 product asks for, once for all rows: zeros add nothing."""
+    if weight.dtype != torch.int8 or weight.device.type != "cuda":
+        return weight
+    _, inner, outer = INT8_SIZES
+    return _padded(weight, rows=-weight.shape[0] % outer, columns=-weight.shape[1] % inner).contiguous()
+
+
 def _int8_sums(act: Tensor, weight: Tensor) -> Tensor:
-    """int32 sums; what CUDA's product asks for is padded with zeros, which add nothing."""
+    """int32 sums."""
     if weight.device.type == "cpu":
         return torch._int_mm(act, weight.t())
     if weight.device.type != "cuda":
@@ -88,12 +103,15 @@ def _int8_sums(act: Tensor, weight: Tensor) -> Tensor:
             f"real arithmetic in int8 runs on cpu and cuda; the model is on {weight.device.type}; "
             "leave real_quant out of eval_pos, or set base.device: cpu"
         )
-    rows, outputs = act.shape[0], weight.shape[0]
-    least_rows, inner, outer = INT8_SIZES
-    missing = -weight.shape[1] % inner
-    act = pad(act, (0, missing, 0, max(0, least_rows - rows)))
-    weight = pad(weight, (0, missing, 0, -outputs % outer))
-    return torch._int_mm(act.contiguous(), weight.contiguous().t())[:rows, :outputs]
+    (rows, width), outputs = act.shape, weight.shape[0]
+    weight = fitted(weight)
+    act = _padded(act, rows=max(0, INT8_SIZES[0] - rows), columns=weight.shape[1] - width)
+    return torch._int_mm(act.contiguous(), weight.t())[:rows, :outputs]
+
+
+def _padded(codes: Tensor, rows: int, columns: int) -> Tensor:
+    """With zeros after them; where none are wanted nothing is copied, as `pad` would."""
+    return pad(codes, (0, columns, 0, rows)) if rows or columns else codes
 
 
 def _has_int8_product(weight: Tensor) -> bool:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from llmc.layers.integer_sums import bias_in_units, sum_scale
-from llmc.layers.kernels import multiply, real_product
+from llmc.layers.kernels import real_product
 from llmc.layers.lent import borrowed
+from llmc.layers.products import (
+    Product,
+    code_product,
+    integer_sums,
+    joined_rows,
+    parts_of,
+    value_product,
+    with_branch_and_bias,
+)
 from llmc.layers.steps import StepGrids, running_step
 from llmc.layers.transforms import Scale, Transform
 from llmc.numerics.quantize import (
     Quantized,
     StaticGrid,
     at_once,
-    fake_quantize,
+    common_grid,
     joined,
     quantize,
     scales,
@@ -60,18 +69,10 @@ class QuantLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "float":
             return linear(x, self.weight, self.bias)
-        x = self.prepare(x)
-        rounded = self.state.rounded
-        if self.spec.sums is not None and self.mode != "transformed" and rounded is not None:
-            act, grid = self.act()
-            if act is not None and grid:
-                return self._integer_sums(x, rounded, act, grid)
-        y = self._matmul(x)
-        if self.state.lowrank is not None:
-            up, down = self.state.lowrank
-            y = y + linear(linear(x, down.to(x.dtype)), up.to(x.dtype))
-        bias = self.float_bias()
-        return y if bias is None else y.add_(bias.to(y.dtype))  # in place: nobody else has it
+        parts = parts_of(x.reshape(-1, self.in_features), self.out_features)
+        outputs = self._outputs(parts)
+        y = joined_rows(parts, self.out_features, lambda part: outputs(self.prepare(part)))
+        return y.reshape(*x.shape[:-1], self.out_features)
 
     @property
     def weight(self) -> Tensor:
@@ -249,41 +250,26 @@ class QuantLinear(nn.Module):
                 "a layer's basis cannot change after the scales of its input are fixed: put that method later"
             )
 
-    def _matmul(self, x: Tensor) -> Tensor:
-        rounded = self.state.rounded
+    def _outputs(self, parts: Sequence[Tensor]) -> Product:
+        """What makes outputs of prepared rows; `parts` are all rows before that."""
+        rounded, dtype, bias = self.state.rounded, parts[0].dtype, self.float_bias()
         if self.mode == "transformed" or (rounded is None and self.spec.act is None):
-            weight = self.float_weight()
-            return linear(x, weight.to(x.dtype))
+            product = partial(linear, weight=self.float_weight().to(dtype))
+            return with_branch_and_bias(product, self.state.lowrank, bias)
         act, grid = self.act()
-        if rounded is not None and act is not None and act.one_scale_per_row and rounded.spec.one_scale_per_row:
-            return self._matmul_codes(x, rounded, act, grid)
-        weight = self.rounded_weight()
-        return linear(fake_quantize(x, act, *grid), weight).to(x.dtype)
-
-    def _matmul_codes(self, x: Tensor, rounded: Quantized, spec: TensorSpec, grid: StaticGrid | tuple[()]) -> Tensor:
-        """As a kernel does it: multiply codes (exact in bf16, 16 bits suffice), and scale the sums in float32."""
-        if self.mode == "real":
-            return real_product(x, spec, grid[0] if grid else None, rounded.stored(), rounded.scale)
-        act = quantize(x, spec, *grid)
-        dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
-        sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape))
-        scale = act.scale.reshape(*x.shape[:-1], 1) if act.scale.numel() > 1 else act.scale
-        return (sums.float() * scale * rounded.scale.reshape(-1)).to(x.dtype)
-
-    def _integer_sums(self, x: Tensor, rounded: Quantized, spec: TensorSpec, grid: StaticGrid) -> Tensor:
-        """As a kernel that adds the bias to the sums of a static act, in their unit."""
-        assert self.spec.sums is not None and grid[0] is not None
-        act = quantize(x, spec, *grid)
-        if self.mode == "real":
-            sums = multiply(act.stored().reshape(-1, self.in_features), rounded.stored())
+        if self.spec.sums is not None and rounded is not None and act is not None and grid:
+            return integer_sums(rounded, act, grid, self.spec.sums, bias, self.mode == "real", dtype)
+        if act is not None and not grid:
+            grid = common_grid(map(self.prepare, parts), act)
+        if rounded is None or act is None or not (act.one_scale_per_row and rounded.spec.one_scale_per_row):
+            product = value_product(self.rounded_weight(), act, grid)
+        elif self.mode == "real":
+            product = partial(
+                real_product, act=act, act_scale=grid[0] if grid else None, weight=rounded.stored(), scale=rounded.scale
+            )
         else:
-            dtype = torch.float32 if x.dtype == torch.float32 else torch.bfloat16
-            sums = linear(act.values(dtype).reshape(x.shape), rounded.values(dtype).reshape(rounded.shape)).float()
-        unit = sum_scale(grid[0], rounded.scale.reshape(-1), self.spec.sums).reshape(-1)
-        bias = self.float_bias()
-        if bias is not None:
-            sums = sums + bias_in_units(bias, unit).float()
-        return (sums * unit).to(x.dtype).reshape(*x.shape[:-1], -1)
+            product = code_product(rounded, act, grid, dtype)
+        return with_branch_and_bias(product, self.state.lowrank, bias)
 
 
 class Switched(Protocol):

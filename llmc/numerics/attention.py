@@ -28,13 +28,13 @@ def quantize_heads(x: Tensor, role: Role, spec: AttentionSpec, scale: Tensor | N
     if grid.group_size is not None:
         along = x.transpose(-1, -2) if role == "v" else x
         last = along.shape[-1]
-        rounded = fake_quantize(pad(along, (0, -last % grid.group_size)), grid)[..., :last]
-        return (rounded.transpose(-1, -2) if role == "v" else rounded).to(x.dtype)
+        rounded = fake_quantize(pad(along, (0, -last % grid.group_size)), grid, dtype=x.dtype)[..., :last]
+        return rounded.transpose(-1, -2) if role == "v" else rounded
     block = tokens if spec.granularity == "per_head" else (QUERY_ROWS if role == "q" else KEY_ROWS)
     rows = pad(x, (0, 0, 0, -tokens % block)).reshape(batch, heads, -1, block * width)
     given = None if scale is None else scale.reshape(1, heads, 1, 1).expand(batch, heads, 1, 1).reshape(-1, 1)
-    rounded = fake_quantize(rows, grid, given)
-    return rounded.reshape(batch, heads, -1, width)[:, :, :tokens].to(x.dtype)
+    rounded = fake_quantize(rows, grid, given, dtype=x.dtype)
+    return rounded.reshape(batch, heads, -1, width)[:, :, :tokens]
 
 
 def visible(mask: Tensor, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from llmc.numerics.float_round import power_of_two
 from llmc.numerics.spec import TensorSpec
 
 LARGEST = 2.0**127  # what a scale reaches: an infinity saturates there, and the largest code times it stays finite
-CACHED, HELD = 1 << 19, 1 << 24  # values worked on at a time on a CPU, where a few of those fit a cache, and elsewhere
+CACHED, HELD = 1 << 19, 1 << 22  # values worked on at a time: a few of those fit the cache of a CPU, or of a device
 SMALLEST_WHOLE = 2.0**-100  # so that the smallest scale under it is no subnormal number
 
 # fixed before the values are seen, as `quantize` takes it: the scale (1, 1) of a tensor, and its zero point on an
@@ -49,7 +49,12 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """The tensor that a runtime computes with, in float32."""
-        return unsliced(self.values() * self.scale, self.spec, self.shape)
+
+        def restored(codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+            values = self.spec.format.unpack(codes)
+            return (values if zero is None else values - zero) * scale
+
+        return unsliced(made_in_parts(restored, self.codes, self.scale, self.zero), self.spec, self.shape)
 
     def of_rows(self, rows: slice) -> Quantized:
         """Some rows of a matrix; all, unless each slice lies within one row."""
@@ -98,9 +103,28 @@ def joined(parts: Sequence[Quantized]) -> Quantized:
 
 
 def at_once(rows: int, width: int, device: torch.device) -> int:
-    """How many of so many rows to work on at a time, in equal parts: arithmetic needs several times their room."""
-    limit = CACHED if device.type == "cpu" else HELD
-    return -(-rows // max(1, round(rows * width / limit)))
+    """How many of so many rows to work on at a time: arithmetic needs several times their room."""
+    return equal_parts(rows, width, CACHED if device.type == "cpu" else HELD)
+
+
+def equal_parts(rows: int, width: int, values: int) -> int:
+    """How many of so many rows to take at a time, in equal parts of about so many values."""
+    return -(-rows // max(1, round(rows * width / values)))
+
+
+def made_in_parts(make: Callable[..., Tensor], slices: Tensor, *beside: Tensor | None) -> Tensor:
+    """What is made of slices, and of values `beside` that each slice, or all of them, have; some slices at a time."""
+    count = at_once(slices.shape[0], slices.shape[1], slices.device)
+    if count >= len(slices):
+        return make(slices, *beside)
+    made: Tensor | None = None
+    for first in range(0, len(slices), count):
+        part = slice(first, first + count)
+        found = make(slices[part], *(each if each is None or len(each) == 1 else each[part] for each in beside))
+        made = found.new_empty(slices.shape) if made is None else made
+        made[part] = found
+    assert made is not None
+    return made
 
 
 def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
@@ -224,21 +248,12 @@ def rounder(spec: TensorSpec) -> Callable[[Tensor], Tensor]:
 
 
 def packed_codes(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
-    """The codes as they are stored, made a part at a time."""
-    count = at_once(slices.shape[0], slices.shape[1], slices.device)
+    """The codes as they are stored."""
 
-    def some(values: Tensor, first: int) -> Tensor:
-        return values[first : first + count] if len(values) == len(slices) else values
+    def packed(slices: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+        return spec.format.pack(round_to_grid(slices.float(), scale, zero, spec))
 
-    parts = [
-        spec.format.pack(
-            round_to_grid(
-                some(slices, first).float(), some(scale, first), None if zero is None else some(zero, first), spec
-            )
-        )
-        for first in range(0, len(slices), count)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return made_in_parts(packed, slices, scale, zero)
 
 
 def quantize(
@@ -261,15 +276,31 @@ def fake_quantize(
     scale: Tensor | None = None,
     zero: Tensor | None = None,
     whole: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """What a runtime computes with in place of `x`, in float32: `quantize(...).dequantize()` without packing."""
+    """What a runtime computes with in place of `x`: `quantize(...).dequantize()` without packing, in another type than
+    float32 if one is asked for."""
     if spec is None:
-        return x.float()
+        return x.to(dtype)
     spec = spec.of_input(x.dtype)
-    slices = sliced(x.float(), spec)
+    slices = sliced(x, spec)
     scale, zero, _ = _grid(slices, spec, scale, zero, whole)
-    codes = round_to_grid(slices, scale, zero, spec)
-    return unsliced((codes if zero is None else codes.sub_(zero)).mul_(kept_scale(scale, spec)), spec, tuple(x.shape))
+
+    def rounded(slices: Tensor, scale: Tensor, zero: Tensor | None, kept: Tensor) -> Tensor:
+        codes = round_to_grid(slices.float(), scale, zero, spec)
+        return (codes if zero is None else codes.sub_(zero)).mul_(kept).to(dtype)
+
+    return unsliced(made_in_parts(rounded, slices, scale, zero, kept_scale(scale, spec)), spec, tuple(x.shape))
+
+
+def common_grid(parts: Iterable[Tensor], spec: TensorSpec) -> StaticGrid | tuple[()]:
+    """What all rows of a tensor share of a grid that is measured at run time, the rows being given some at a time;
+    nothing where each has its own."""
+    under_one = spec.format.whole_max is not None and spec.format.whole_groups is None
+    if spec.granularity != "per_tensor" and not under_one:
+        return ()
+    ends = torch.stack([torch.stack(torch.aminmax(part)) for part in parts])
+    return static_grid(ends[:, 0].amin().float(), ends[:, 1].amax().float(), spec.of_input(ends.dtype))
 
 
 def _grid(
