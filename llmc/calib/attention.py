@@ -94,14 +94,15 @@ def attention_errors(
 ) -> dict[str, float]:
     """Relative error of each attention's output, its inputs being right, over a few of the recorded calls of all
     ranks."""
-    powers: list[tuple[int, str, float, float]] = []  # by call and attention: of the error, and of the output
+    calls: list[tuple[int, str]] = []  # by number and attention
+    powers: list[Tensor] = []  # of each call, (2,): of the error, and of the output; no call waits for a device
 
     def compare(attention: QuantAttention, call: AttentionCall) -> None:
         wanted = call.output().float()
         finite.see(f"what {part.name}.{attention.name} gives", wanted)
         difference = attention.quantized(call).output().float() - wanted
-        error, power = torch.stack([difference.square().sum(), wanted.square().sum()]).tolist()
-        powers.append((running_call().number, attention.name, error, power))
+        calls.append((running_call().number, attention.name))
+        powers.append(torch.stack([difference.square().sum(), wanted.square().sum()]))
 
     finite = Finite()
     with watched(attentions.values(), compare):
@@ -111,7 +112,8 @@ def attention_errors(
             on_call()
     finite.check()
     errors, outputs = dict.fromkeys(attentions, 0.0), dict.fromkeys(attentions, 0.0)
-    for _, name, error, power in sorted(chain(*distributed.gather(powers))):  # in one order, whoever ran the calls
+    own = [(*call, *both) for call, both in zip(calls, torch.stack(powers).tolist() if powers else [], strict=True)]
+    for _, name, error, power in sorted(chain(*distributed.gather(own))):  # in one order, whoever ran the calls
         errors[name] += error
         outputs[name] += power
     for name in attentions:

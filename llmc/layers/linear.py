@@ -253,6 +253,7 @@ class QuantLinear(nn.Module):
     def _outputs(self, parts: Sequence[Tensor]) -> Product:
         """What makes outputs of prepared rows; `parts` are all rows before that."""
         rounded, dtype, bias = self.state.rounded, parts[0].dtype, self.float_bias()
+        product: Product
         if self.mode == "transformed" or (rounded is None and self.spec.act is None):
             product = partial(linear, weight=self.float_weight().to(dtype))
             return with_branch_and_bias(product, self.state.lowrank, bias)

@@ -90,11 +90,11 @@ def act_range(rows: Tensor, spec: TensorSpec, by: RangeRule, percentile: float) 
         return low.clamp(min=-limit), high.clamp(max=limit)
     some = rows[:: max(1, rows.numel() // AT_ONCE)]
 
-    def error(shrink: float) -> float:
+    def error(shrink: float) -> Tensor:
         grid = static_grid(low * shrink, high * shrink, spec)
-        return float((fake_quantize(some, spec, *grid) - some).square().sum())
+        return (fake_quantize(some, spec, *grid) - some).square().sum()
 
-    best = min(ACT_SHRINKS, key=error)
+    best = ACT_SHRINKS[int(torch.stack([error(shrink) for shrink in ACT_SHRINKS]).argmin())]
     return low * best, high * best
 
 

@@ -90,21 +90,21 @@ def _factorize(gram: Tensor) -> Tensor | None:
     """Find U diag(pivots) U^T = gram, U with ones on its diagonal; U takes the place of what is below the diagonal, and
     the rest stays. Returns the pivots, or None if the matrix is not positive definite."""
     pivots = gram.diagonal().clone()
+    failures = torch.zeros((), dtype=torch.int32, device=gram.device)  # looked at once: no panel waits for a device
     for start in range(0, len(gram), FACTORED):
         end = min(start + FACTORED, len(gram))
         corner, below = gram[start:end, start:end], gram[end:, start:end]
         reach = (gram[start:end, :start] * pivots[:start]).T
         root, failed = torch.linalg.cholesky_ex(corner - gram[start:end, :start] @ reach)
-        if failed:
-            return None
+        failures |= failed
         diagonal = root.diagonal()
         below.addmm_(gram[end:, :start], reach, alpha=-1)
         # the inverse of a panel is soon found, and a product with it is faster than solving for so many rows
-        inverse = torch.linalg.solve_triangular(root, torch.eye(end - start).to(root), upper=False)
+        inverse = torch.linalg.solve_triangular(root, torch.eye(end - start, device=root.device, dtype=root.dtype), upper=False)
         below.copy_(below @ (inverse / diagonal[:, None]).T)
         corner.copy_(corner.triu() + (root / diagonal).tril(-1))
         pivots[start:end] = diagonal.square()
-    return pivots
+    return None if failures else pivots
 
 
 def _mirror(matrix: Tensor) -> None:
