@@ -1,10 +1,12 @@
 """What each recipe leaves of the error of plain rounding at the same bits, on a small trained model.
 
-python -m benchmarks.quality [--model assets/tiny_wan_i2v] [--variant clean outlier] [--recipe NAME ...] [--json]
+python -m benchmarks.quality [--model assets/tiny_wan_i2v] [--variant clean outlier] [--recipe NAME ...]
+                             [--max-calls 16 64 all [--first]] [--json]
 
 Errors are powers, |difference|^2 / |float|^2. Teacher-forced: of the network's output, fed what the float run fed it;
 endpoint: of the final latent of a run on its own. Each ratio is given with the interval that 90 % of resampled sets of
-(sample, seed) give.
+(sample, seed) give. With --max-calls each recipe is calibrated on so many calls, spread as a run spreads them, or on
+the --first ones.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,9 +34,10 @@ from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.algorithms.static import Static
 from llmc.algorithms.timestep import Timestep
+from llmc.calib.budget import spread_calls
 from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
-from llmc.calib.store import CallStore
+from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import relative_error, teacher_forced_errors
 from llmc.layers.linear import LayerState, in_mode
 from llmc.models.base import Sample, Sampling, Video
@@ -60,6 +64,7 @@ class Recipe:
     methods: tuple[Algorithm, ...]
     against: str = "RTN"
     steps: float = 1.0  # share of the steps that it is calibrated on, from the first
+    calls: int | None = None  # that it is calibrated on; None: all
 
 
 RECIPES = (
@@ -96,27 +101,28 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, variant: str, device: torch.device) -> Iterator[dict[str, Any]]:
     """Every recipe on one variant of the model."""
-    bench = Bench(arguments.model, variant, device, arguments.seeds, arguments.samples)
-    known: dict[tuple[str, str], Errors] = {}
-    for recipe in RECIPES:
-        if arguments.recipe and recipe.name not in arguments.recipe:
-            continue
-        for name in (recipe.against, recipe.name):
-            key = (recipe.grid, name)
-            if key not in known:
-                other = next((r for r in RECIPES if (r.grid, r.name) == key), Recipe("RTN", recipe.grid, (RTN(),)))
-                known[key] = bench.errors(other)
-        ours, theirs = known[recipe.grid, recipe.name], known[recipe.grid, recipe.against]
-        row: dict[str, Any] = {
-            "variant": variant,
-            "grid": recipe.grid,
-            "recipe": recipe.name,
-            "against": recipe.against,
-        }
+    bench = Bench(arguments.model, variant, device, arguments.seeds, arguments.samples, arguments.first)
+    known: dict[Recipe, Errors] = {}
+    asked = [recipe for recipe in RECIPES if not arguments.recipe or recipe.name in arguments.recipe]
+    for recipe, calls in product(asked, arguments.max_calls):
+        recipe = replace(recipe, calls=calls)
+        against = _against(recipe)
+        for each in (against, recipe):
+            if each not in known:
+                known[each] = bench.errors(each)
+        ours, theirs = known[recipe], known[against]
+        name = recipe.name if calls is None else f"{recipe.name}, {'first ' * arguments.first}{calls} calls"
+        row: dict[str, Any] = {"variant": variant, "grid": recipe.grid, "recipe": name, "against": against.name}
         for kind in ("teacher_forced", "endpoint"):
             row[kind] = ratio(getattr(ours, kind), getattr(theirs, kind))
-        print(f"{variant} {recipe.grid} {recipe.name}: {row['teacher_forced']['ratio']:.4f}", flush=True)
+        print(f"{variant} {recipe.grid} {name}: {row['teacher_forced']['ratio']:.4f}", flush=True)
         yield row
+
+
+def _against(recipe: Recipe) -> Recipe:
+    """What its error is given as a share of; plain rounding is calibrated on nothing."""
+    found = [other for other in RECIPES if (other.grid, other.name) == (recipe.grid, recipe.against)]
+    return replace(found[0], calls=recipe.calls) if found else Recipe("RTN", recipe.grid, (RTN(),))
 
 
 @dataclass(frozen=True)
@@ -130,8 +136,10 @@ class Errors:
 class Bench:
     """A float pipeline, its calls on the calibration samples, and its runs on those that it is judged on."""
 
-    def __init__(self, model: Path, variant: str, device: torch.device, seeds: int, samples: int | None) -> None:
-        self.adapter, self.device = WanI2V(), device
+    def __init__(
+        self, model: Path, variant: str, device: torch.device, seeds: int, samples: int | None, first: bool
+    ) -> None:
+        self.adapter, self.device, self.first = WanI2V(), device, first
         self.pipeline = self.adapter.load(model, "auto", str(device))
         if variant != "outlier":
             from diffusers import WanTransformer3DModel
@@ -154,9 +162,7 @@ class Bench:
         """Quantize by the recipe, and judge."""
         for layer in self.network.layers.values():
             layer.state, layer.spec = LayerState(), _grid(recipe.grid)
-        last = HOW.steps * recipe.steps
-        calls = self.calls if recipe.steps == 1 else self.calls.where(lambda call: call.step < last)
-        quantize_on_calls(replace(self.network, recipe=recipe.methods), calls, MAX_ROWS)
+        quantize_on_calls(replace(self.network, recipe=recipe.methods), self._calls_of(recipe), MAX_ROWS)
         with in_mode(self.network.layers.values(), "quantized"):
             forced = teacher_forced_errors(self.network.part, self.truth, self.device)
             videos = self._run(self.judged, None)
@@ -164,6 +170,20 @@ class Bench:
             [fmean(error for step in forced[index].values() for error in step) for index, _, _ in self.judged],
             [relative_error(ours.latents, float_.latents) for ours, float_ in zip(videos, self.videos, strict=True)],
         )
+
+    def _calls_of(self, recipe: Recipe) -> CallStore:
+        """The calls that a recipe is calibrated on."""
+        last, branches = HOW.steps * recipe.steps, self.adapter.branches_of(HOW)
+        if recipe.calls is None:
+            return self.calls if recipe.steps == 1 else self.calls.where(lambda call: call.step < last)
+        samples = len({call.sample for call in self.calls.headers()})
+        spread = spread_calls(samples, HOW.steps, len(branches), recipe.calls)
+
+        def is_spread(call: Call) -> bool:
+            return call.step * len(branches) + branches.index(call.branch) in spread[call.sample]
+
+        count = recipe.calls
+        return self.calls.where((lambda call: call.number < count) if self.first else is_spread)
 
     def _run(
         self, planned: list[tuple[int, Sample, Sampling]], store: CallStore | None, keep_outputs: bool = False
@@ -201,6 +221,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _count(word: str) -> int | None:
+    return None if word == "all" else int(word)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument(
@@ -210,6 +234,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", nargs="+", choices=[recipe.name for recipe in RECIPES])
     parser.add_argument("--seeds", type=int, default=2, help="noises that each sample is judged with")
     parser.add_argument("--samples", type=int, default=None, help="only the first samples, of calibration and judging")
+    parser.add_argument(
+        "--max-calls", nargs="+", type=_count, default=[None], help="calls to calibrate on; all: all of them"
+    )
+    parser.add_argument("--first", action="store_true", help="take the first calls, not spread ones")
     parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
