@@ -222,9 +222,9 @@ def shift_of(scheduler: Mapping[str, Any]) -> float:
     return float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
 
 
-def like(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A tensor of a shape and type, without values."""
-    return torch.empty(shape, dtype=dtype, device="meta")
+def like(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor of a shape and type (float32, if none is given), without values."""
+    return torch.empty(shape, dtype=dtype or torch.float32, device="meta")
 
 
 def multiples(height: int, width: int, of: int = 16) -> list[str]:
