@@ -14,10 +14,10 @@ from llmc.errors import ExportError
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.manifest import MANIFEST, UNFINISHED
+from llmc.layers.turns import AT_ONCE
 from llmc.log import log
 from llmc.models.base import check_adapter
 from llmc.models.encoders import encoder_parts
-from llmc.models.parts import Part
 from llmc.steps import float_run
 from llmc.steps.attention import check_attentions
 from llmc.steps.calibrate import calibrate
@@ -27,7 +27,7 @@ from llmc.steps.digests import weight_digests
 from llmc.steps.folder import RunFolder, versions, working_in
 from llmc.steps.judge import LESS, judge
 from llmc.steps.layer_checks import check_layers
-from llmc.steps.lending import lent_parts
+from llmc.steps.lending import Lending, lent_parts
 from llmc.steps.network import Network, prepare_all
 from llmc.steps.resume import calibration_journal, forget, judging_kept
 from llmc.steps.source import check_components, pipeline_around, skeleton
@@ -64,8 +64,11 @@ def load(config: Config, device: torch.device) -> tuple[Any, list[Network], dict
     bare = skeleton(config.model, orders.keys())
     check_layers(adapter, bare, orders, outputs)
     check_attentions(bare, attention, outputs)
-    parts, pipeline = lent_parts(config.model, bare, device), None
-    if needs_pipeline(config, parts, bare):
+    runs = config.eval is not None or config.observes()  # else weights are all that is looked at
+    resident = None if config.base.resident == "auto" else config.base.resident
+    parts = lent_parts(config.model, bare, Lending(device, resident, AT_ONCE) if runs else Lending(device, 0, 1))
+    pipeline = None
+    if runs or len(parts) < len(bare):
         pipeline = pipeline_around(parts, config.model, device)
         parts = [*adapter.parts(pipeline), *encoder_parts(pipeline, adapter.encoders, config.quant.sections())]
         check_components(pipeline, parts)
@@ -113,11 +116,6 @@ def work_on(
     distributed.wait()
     forget(folder)
     return results
-
-
-def needs_pipeline(config: Config, parts: Sequence[Part], skeletons: Sequence[Part]) -> bool:
-    """Whether something has to run: plain rounding, and writing what it gave, takes no more than the weights."""
-    return config.eval is not None or config.observes() or len(parts) < len(skeletons)
 
 
 def judged_sampling(config: Config, schedule: Mapping[str, float]) -> dict[str, Any]:

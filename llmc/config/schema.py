@@ -19,6 +19,7 @@ from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
 from llmc.eval.metrics.base import Metric
+from llmc.files.numbers import MOST_BLOCKS
 from llmc.log import visible
 from llmc.models.base import ModelAdapter, Sample, Sampling, Task
 from llmc.models.parts import Section
@@ -32,7 +33,11 @@ else:
     AnyMetric = by_name("llmc.eval.metrics", Metric)
 
 
-WITHOUT_EFFECT = {"base": {"run_dir", "memory"}, "eval": {"output_video_path"}, "save": {"save_path", "overwrite"}}
+WITHOUT_EFFECT = {
+    "base": {"run_dir", "memory", "resident"},
+    "eval": {"output_video_path"},
+    "save": {"save_path", "overwrite"},
+}
 
 
 class BaseConfig(Strict):
@@ -51,6 +56,11 @@ class BaseConfig(Strict):
         None,
         description="memory of the host for what blocks give in each call, such as 8GB; what goes beyond lies in files "
         "of the run folder; default: half of what is free",
+    )
+    resident: Literal["auto"] | Annotated[StrictInt, Field(ge=0, le=MOST_BLOCKS)] = Field(
+        "auto",
+        description="how many blocks of each network keep their weights in memory once they came; those of the others "
+        "are read whenever they work; auto: as many as fit into half of the memory that is free",
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from llmc.distributed import local_rank
 from llmc.errors import ConfigError
+from llmc.memory import available_memory
 
 
 def choose_device(wanted: str, asked: str = "base.device") -> torch.device:
@@ -25,6 +26,14 @@ def choose_device(wanted: str, asked: str = "base.device") -> torch.device:
     if kind != "cpu":
         getattr(torch, kind).set_device(device)
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """The bytes that nobody uses where a device works; None where nobody can tell."""
+    if device.type != "cpu":
+        backend = getattr(torch, device.type)
+        return int(backend.mem_get_info(device)[0]) if hasattr(backend, "mem_get_info") else None
+    return available_memory()
 
 
 def _present(kind: str) -> bool:

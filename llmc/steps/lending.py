@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -13,21 +14,34 @@ from llmc.convert.checkpoint import open_checkpoint
 from llmc.convert.lora import Lora, with_loras
 from llmc.convert.mapped import mapped
 from llmc.convert.names import Names
-from llmc.convert.safetensors_file import LazyTensor
+from llmc.convert.safetensors_file import LazyTensor, byte_count
 from llmc.convert.weights import Cast, common_dtype, find_weights, open_network
 from llmc.convert.writer import STEM
 from llmc.errors import AdapterError
 from llmc.layers.lender import Lender
+from llmc.layers.turns import AT_ONCE
 from llmc.log import log
 from llmc.models.base import ModelAdapter
 from llmc.models.networks import loaded_dtype, misfits, unfilled_network
 from llmc.models.parts import Part
 from llmc.renames import Original
+from llmc.steps.device import free_memory
 
 Tensors = Mapping[str, LazyTensor]
+SHARE = 0.5  # of the memory that is free, for weights that stay: the rest is for codes, statistics and what runs
 
 
-def lent_parts(model: ModelConfig, skeletons: Sequence[Part], device: torch.device) -> list[Part]:
+@dataclass(frozen=True)
+class Lending:
+    """Where networks run, how many blocks keep their weights there (None: as many as fit), and how many others have
+    theirs at a time."""
+
+    device: torch.device
+    resident: int | None = None
+    at_once: int = AT_ONCE
+
+
+def lent_parts(model: ModelConfig, skeletons: Sequence[Part], lending: Lending) -> list[Part]:
     """The denoising networks that skeletons are of, with lent weights; those in other files than safetensors, which
     libraries read, are left out."""
     adapter = model.adapter()
@@ -40,8 +54,9 @@ def lent_parts(model: ModelConfig, skeletons: Sequence[Part], device: torch.devi
             opened[part.name] = _read_elsewhere(adapter, part, elsewhere[part.name])
         elif part.section == "video_gen" and any(folder.glob("*.safetensors")):
             opened[part.name] = _read_folder(folder, part)
-    dtype = _dtype(model, opened)
-    return [_lent(model, part, opened[part.name], dtype, device) for part in skeletons if part.name in opened]
+    dtype, free = _dtype(model, opened), free_memory(lending.device)
+    room = None if free is None else SHARE * free / max(1, len(opened))
+    return [_lent(model, part, opened[part.name], dtype, lending, room) for part in skeletons if part.name in opened]
 
 
 def lora_tables(adapter: ModelAdapter, part: Part) -> list[Original]:
@@ -76,13 +91,24 @@ def _dtype(model: ModelConfig, opened: Mapping[str, Tensors]) -> torch.dtype:
     return common_dtype(next(iter(opened.values()), {}))
 
 
-def _lent(model: ModelConfig, part: Part, tensors: Tensors, dtype: torch.dtype, device: torch.device) -> Part:
+def _lent(
+    model: ModelConfig, part: Part, tensors: Tensors, dtype: torch.dtype, lending: Lending, room: float | None
+) -> Part:
     """The part with a network that can run."""
     network = unfilled_network(part.module)
     cast: Tensors = {name: Cast(tensor, loaded_dtype(network, name, dtype)) for name, tensor in tensors.items()}
     blocks = [(name, network.get_submodule(name)) for name, _ in part.blocks]
-    Lender(part.name, network, [block for _, block in blocks], _merged(model, part, cast), device)
+    resident = _fitting(part, cast, room) if lending.resident is None else lending.resident
+    modules = [block for _, block in blocks]
+    Lender(part.name, network, modules, _merged(model, part, cast), lending.device, resident, lending.at_once)
     return replace(part, module=network, blocks=blocks)
+
+
+def _fitting(part: Part, tensors: Tensors, room: float | None) -> int:
+    """How many of its first blocks fit into so many bytes; all, where nobody can tell what is free."""
+    sizes = [sum(byte_count(tensor) for name, tensor in tensors.items() if name.startswith(f"{block}."))
+             for block, _ in part.blocks]  # fmt: skip
+    return len(sizes) if room is None else sum(end <= room for end in accumulate(sizes))
 
 
 def _merged(model: ModelConfig, part: Part, tensors: Tensors) -> Tensors:

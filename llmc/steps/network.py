@@ -207,13 +207,15 @@ def before_rounding(recipe: Sequence[Algorithm]) -> Sequence[Algorithm]:
 @contextmanager
 def rounded_to_nearest(network: Network, blocks: Sequence[BlockStep] | None = None) -> Iterator[None]:
     """For a while, plain rounding at the same bits in place of what the recipe decided; in some blocks or in all."""
-    blocks = network.blocks if blocks is None else blocks
+    whole, blocks = blocks is None, network.blocks if blocks is None else blocks
     layers = [layer for block in blocks for layer in block.linears.values()]
     states, errors = [layer.state for layer in layers], [block.errors for block in blocks]
     for layer in layers:
         layer.state = LayerState()
     for block in blocks:
         quantize_block(block, ())
+        if whole:  # codes of all blocks are half a model
+            block.put_away()
     try:
         with plainly_rounded(network.attentions):
             yield

@@ -19,13 +19,13 @@ from llmc.log import log
 from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
 from llmc.models.networks import dtype_of, empty_network, filled_network
 from llmc.models.parts import Part, Section
-from llmc.steps.lending import lent_parts
+from llmc.steps.lending import Lending, lent_parts
 
 
 def load_pipeline(model: ModelConfig, device: str) -> Any:
     """The float pipeline that the section describes."""
     where = torch.device(device)
-    return pipeline_around(lent_parts(model, skeleton(model, ()), where), model, where)
+    return pipeline_around(lent_parts(model, skeleton(model, ()), Lending(where)), model, where)
 
 
 def pipeline_around(networks: Sequence[Part], model: ModelConfig, device: torch.device) -> Any:

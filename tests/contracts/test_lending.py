@@ -9,7 +9,7 @@ from llmc.config.schema import ModelConfig
 from llmc.layers.lent import Lent
 from llmc.models.base import pipeline_index, shift_of
 from llmc.models.parts import Part
-from llmc.steps.lending import lent_parts
+from llmc.steps.lending import Lending, lent_parts
 from llmc.steps.source import skeleton
 from tests.contracts.conftest import Family
 
@@ -20,7 +20,7 @@ def lent(family: Family, torch_dtype: str = "auto") -> list[Part]:
     model = ModelConfig.model_validate(
         {"type": family.adapter.name, "path": str(family.source), "torch_dtype": torch_dtype}  # type: ignore[attr-defined]
     )
-    return lent_parts(model, skeleton(model, ()), CPU)
+    return lent_parts(model, skeleton(model, ()), Lending(CPU, resident=0))
 
 
 @pytest.mark.parametrize("torch_dtype", ["auto", "bfloat16"])

@@ -50,7 +50,7 @@ def lent() -> tuple[nn.Sequential, nn.Sequential, dict[str, Counted]]:
     sources = {name: Counted(tensor.detach()) for name, tensor in whole.named_parameters()}
     with torch.device("meta"):
         empty = network()
-    Lender("part", empty, [*empty][1:], sources, torch.device("cpu"))
+    Lender("part", empty, [*empty][1:], sources, torch.device("cpu"), at_once=1)
     return whole, empty, sources
 
 

@@ -15,13 +15,13 @@ from llmc.config.schema import ModelConfig
 from llmc.convert.names import Known, Names
 from llmc.errors import AdapterError, ExportError
 from llmc.models.base import adapters
-from llmc.steps.lending import lent_parts
+from llmc.steps.lending import Lending, lent_parts
 from llmc.steps.source import load_pipeline, skeleton
 from tests.tiny_pipelines import TINY
 
 FAMILIES = ("Flux", "HunyuanVideo", "SD3")
 WEIGHTS = Path("transformer", "diffusion_pytorch_model.safetensors")
-CPU = torch.device("cpu")
+LENDING = Lending(torch.device("cpu"))
 Saved = Callable[[str], Path]
 
 
@@ -148,9 +148,9 @@ def test_a_pipeline_folder_without_one_tensor_is_refused_by_its_name(saved: Save
     shutil.copytree(saved("SD3"), folder)
     model = ModelConfig(type="SD3", path=folder)
     parts = skeleton(model, ())
-    assert len(lent_parts(model, parts, CPU)) == 1
+    assert len(lent_parts(model, parts, LENDING)) == 1
     tensors = load_file(folder / WEIGHTS)
     name = next(iter(tensors))
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, folder / WEIGHTS)
     with pytest.raises(AdapterError, match=name):
-        lent_parts(model, parts, CPU)
+        lent_parts(model, parts, LENDING)
