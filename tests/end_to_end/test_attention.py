@@ -54,7 +54,7 @@ def test_attention_alone_is_judged_and_what_loses_too_much_stays_float(
     assert figures["baseline"]["teacher_forced_error"] != figures["fake_quant"]["teacher_forced_error"]
     worst = results(tmp_path)["attentions"][0]["error"]
     limit = ["--set", f"quant.video_gen.attention.max_error={worst * 0.999}", "--set", f"base.run_dir={tmp_path}/two"]
-    assert main(["run", "--config", str(path), *limit]) == 0
+    assert main(["run", "--config", str(path), *limit, "--set", "eval=null"]) == 0
     found = json.loads((tmp_path / "two" / "results.json").read_text())["attentions"]
     assert [each["quantized"] for each in found] == [False, True, True, True]
     assert "1 of 4 attentions stay float" in (tmp_path / "two" / "run.log").read_text()
@@ -66,7 +66,8 @@ def test_attention_alone_is_judged_and_what_loses_too_much_stays_float(
 
 def test_statistics_of_linears_go_beside_those_of_attention(tmp_path: Path) -> None:
     quant = {"video_gen": {"method": {"name": "GPTQ"}, **W8A8, "attention": {"bit": 8, "static": True}}}
-    assert main(["run", "--config", str(small_config(tmp_path, quant=quant, save={"save_lightx2v": False}))]) == 0
+    config = small_config(tmp_path, quant=quant, save={"save_lightx2v": False}, eval=None)
+    assert main(["run", "--config", str(config)]) == 0
     found = results(tmp_path)
     assert all(each["error"] is not None for each in [*found["attentions"], *found["layers"]])
 
@@ -91,7 +92,7 @@ def test_rules_of_attention_are_those_of_layers(tmp_path: Path, capsys: pytest.C
     assert "blocks.{}.attn1 0 int8 per_head static over 99.99% of q and k" in lines
     assert "blocks.{}.attn1 1 fp8_e4m3 per_head rotated" in lines and "blocks.{}.attn2 0-1 float" in lines
     assert "attention blocks.0.*: 2 attentions" in lines and "*.attn2 float" in lines
-    assert main(["run", "--config", str(path)]) == 0
+    assert main(["run", "--config", str(path), "--set", "eval=null"]) == 0
     specs = {each["name"]: each["spec"] for each in results(tmp_path)["attentions"]}
     assert specs == {
         "blocks.0.attn1": "int8 per_head static over 99.99% of q and k",

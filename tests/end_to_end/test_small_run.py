@@ -74,26 +74,29 @@ def test_the_same_configuration_runs_again_and_another_is_refused(
     assert run(config, "--set", "quant.video_gen.method=RTN", "--set", "save.overwrite=True") == 0
 
 
-def test_judging_changes_no_byte_of_the_export(tmp_path: Path) -> None:
-    """The export is written before the videos are made; a second export after judging has the same tensors."""
-    config = small_config(tmp_path)
-    assert run(config) == 0
-    assert run(config, "--set", "eval=null", "--set", f"save.save_path={tmp_path / 'unjudged'}") == 0
-    assert_same_tensors(tmp_path / "export", tmp_path / "unjudged")
+@pytest.fixture(scope="module")
+def unjudged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a run that judges nothing."""
+    folder = tmp_path_factory.mktemp("unjudged")
+    assert run(small_config(folder, eval=None)) == 0
+    return folder / "export"
 
 
-def test_export_backward_and_forward_is_the_identity(tmp_path: Path) -> None:
-    assert run(small_config(tmp_path, eval=None)) == 0
-    write_conversion(plan_conversion(tmp_path / "export", "backward", "wan_dit"), tmp_path / "native", "blocks")
+def test_judging_changes_no_byte_of_the_export(unjudged: Path, tmp_path: Path) -> None:
+    """The export is written before the videos are made."""
+    assert run(small_config(tmp_path)) == 0
+    assert_same_tensors(tmp_path / "export", unjudged)
+
+
+def test_export_backward_and_forward_is_the_identity(unjudged: Path, tmp_path: Path) -> None:
+    write_conversion(plan_conversion(unjudged, "backward", "wan_dit"), tmp_path / "native", "blocks")
     write_conversion(plan_conversion(tmp_path / "native", "forward", "wan_dit"), tmp_path / "back", "single")
-    assert_same_tensors(tmp_path / "export", tmp_path / "back")
+    assert_same_tensors(unjudged, tmp_path / "back")
 
 
-def test_streamed_calibration_writes_the_same_file(tmp_path: Path) -> None:
-    config = small_config(tmp_path, eval=None)
-    assert run(config) == 0
-    assert run(config, "--set", "calib.streamed=True", "--set", f"save.save_path={tmp_path / 'streamed'}") == 0
-    assert_same_tensors(tmp_path / "export", tmp_path / "streamed")
+def test_streamed_calibration_writes_the_same_file(unjudged: Path, tmp_path: Path) -> None:
+    assert run(small_config(tmp_path, eval=None, calib={"streamed": True})) == 0
+    assert_same_tensors(unjudged, tmp_path / "export")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 from llmc.__main__ import main
 from llmc.models.base import ModelAdapter, adapters
+from llmc.models.parts import Part
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
@@ -23,6 +25,7 @@ TWO_EXPERTS = ("Wan2T2V", "Wan2I2V")
 # in blocks, what modulates a norm stays float, and what joins VACE's condition to the network
 FLOAT = re.compile(r"norm\d?(_context)?\.linear$|^vace_blocks\.\d+\.proj_(in|out)$")
 
+Make = Callable[[str], tuple[Path, list[Part]]]
 Groups = dict[str, set[tuple[str, ...]]]  # list of blocks -> linears that read one tensor
 
 
@@ -96,11 +99,23 @@ def test_every_published_configuration_is_tried() -> None:
     assert {known.family for known in PUBLISHED.values()} == adapters().keys()
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """The folder of each, and its networks, which are built once."""
+    folder = tmp_path_factory.mktemp("published")
+
+    @cache
+    def made(variant: str) -> tuple[Path, list[Part]]:
+        adapter, model = saved(variant, folder)
+        return model, adapter.skeleton(model)
+
+    return made
+
+
 @pytest.mark.parametrize("variant", PUBLISHED)
-def test_a_published_configuration_has_its_size_and_its_linears(variant: str, tmp_path: Path) -> None:
+def test_a_published_configuration_has_its_size_and_its_linears(variant: str, published: Make) -> None:
     known = PUBLISHED[variant]
-    adapter, model = saved(variant, tmp_path)
-    for part in adapter.skeleton(model):
+    for part in published(variant)[1]:
         parameters = sum(parameter.numel() for parameter in part.module.parameters())
         linears = {
             f"{name}.{inside}": module
@@ -124,17 +139,17 @@ def test_a_published_configuration_has_its_size_and_its_linears(variant: str, tm
 
 @pytest.mark.parametrize("page", sorted({known.page for known in PUBLISHED.values()}))
 def test_explain_lists_the_linears_of_the_page_in_seconds(
-    page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: str, published: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     explained: dict[str, set[str]] = {}
     groups: Groups = {}
     for variant, known in PUBLISHED.items():
         if known.page != page:
             continue
-        adapter, model = saved(variant, tmp_path)
+        model, parts = published(variant)
         options = ["--set", f"model.path={model}"]
         if known.family == "OpenSoraPlan":
-            options += ["--set", f"model.text_encoder_path={tmp_path / 'mt5-xxl'}"]
+            options += ["--set", f"model.text_encoder_path={model.parent / 'mt5-xxl'}"]
         start = time.process_time()
         assert main(["check", str(RECIPES / f"{known.recipe}.yaml"), "--explain", *options]) == 0
         assert time.process_time() - start < 10
@@ -143,7 +158,7 @@ def test_explain_lists_the_linears_of_the_page_in_seconds(
         assert counted == [known.linears] * (2 if known.family in TWO_EXPERTS else 1)
         for blocks, linear in re.findall(r"^  (\w+)\.\{\}\.(\S+)  ", said, re.MULTILINE):
             explained.setdefault(blocks, set()).add(linear)
-        for part in adapter.skeleton(model):
+        for part in parts:
             for name, block in part.blocks:
                 groups.setdefault(name.partition(".")[0], set()).update(group.linears for group in part.groups(block))
     table = groups_on(ROOT / "docs" / "models" / f"{page}.md")
