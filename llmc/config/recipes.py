@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,20 @@ def recipes_for(adapter: str) -> Mapping[str, Path]:
     return {
         path.stem.removeprefix(PREFIX): path
         for path in sorted(RECIPES.glob(f"*/{PREFIX}*.yaml"))
-        if read_document(path).values["model"]["type"] == adapter and "tiny" not in path.parent.name
+        if _values(path)["model"]["type"] == adapter and "tiny" not in path.parent.name
     }
 
 
 def usual_calibration(adapter: str) -> dict[str, Any]:
-    """How the recipes of this model run it; empty where none ships."""
+    """How the recipes of this model run it, for the caller to change; empty where none ships."""
     paths = recipes_for(adapter)
     if not paths:
         return {}
     path = paths.get("w8a8_dynamic") or next(iter(paths.values()))
-    section: dict[str, Any] = read_document(path).values["calib"]
+    section: dict[str, Any] = deepcopy(_values(path)["calib"])
     return section
+
+
+@cache
+def _values(recipe: Path) -> Mapping[str, Any]:
+    return read_document(recipe).values
