@@ -1,12 +1,12 @@
 """What each recipe leaves of the error of plain rounding at the same bits, on a small trained model.
 
 python -m benchmarks.quality [--model assets/tiny_wan_i2v] [--variant clean outlier] [--recipe NAME ...]
-                             [--max-calls 16 64 all [--first]] [--json]
+                             [--max-calls 16 first16 all] [--json]
 
 Errors are powers, |difference|^2 / |float|^2. Teacher-forced: of the network's output, fed what the float run fed it;
 endpoint: of the final latent of a run on its own. Each ratio is given with the interval that 90 % of resampled sets of
-(sample, seed) give. With --max-calls each recipe is calibrated on so many calls, spread as a run spreads them, or on
-the --first ones.
+(sample, seed) give. With --max-calls each recipe is calibrated on so many calls, spread as a run spreads them, or on so
+many of the first ones.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ SMOOTH = SmoothQuant(alpha="search")
 SOLVE = GPTQ(range="search")
 AIM = GPTQ(range="search", target="asymmetric")
 MAX_ROWS = 2048
+FIRST = "first"  # before how many of the first calls
 DRAWS = 2000
 
 
@@ -64,7 +65,7 @@ class Recipe:
     methods: tuple[Algorithm, ...]
     against: str = "RTN"
     steps: float = 1.0  # share of the steps that it is calibrated on, from the first
-    calls: int | None = None  # that it is calibrated on; None: all
+    calls: str = "all"  # that it is calibrated on: so many that are spread, or so many of the first
 
 
 RECIPES = (
@@ -101,7 +102,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, variant: str, device: torch.device) -> Iterator[dict[str, Any]]:
     """Every recipe on one variant of the model."""
-    bench = Bench(arguments.model, variant, device, arguments.seeds, arguments.samples, arguments.first)
+    bench = Bench(arguments.model, variant, device, arguments.seeds, arguments.samples)
     known: dict[Recipe, Errors] = {}
     asked = [recipe for recipe in RECIPES if not arguments.recipe or recipe.name in arguments.recipe]
     for recipe, calls in product(asked, arguments.max_calls):
@@ -111,7 +112,7 @@ def measure(arguments: argparse.Namespace, variant: str, device: torch.device) -
             if each not in known:
                 known[each] = bench.errors(each)
         ours, theirs = known[recipe], known[against]
-        name = recipe.name if calls is None else f"{recipe.name}, {'first ' * arguments.first}{calls} calls"
+        name = recipe.name if calls == "all" else f"{recipe.name}, {calls} calls"
         row: dict[str, Any] = {"variant": variant, "grid": recipe.grid, "recipe": name, "against": against.name}
         for kind in ("teacher_forced", "endpoint"):
             row[kind] = ratio(getattr(ours, kind), getattr(theirs, kind))
@@ -136,10 +137,8 @@ class Errors:
 class Bench:
     """A float pipeline, its calls on the calibration samples, and its runs on those that it is judged on."""
 
-    def __init__(
-        self, model: Path, variant: str, device: torch.device, seeds: int, samples: int | None, first: bool
-    ) -> None:
-        self.adapter, self.device, self.first = WanI2V(), device, first
+    def __init__(self, model: Path, variant: str, device: torch.device, seeds: int, samples: int | None) -> None:
+        self.adapter, self.device = WanI2V(), device
         self.pipeline = self.adapter.load(model, "auto", str(device))
         if variant != "outlier":
             from diffusers import WanTransformer3DModel
@@ -174,16 +173,18 @@ class Bench:
     def _calls_of(self, recipe: Recipe) -> CallStore:
         """The calls that a recipe is calibrated on."""
         last, branches = HOW.steps * recipe.steps, self.adapter.branches_of(HOW)
-        if recipe.calls is None:
+        if recipe.calls == "all":
             return self.calls if recipe.steps == 1 else self.calls.where(lambda call: call.step < last)
+        count = int(recipe.calls.removeprefix(FIRST))
+        if recipe.calls.startswith(FIRST):
+            return self.calls.where(lambda call: call.number < count)
         samples = len({call.sample for call in self.calls.headers()})
-        spread = spread_calls(samples, HOW.steps, len(branches), recipe.calls)
+        spread = spread_calls(samples, HOW.steps, len(branches), count)
 
         def is_spread(call: Call) -> bool:
             return call.step * len(branches) + branches.index(call.branch) in spread[call.sample]
 
-        count = recipe.calls
-        return self.calls.where((lambda call: call.number < count) if self.first else is_spread)
+        return self.calls.where(is_spread)
 
     def _run(
         self, planned: list[tuple[int, Sample, Sampling]], store: CallStore | None, keep_outputs: bool = False
@@ -221,10 +222,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _count(word: str) -> int | None:
-    return None if word == "all" else int(word)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument(
@@ -234,10 +231,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", nargs="+", choices=[recipe.name for recipe in RECIPES])
     parser.add_argument("--seeds", type=int, default=2, help="noises that each sample is judged with")
     parser.add_argument("--samples", type=int, default=None, help="only the first samples, of calibration and judging")
-    parser.add_argument(
-        "--max-calls", nargs="+", type=_count, default=[None], help="calls to calibrate on; all: all of them"
-    )
-    parser.add_argument("--first", action="store_true", help="take the first calls, not spread ones")
+    parser.add_argument("--max-calls", nargs="+", default=["all"], help="calls to calibrate on: 16, first16, or all")
     parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
