@@ -23,8 +23,9 @@ from llmc.models.parts import Part
 
 Planned = Sequence[tuple[int, Sample, Sampling]]
 LESS = (
-    "calib.streamed: True, which observes one block at a time; fewer calib.max_rows; smaller or shorter videos "
-    "(calib.target_height, target_width, num_frames); model.torch_dtype: bfloat16"
+    "calib.streamed: True, which observes one block at a time; less base.memory, beyond which what blocks give lies in "
+    "files; fewer calib.max_rows; smaller or shorter videos (calib.target_height, target_width, num_frames); "
+    "model.torch_dtype: bfloat16"
 )
 
 
