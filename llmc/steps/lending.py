@@ -118,5 +118,5 @@ def _merged(model: ModelConfig, part: Part, tensors: Tensors) -> Tensors:
         if lora.part in (None, part.name):
             before, tensors = tensors, with_loras(tensors, [Lora(lora.path, lora.strength)], namings)
             changed = {name.rpartition(".")[0] for name in tensors if tensors[name] is not before[name]}
-            log.info("to merge: %s into %d modules of %s", lora.path.name, len(changed), part.name)
+            log.info("merging %s into %d modules of %s", lora.path.name, len(changed), part.name)
     return tensors

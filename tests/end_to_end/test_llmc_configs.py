@@ -42,7 +42,7 @@ def test_a_configuration_of_llmc_runs(name: str, tmp_path: Path, capsys: pytest.
         assert "note: eval.eval_pos is empty" in log
         layers = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["layers"]
         assert len(layers) == 2 * 20 and all(0 < layer["error"] < 0.2 for layer in layers)
-    assert ("merged lora into 2 modules" in log) == ("lora_path" in written["model"])
+    assert ("merging lora into 2 modules" in log) == ("lora_path" in written["model"])
     if summary["checkpoint"] is None:
         assert changes["save.save_lightx2v"] is False and not (tmp_path / "export").exists()
     else:
