@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.export.base import Exporter
-from llmc.models.base import ModelAdapter, Sample, Sampling, adapters
+from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from llmc.steps.network import Network, prepare
@@ -27,7 +29,16 @@ W8A8 = LayerSpec(
 )
 
 
-@dataclass
+@dataclass(frozen=True)
+class FloatRun:
+    """A video, the calls of each part with their outputs, and every row that each group of linears read."""
+
+    video: Video
+    calls: dict[str, CallStore]
+    rows: list[torch.Tensor]
+
+
+@dataclass(eq=False)
 class Family:
     """A tiny pipeline, and how to run it; what is loaded and recorded of it once serves every test."""
 
@@ -46,13 +57,21 @@ class Family:
         return deepcopy(self._loaded)
 
     @cached_property
+    def float_run(self) -> FloatRun:
+        """What is known of the float model, while the first video is made."""
+        pipeline, networks = self.load()
+        stores = {network.part.name: CallStore() for network in networks}
+        groups = [group for network in networks for group in network.groups]
+        observation = Observation(groups, frozenset({"rows"}), 1, 10**9)
+        with observation.watching():
+            parts = [network.part for network in networks]
+            (video,) = record_calls(self.adapter, pipeline, parts, self.planned[:1], stores, keep_outputs=True)
+        observation.attach()
+        return FloatRun(video, stores, [group.stats["rows"] for group in groups])
+
+    @property
     def float_calls(self) -> dict[str, CallStore]:
-        """The calls of each part, with their outputs, while the first video is made."""
-        pipeline = self.pipeline()
-        parts = self.adapter.parts(pipeline)
-        stores = {part.name: CallStore() for part in parts}
-        record_calls(self.adapter, pipeline, parts, self.planned[:1], stores, keep_outputs=True)
-        return stores
+        return self.float_run.calls
 
     @cached_property
     def _loaded(self) -> Any:

@@ -35,13 +35,15 @@ def test_every_adapter_has_a_tiny_pipeline_to_be_tested_on() -> None:
 
 @torch.no_grad()
 def test_linears_of_a_group_truly_read_the_same_tensor(family: Family) -> None:
-    pipeline, networks = family.load()
+    _, networks = family.load()
     read: dict[Any, torch.Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(lambda module, args: read.__setitem__(module, args[0]))
         for network in networks for layer in network.layers.values()
     ]  # fmt: skip
-    record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], {})
+    for network in networks:
+        call = next(iter(family.float_calls[network.part.name].calls(CPU)))
+        network.part.module(*call.args, **call.kwargs)
     for hook in hooks:
         hook.remove()
     for network in networks:
@@ -52,19 +54,14 @@ def test_linears_of_a_group_truly_read_the_same_tensor(family: Family) -> None:
 
 @torch.no_grad()
 def test_streamed_blocks_equal_the_full_forward_bit_for_bit(family: Family) -> None:
-    pipeline, networks = family.load()
-    stores = {network.part.name: CallStore() for network in networks}
-    groups = [group for network in networks for group in network.groups]
-    full = Observation(groups, EVERY_ROW, 1, 10**9)
-    with full.watching():
-        record_calls(family.adapter, pipeline, [n.part for n in networks], family.planned[:1], stores)
-    full.attach()
-    wanted = {group.name: group.stats["rows"] for group in groups}
+    _, networks = family.load()
     for network in networks:
-        steps = BlockStream(network.part, network.blocks, stores[network.part.name], EVERY_ROW, 10**9, CPU)
+        calls = family.float_calls[network.part.name]
+        steps = BlockStream(network.part, network.blocks, calls, EVERY_ROW, 10**9, CPU)
         assert [step.name for step in steps] == [name for name, _ in network.part.blocks]
-    for group in groups:
-        assert torch.equal(group.stats["rows"], wanted[group.name]), group.name
+    groups = [group for network in networks for group in network.groups]
+    for group, wanted in zip(groups, family.float_run.rows, strict=True):
+        assert torch.equal(group.stats["rows"], wanted), group.name
 
 
 @torch.no_grad()
@@ -105,14 +102,17 @@ def test_smoothing_that_files_hold_leaves_the_network_as_it_is(family: Family) -
         assert max(e for steps in errors.values() for step in steps.values() for e in step) < 1e-10
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_recorded_calls_say_their_step_and_branch(family: Family, guidance: float) -> None:
+@pytest.mark.parametrize("guided", [False, True], ids=["one branch", "guided"])
+def test_recorded_calls_say_their_step_and_branch(family: Family, guided: bool) -> None:
     pipeline, networks = family.load()
     index, sample, sampling = family.planned[0]
-    sampling = sampling.model_copy(update={"guidance_scale": guidance})
-    stores = {network.part.name: CallStore() for network in networks}
-    record_calls(family.adapter, pipeline, [network.part for network in networks], [(index, sample, sampling)], stores)
-    found = {name: [(call.step, call.branch) for call in store.calls(CPU)] for name, store in stores.items()}
+    stores = family.float_calls
+    if not guided:
+        sampling = sampling.model_copy(update={"guidance_scale": 1.0})
+        stores = {network.part.name: CallStore() for network in networks}
+        parts = [network.part for network in networks]
+        record_calls(family.adapter, pipeline, parts, [(index, sample, sampling)], stores)
+    found = {name: [(call.step, call.branch) for call in store.headers()] for name, store in stores.items()}
     assert {name: len(calls) for name, calls in found.items()} == family.adapter.call_counts(pipeline, sampling)
     branches = family.adapter.branches_of(sampling)
     assert sorted(call for calls in found.values() for call in calls) == sorted(
@@ -125,30 +125,27 @@ def test_a_recording_that_is_left_early_has_every_call_and_every_row(family: Fam
     pipeline, networks = family.load()
     parts = [network.part for network in networks]
     groups = {network.part.name: network.groups for network in networks}
-
-    def recorded(**until: Any) -> tuple[int, list[Any], list[torch.Tensor]]:
-        stores = {part.name: CallStore() for part in parts}
-        watched = [group for some in groups.values() for group in some]
-        observation = Observation(watched, EVERY_ROW, 1, 10**9)
-        with observation.watching():
-            videos = record_calls(family.adapter, pipeline, parts, family.planned[:1], stores, **until)
-        observation.attach()
-        calls = [call for store in stores.values() for call in store.headers()]
-        return len(videos), calls, [group.stats["rows"] for group in watched]
-
+    stores = {part.name: CallStore() for part in parts}
+    watched = [group for some in groups.values() for group in some]
+    observation = Observation(watched, EVERY_ROW, 1, 10**9)
     index, _, how = family.planned[0]
     counts = family.adapter.call_counts(pipeline, how)
-    chosen = ChosenCalls({part: {index: range(count)} for part, count in counts.items()})
-    whole = recorded()
-    left = recorded(until=until_seen(parts, chosen, groups))
-    assert (whole[0], left[0]) == (1, 0) and whole[1] == left[1]
-    assert all(torch.equal(one, other) for one, other in zip(whole[2], left[2], strict=True))
+    until = until_seen(parts, ChosenCalls({part: {index: range(count)} for part, count in counts.items()}), groups)
+    with observation.watching():
+        videos = record_calls(family.adapter, pipeline, parts, family.planned[:1], stores, until=until)
+    observation.attach()
+    assert videos == []
+    assert {name: store.headers() for name, store in stores.items()} == {
+        name: store.headers() for name, store in family.float_calls.items()
+    }
+    rows = [group.stats["rows"] for group in watched]
+    assert all(torch.equal(one, other) for one, other in zip(rows, family.float_run.rows, strict=True))
 
 
 def test_generating_twice_gives_the_same_video(family: Family) -> None:
     pipeline, networks = family.load()
     parts = [network.part for network in networks]
-    one, two = (record_calls(family.adapter, pipeline, parts, family.planned[:1], {})[0] for _ in range(2))
+    one, (two,) = family.float_run.video, record_calls(family.adapter, pipeline, parts, family.planned[:1], {})
     assert torch.equal(one.frames, two.frames) and torch.equal(one.latents, two.latents)
     assert one.frames.dtype == torch.uint8 and one.frames.shape[-1] == 3
     assert relative_error(one.latents, two.latents) == 0

@@ -6,6 +6,7 @@ What composes does not know the family, so that the whole product of methods and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 
@@ -47,10 +48,23 @@ ORDERS = [
 ]
 
 
-def worst_errors(family: Family, names: tuple[str, ...], streamed: bool = False, samples: int = 1) -> dict[str, float]:
-    """The largest error of any call of any part, with the methods' changes alone and with everything."""
+def calibrated(
+    family: Family, names: tuple[str, ...], streamed: bool = False, samples: int = 1, rows: int = 64
+) -> list[Network]:
+    """The family's networks after the methods."""
     pipeline, networks = family.load(recipe=[METHODS[name]() for name in names])
-    calibrate(family.adapter, pipeline, networks, family.planned[:samples], 64, streamed)
+    calibrate(family.adapter, pipeline, networks, family.planned[:samples], rows, streamed)
+    return networks
+
+
+@cache
+def calibrated_alone(family: Family, method: str, streamed: bool) -> list[Network]:
+    """After one method, on all samples; only to be read."""
+    return calibrated(family, (method,), streamed, len(family.planned), 256)
+
+
+def worst_errors(family: Family, networks: Sequence[Network]) -> dict[str, float]:
+    """The largest error of any call of any part, with the methods' changes alone and with everything."""
     assert all(layer.state.rounded is not None for network in networks for layer in network.layers.values())
     found = dict.fromkeys(("transformed", "quantized"), 0.0)
     for network in networks:
@@ -66,7 +80,7 @@ def worst_errors(family: Family, names: tuple[str, ...], streamed: bool = False,
 @pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
 @pytest.mark.parametrize(("family", "method"), ALONE, indirect=["family"])
 def test_a_method_keeps_the_float_function_and_w8a8_stays_close(family: Family, method: str, streamed: bool) -> None:
-    worst = worst_errors(family, (method,), streamed, samples=2)
+    worst = worst_errors(family, calibrated_alone(family, method, streamed))
     assert worst["transformed"] < 1e-10
     assert 0 < worst["quantized"] < 0.0025
 
@@ -75,9 +89,7 @@ def test_a_method_keeps_the_float_function_and_w8a8_stays_close(family: Family, 
 @pytest.mark.parametrize(("family", "method"), ALONE, indirect=["family"])
 def test_no_layer_ends_worse_than_plain_rounding(family: Family, method: str) -> None:
     """On rows that the calibration kept; half of them were not seen by a search, hence the small allowance."""
-    pipeline, networks = family.load(recipe=(METHODS[method](),))
-    calibrate(family.adapter, pipeline, networks, family.planned, 256)
-    for network in networks:
+    for network in calibrated_alone(family, method, False):
         errors = network.errors
         for group in network.groups:
             found = [errors[name] for name in group.names if name in errors and errors[name].recipe is not None]
@@ -87,7 +99,7 @@ def test_no_layer_ends_worse_than_plain_rounding(family: Family, method: str) ->
 @torch.no_grad()
 @pytest.mark.parametrize(("family", "names"), ORDERS, indirect=["family"])
 def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: tuple[str, ...]) -> None:
-    worst = worst_errors(family, names)
+    worst = worst_errors(family, calibrated(family, names))
     assert worst["transformed"] < 1e-9
     assert worst["quantized"] < 0.0025
 
@@ -97,7 +109,7 @@ def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: t
     ("family", "names"), ON_EVERY_FAMILY, indirect=["family"], ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_a_stack_of_methods_works_on_every_family(family: Family, names: tuple[str, ...]) -> None:
-    worst = worst_errors(family, names)
+    worst = worst_errors(family, calibrated(family, names))
     assert worst["transformed"] < 1e-9
     assert 0 < worst["quantized"] < 0.0025
 
@@ -113,7 +125,8 @@ def assert_same(networks: Sequence[Network], others: Sequence[Network]) -> None:
             assert all(torch.equal(one.tensors[key].float(), two.tensors[key].float()) for key in one.tensors), name
 
 
-# by default each method at once, and block by block one of each kind; one network, two experts, outputs that last
+# by default each method at once, of those that smooth one, as a journal keeps a Scale whoever made it; block by block
+# one of each kind; one network, two experts, outputs that last
 RESUMED = [(family, (method,), streamed) for family, method in ALONE for streamed in (False, True)]
 RESUMED += [(family, stack, False) for family, stack in ON_EVERY_FAMILY]
 BY_BLOCK = {("SmoothQuant",), ("GPTQ",)}
@@ -129,7 +142,9 @@ RESUMED_BY_DEFAULT = {ONE, "Wan2T2V", "WanVACE", "HunyuanVideo"}
             names,
             streamed,
             id=" ".join([family, *names, *["streamed"] * streamed]),
-            marks=slow_if((streamed and names not in BY_BLOCK) or family not in RESUMED_BY_DEFAULT),
+            marks=slow_if(
+                (streamed and names not in BY_BLOCK) or SMOOTHS_TOO & {*names} or family not in RESUMED_BY_DEFAULT
+            ),
         )
         for family, names, streamed in RESUMED
     ],
@@ -140,18 +155,18 @@ def test_a_calibration_that_was_cut_off_goes_on_and_gives_the_same(
 ) -> None:
     recipe = [METHODS[name]() for name in names]
 
-    def calibrated(journal: Journal | None) -> tuple[list[Network], Coverage]:
+    def resumed(journal: Journal | None) -> tuple[list[Network], Coverage]:
         pipeline, networks = family.load(recipe=recipe)
         return networks, calibrate(
             family.adapter, pipeline, networks, family.planned[:1], 64, streamed, journal=journal
         )
 
     def assert_same_again() -> None:
-        found, again = calibrated(Journal(tmp_path))
+        found, again = resumed(Journal(tmp_path))
         assert_same(found, networks)
         assert again == coverage
 
-    networks, coverage = calibrated(None)
+    networks, coverage = resumed(None)
     assert_same_again()
     files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*blocks.*.safetensors")}
     assert len(files) == sum(len(network.blocks) for network in networks)

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import first_tensor
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
@@ -41,12 +40,8 @@ class Counting(TorchFunctionMode):
 
 def attending(family: Family, spec: AttentionSpec) -> Attending:
     """The family's networks with quantized attention alone, and the calls of one sample."""
-    pipeline = family.adapter.load(family.source, "auto", "cpu")
-    parts = family.adapter.parts(pipeline)
-    stores = {part.name: CallStore() for part in parts}
-    record_calls(family.adapter, pipeline, parts, family.planned[:1], stores)
-    policy = AttentionPolicy(spec)
-    return [prepare(part, Policy(LayerSpec()), (), attention=policy) for part in parts], stores
+    policy, parts = AttentionPolicy(spec), family.adapter.parts(family.pipeline())
+    return [prepare(part, Policy(LayerSpec()), (), attention=policy) for part in parts], family.float_calls
 
 
 def run(part: Part, store: CallStore) -> Tensor:

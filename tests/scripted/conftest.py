@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,27 @@ def load(hunyuan: Path) -> Load:
     return lambda: adapters()["HunyuanVideo"]().load(hunyuan, "auto", "cpu")
 
 
-@pytest.fixture
-def dumped(load: Load, tmp_path: Path) -> Callable[[CaptureMode], list[Any]]:
-    """The calls of two short videos, dumped and loaded again."""
+@pytest.fixture(scope="session")
+def dump(hunyuan: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[CaptureMode], Path]:
+    """The file with the calls of two short videos."""
 
-    def dump(capture_mode: CaptureMode) -> list[Any]:
-        pipeline = load()
+    @cache
+    def made(capture_mode: CaptureMode) -> Path:
+        pipeline = adapters()["HunyuanVideo"]().load(hunyuan, "auto", "cpu")
         dumper = DumperManager(pipeline.transformer, capture_mode=capture_mode)
         for number, prompt in enumerate(("a red circle moving left", "a green square moving right")):
             generate(pipeline, prompt, SAMPLING.model_copy(update={"seed": 7 + number}))
-        dumper.save(tmp_path / "calib_data.pth")
-        found: list[Any] = safe_torch_load(tmp_path / "calib_data.pth")
-        return found
+        file = tmp_path_factory.mktemp("dump") / "calib_data.pth"
+        dumper.save(file)
+        return file
 
-    return dump
+    return made
+
+
+@pytest.fixture
+def dumped(dump: Callable[[CaptureMode], Path]) -> Callable[[CaptureMode], list[Any]]:
+    """The calls of such a file, for the test's own use."""
+    return lambda capture_mode: safe_torch_load(dump(capture_mode))
 
 
 def generate(pipeline: Any, prompt: str, sampling: Sampling) -> None:
