@@ -20,8 +20,9 @@ import_plugins(filter(None, os.environ.get("LLMC_PLUGINS", "").split(",")))
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: to look through it for garbage again and again took a twelfth of the suite."""
+    """What is imported stays: to look through it for garbage again and again took a twelfth of the suite's time."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # more is imported later
 
 
 @pytest.fixture
