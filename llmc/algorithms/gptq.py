@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from llmc.algorithms.base import Algorithm
+from llmc.calib.apart import APART, Fit
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
     from llmc.calib.block import BlockStep
     from llmc.calib.group import Group
+    from llmc.calib.trial import Moments, Solved
     from llmc.layers.linear import QuantLinear
+    from llmc.numerics.quantize import Quantized
     from llmc.numerics.spec import TensorSpec
 
 
@@ -62,7 +65,8 @@ class GPTQ(Algorithm):
     @property
     def needs(self) -> frozenset[str]:
         kinds = ("gram", "cross") if self.target == "asymmetric" else ("gram",)
-        return frozenset(self._moment(kind) for kind in kinds)
+        names = [kind if self.precision == "float32" else f"{kind}64" for kind in kinds]
+        return frozenset([*names, *(name + APART for name in names)])
 
     @property
     def sequential(self) -> bool:
@@ -74,41 +78,99 @@ class GPTQ(Algorithm):
 
     def apply(self, block: BlockStep) -> None:
         for group in block.groups:
-            layers = [layer for layer in group.linears if layer.spec.weight is not None]
+            layers = {name: layer for name, layer in zip(group.names, group.linears, strict=True) if layer.spec.weight}
             if layers:
-                self._round(layers, group, block)
+                used, apart = self._moments(group, block), self._moments(group, block, APART)
+                self._round(layers, used, apart, group, block)
 
-    def _round(self, layers: list[QuantLinear], group: Group, block: BlockStep) -> None:
+    def _round(
+        self, layers: dict[str, QuantLinear], used: Moments, apart: Moments, group: Group, block: BlockStep
+    ) -> None:
+        """Solve for all calls, damped as a trial on some of them says. Layers that this does not help on those kept
+        apart aim at the float layer on the inputs observed, if they aimed at more, and are else rounded to nearest."""
+        from llmc.calib.trial import Moments, choose_damping
+
+        trial = choose_damping(
+            lambda damping: self._fits(list(layers.values()), used, apart, damping), self.damping, block.samples
+        )
+        block.fits.update(zip(layers, trial.fits, strict=True))
+        fits = zip(layers.items(), trial.fits, strict=True)
+        others = {name: layer for (name, layer), fit in fits if not trial.pays(fit, group)}
+        kept = [layer for name, layer in layers.items() if name not in others]
+        if others and used.cross is not None:
+            self._round(others, Moments(used.gram.clone()), Moments(apart.gram), group, block)
+        elif others:
+            block.rejected[f"{self.name} of layers that it does not help on calls kept apart"] += len(others)
+            for layer in others.values():
+                layer.round()
+        if not kept:
+            return
+        used.add_(apart)
+        solved, damping = self._solved(kept, [slice(None)] * len(kept), used, trial.damping)
+        for layer, solution in zip(kept, solved, strict=True):
+            layer.round(solution.codes)
+            if solution.turned is not None and layer.state.lowrank is not None:
+                up, down = layer.state.lowrank
+                layer.state = replace(layer.state, lowrank=(up + solution.turned, down))
+        if damping > self.damping:
+            block.rejected[f"{self.name} damping"] += 1
+
+    def _fits(self, layers: list[QuantLinear], used: Moments, apart: Moments, damping: float) -> list[Fit]:
+        """How solutions for the calls used fare on those kept apart: told from some output channels of each layer."""
+        from llmc.calib.probe import channels_of
+        from llmc.calib.trial import fit_of
+
+        channels = [channels_of(layer.spec.weight, layer.out_features) for layer in layers]
+        solved, _ = self._solved(layers, channels, replace(used, gram=used.gram.clone()), damping)
+        return [
+            fit_of(layer, some, solution, used, apart)
+            for layer, some, solution in zip(layers, channels, solved, strict=True)
+        ]
+
+    def _solved(
+        self, layers: list[QuantLinear], channels: list[slice], moments: Moments, damping: float
+    ) -> tuple[list[Solved], float]:
+        """Solutions for layers that read one input, and the damping that they took; the Gram matrix is used up."""
+        from llmc.calib.trial import Solved
         from llmc.numerics.gptq import Factor, gptq_on_best_grid, least_squares
 
-        gram = group.second_moment(self._moment("gram"), keep=self._moment("gram") in block.needed_later)
-        weights = [layer.float_weight() for layer in layers]
-        if self.target == "asymmetric":
-            cross = group.second_moment(self._moment("cross"), keep=self._moment("cross") in block.needed_later)
-            aim = Factor.of(gram, self.pull * self.damping, self.act_order)
-            branches = [layer.lowrank_product() for layer in layers]
+        weights = [layer.float_weight(some) for layer, some in zip(layers, channels, strict=True)]
+        gram = moments.gram
+        if moments.cross is not None:
+            aim = Factor.of(gram, self.pull * damping, self.act_order)
+            branches = [layer.lowrank_product(some) for layer, some in zip(layers, channels, strict=True)]
             weights = [
-                least_squares(weight + branch, cross, aim) - branch
+                least_squares(weight + branch, moments.cross, aim) - branch
                 for weight, branch in zip(weights, branches, strict=True)
             ]
             gram = aim.gram()
-            del cross
-        factor = Factor.of(gram, self.damping, self.act_order)
-        if factor.damping > self.damping:
-            block.rejected[f"{self.name} damping"] += 1
+        factor = Factor.of(gram, damping, self.act_order)
+        codes: dict[int, Quantized] = {}
         for spec in dict.fromkeys(layer.spec.weight for layer in layers):  # linears of one grid are solved at once
             assert spec is not None
             alike = [index for index, layer in enumerate(layers) if layer.spec.weight == spec]
             own = [weights[index] for index in alike]
             rounded = gptq_on_best_grid(own, factor, spec, [self._grids(weight, spec) for weight in own])
-            for index, codes in zip(alike, rounded, strict=True):
-                layers[index].round(codes)
-        if any(layer.state.lowrank is not None for layer in layers):
-            gram = factor.gram()
-            for layer, weight in zip(layers, weights, strict=True):
-                fit_branch(layer, weight, gram)
+            codes.update(zip(alike, rounded, strict=True))
+        gram = factor.gram()
+        return [
+            Solved.of(layer, weight, codes[index], gram)
+            for index, (layer, weight) in enumerate(zip(layers, weights, strict=True))
+        ], factor.damping
 
-    def _grids(self, weight: torch.Tensor, spec: TensorSpec) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    def _moments(self, group: Group, block: BlockStep, which: str = "") -> Moments:
+        """What the solution reads of the calls: those that it may use, or those kept apart."""
+        from llmc.calib.trial import Moments
+
+        def moment(kind: str) -> Tensor:
+            name = kind + ("" if self.precision == "float32" else "64") + which
+            return group.moment(name, keep=name in block.needed_later)
+
+        # what makes up for errors of earlier layers in a single sample does so in no other
+        more = self.target == "asymmetric" and block.samples != 1
+        return Moments(moment("gram"), moment("cross") if more else None)
+
+    def _grids(self, weight: Tensor, spec: TensorSpec) -> list[tuple[Tensor, Tensor | None]]:
         from llmc.numerics.clip import shrunk_scales, weight_scales
         from llmc.numerics.quantize import sliced
 
@@ -118,18 +180,3 @@ class GPTQ(Algorithm):
         # a scale that output channels share cannot be chosen for one of them
         own_scales = spec.granularity in ("per_channel", "per_group")
         return shrunk_scales(slices, spec) if own_scales else [weight_scales(slices, spec, "mse")]
-
-    def _moment(self, kind: str) -> str:
-        return kind if self.precision == "float32" else f"{kind}64"
-
-
-def fit_branch(layer: QuantLinear, weight: torch.Tensor, gram: torch.Tensor) -> None:
-    """Turn a low-rank branch, if there is one, to what rounding left undone of a weight, in the directions that it
-    has."""
-    from llmc.numerics.lowrank import best_up
-
-    state = layer.state
-    if state.lowrank is not None and state.rounded is not None:
-        up, down = state.lowrank
-        error = weight - state.rounded.dequantize()
-        layer.state = replace(state, lowrank=(up + best_up(error, down, gram), down))

@@ -10,14 +10,16 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from llmc.calib.apart import Fit
 from llmc.calib.group import JUDGED_BY, Group
-from llmc.calib.probe import ROWS
+from llmc.calib.probe import ROWS, output_error
 from llmc.calib.shelf import put_away
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.transforms import ModulatedRows, Transform
 from llmc.models.parts import Fold, Part
 from llmc.numerics.valley import least_in_valley
 
+WORTH = {1: 0.3, 2: 0.8, 3: 0.8, 4: 0.8}  # samples -> share of the error that a change may leave
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has
 
 
@@ -28,10 +30,14 @@ class LayerError:
     weight: float
     recipe: float | None = None  # None where no input was observed
     baseline: float | None = None
+    fit: Fit | None = None  # where a method judged its solution by calls kept apart
 
     def figures(self) -> dict[str, float]:
         """Those that there are, by the names of the layer table."""
-        figures = {"error": self.recipe, "baseline_error": self.baseline, "weight_error": self.weight}
+        overfit = None if self.fit is None else self.fit.overfit
+        figures = {
+            "error": self.recipe, "baseline_error": self.baseline, "weight_error": self.weight, "overfit": overfit
+        }  # fmt: skip
         return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -43,7 +49,9 @@ class BlockStep:
     module: nn.Module
     groups: list[Group]
     rejected: Counter[str] = field(default_factory=Counter)  # method -> groups where its transform did not pay
+    fits: dict[str, Fit] = field(default_factory=dict)  # of linears whose solution was judged by calls kept apart
     steps: int = 0  # of the schedule that the calibration runs
+    samples: int = 0  # that it is calibrated on, where some of what is seen is kept apart
     observe_again: Callable[[Sequence[Group]], None] | None = None  # on what the rounded linears before them give
     errors: dict[str, LayerError] = field(default_factory=dict)  # of each linear, once the recipe is done
     stages: Sequence[Sequence[Group]] = ()  # groups in running order; those of one stage need nothing of one another
@@ -88,15 +96,30 @@ class BlockStep:
             group.transform(best)
             return True
         judged = probe.on(group.rows(JUDGED_BY, ROWS))
-        error, before = judged.error(), self._states()
+        error, before = judged.error() + self._error_before(group), self._states()
         made = group.transform(best)
-        return self._kept(judged.error(made) < error, before, method)
+        return self._kept(judged.error(made) + self._error_before(group) < self._worth * error, before, method)
 
     def keep_if_better(self, group: Group, change: Callable[[], None], method: str) -> bool:
         """Take back a change of the group's linears that does not lower their output error, and count it."""
         error, before = group.probe(JUDGED_BY).error(), self._states()
         change()
-        return self._kept(group.probe(JUDGED_BY).error() < error, before, method)
+        return self._kept(group.probe(JUDGED_BY).error() < self._worth * error, before, method)
+
+    def _error_before(self, group: Group) -> float:
+        """The error of plain rounding of the linears that absorb a change of the group's input: they are judged with
+        it."""
+        found = 0.0
+        for other in self.groups:
+            for layer in other.linears:
+                if any(layer is module for _, module in group.fold):
+                    found += output_error(layer, other.rows(JUDGED_BY, ROWS))
+        return found
+
+    @property
+    def _worth(self) -> float:
+        """What a change may leave of the error: with few samples, gains on others are smaller."""
+        return WORTH.get(self.samples, 1.0)
 
     def _states(self) -> dict[QuantLinear, LayerState]:
         return {layer: layer.state for layer in self.linears.values()}

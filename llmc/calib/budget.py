@@ -46,6 +46,10 @@ class ChosenCalls:
         """How many there are of a part."""
         return sum(map(len, self.places.get(part, {}).values()))
 
+    def samples(self, part: str) -> list[int]:
+        """Those that calls of a part are observed of."""
+        return [sample for sample, places in self.places.get(part, {}).items() if places]
+
     def before(self, sample: int) -> Counter[str]:
         """How many there are of each part in all samples before one."""
         found: Counter[str] = Counter()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from llmc.calib.apart import APART
 from llmc.calib.observers import channel_absmax
 from llmc.calib.probe import ROWS, Probe, spread
 from llmc.layers.linear import QuantLinear
@@ -68,8 +69,14 @@ class Group:
         return self.rows().abs().mean(0)
 
     def second_moment(self, name: str, keep: bool = True) -> Tensor:
-        """x^T x of the inputs, or (float x)^T x, in the present basis: a transform acts on both sides. It is for the
-        caller to change; who is the last to need it does not `keep` it, since nothing else is as large."""
+        """x^T x of the inputs, or (float x)^T x, in the present basis. It is for the caller to change; who is the last
+        to need it does not `keep` it, since nothing else is as large."""
+        moment = self.moment(name, keep)
+        return moment.add_(self.moment(name + APART, keep)) if name + APART in self.stats else moment
+
+    def moment(self, name: str, keep: bool = True) -> Tensor:
+        """The same as it was measured, in the present basis, to which a transform takes both sides: where some calls
+        are kept apart, of the others or of those alone."""
         moment = (self.stats[name].clone() if keep else self.stats.pop(name)).to(self.device)
         count = at_once(len(moment), len(moment), moment.device)
         for side in (moment, moment.T) if self.linears[0].state.transforms else ():

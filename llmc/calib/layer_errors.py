@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -18,7 +20,7 @@ from llmc.numerics.quantize import fake_quantize
 def layer_errors(block: BlockStep) -> dict[str, LayerError]:
     """The error of every linear of a finished block; where no rows were kept of its rounded weight alone."""
     return {
-        name: _layer_error(layer, *_rows(group))
+        name: replace(_layer_error(layer, *_rows(group)), fit=block.fits.get(name))
         for group in block.groups
         for name, layer in zip(group.names, group.linears, strict=True)
         if "rows" in group.stats or layer.state.rounded is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from llmc.calib.apart import APART, Apart
 from llmc.calib.finite import Finite
 from llmc.calib.group import Group
 from llmc.calib.observers import OBSERVERS, Awaited, Observer
@@ -18,7 +19,8 @@ See = Callable[[str, Tensor], None]  # given a group's name, and what it reads
 
 class Observation:
     """Observers on the inputs of groups, in so many `calls` of all ranks: they see what is read while `watching`, or
-    what they are told to `see`. Who gives it `finite` checks that; else it is checked before statistics are given."""
+    what they are told to `see`. Who gives it `finite` checks that; else it is checked before statistics are given. What
+    is kept apart is told from the numbers of all `samples`."""
 
     def __init__(
         self,
@@ -27,8 +29,9 @@ class Observation:
         calls: int,
         max_rows: int,
         finite: Finite | None = None,
+        samples: Collection[int] = (),
     ) -> None:
-        self.groups = groups
+        self.groups, self.needs, self.apart = groups, needs, Apart.of(samples)
         self.places = {group.name: f"what {group.name} reads" for group in groups}
         self.finite, self.is_checked = finite or Finite(), finite is not None
         self.observers: dict[str, dict[str, Observer]] = {}
@@ -47,10 +50,19 @@ class Observation:
 
     def see(self, name: str, x: Tensor, reference: Tensor | None = None) -> None:
         """What a group reads in one call, and what it would have read in the float model where that is another."""
-        made = [observer.update(x, x if reference is None else reference) for observer in self.observers[name].values()]
+        both = (x, x if reference is None else reference)
+        made = [observer.update(*self._share(need, *both)) for need, observer in self.observers[name].items()]
         self.finite.see(self.places[name], next((small for small in made if small is not None), x))
         if reference is not None:
             self.finite.see(self.places[name], reference)
+
+    def _share(self, need: str, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """What of a call a statistic is of: all of it, unless some is kept apart for this one."""
+        is_apart = need.endswith(APART)
+        if not is_apart and need + APART not in self.needs:
+            return x, reference
+        sample = running_call().sample
+        return self.apart.parted(x, sample)[is_apart], self.apart.parted(reference, sample)[is_apart]
 
     def state(self, group: Group) -> dict[str, dict[str, Any]]:
         """What the observers of a group have seen so far, in plain values and tensors."""

@@ -113,6 +113,15 @@ def rounded_product(x: Tensor, weight: Tensor, spec: LayerSpec) -> Tensor:
     return linear(fake_quantize(x, spec.act), fake_quantize(weight, spec.weight))
 
 
+def output_error(layer: QuantLinear, rows: Tensor) -> float:
+    """Squared error of what plain rounding makes of rows in the layer's present basis, relative to its output."""
+    some = slice(None) if layer.mixes_outputs else channels_of(layer.spec.weight, layer.out_features)
+    weight = layer.float_weight(some)
+    wanted = layer.restored_output(linear(rows, weight), some)
+    given = layer.restored_output(rounded_product(rows, weight, layer.spec), some)
+    return float((given - wanted).square().sum() / wanted.square().sum().clamp(min=1e-30))
+
+
 def spread(rows: Tensor, count: int) -> Tensor:
     return rows[:: -(-len(rows) // count)]
 

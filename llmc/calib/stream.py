@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmc import distributed
+from llmc.calib.apart import APART, keeps_apart
 from llmc.calib.block import BlockStep
 from llmc.calib.group import Group
 from llmc.calib.observation import Observation, See, reading
@@ -23,7 +24,8 @@ from llmc.layers.steps import at_step
 from llmc.models.parts import Part
 
 # what rounding methods need; rows stay those of the first look
-SECOND_LOOK = frozenset({"gram", "cross", "gram64", "cross64", "range", "step_range"})
+MOMENTS = frozenset({"gram", "cross", "gram64", "cross64"})
+SECOND_LOOK = MOMENTS | {moment + APART for moment in MOMENTS} | {"range", "step_range"}
 Look = tuple[Sequence[Group], frozenset[str]]  # groups, and what is to be observed of them
 
 
@@ -134,6 +136,10 @@ class BlockStream:
         self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
         self.first_is_known, self.early, self.finished = first_is_known, early, finished
         store.number_over_ranks()
+        own = {call.sample for call in store.headers()}
+        self.samples = frozenset[int]().union(*distributed.gather(own))
+        for block in blocks:
+            block.samples = len(self.samples) if keeps_apart(needs) else 0
         room = Room() if room is None else room
         self.streams = Streams(len(store), room)
         self.float_streams = Streams(len(store), room) if {"cross", "cross64"} & needs else None
@@ -175,7 +181,9 @@ class BlockStream:
         of them. What it makes of the float streams beside waits, since later looks at it still read these."""
         halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
         groups = [group for some, _ in looks for group in some]
-        observations = [Observation(some, needs, self.store.total, self.max_rows) for some, needs in looks]
+        observations = [
+            Observation(some, needs, self.store.total, self.max_rows, samples=self.samples) for some, needs in looks
+        ]
         seeing = {group.name: observation.see for observation in observations for group in observation.groups}
         key = _key(self.part, index)
         for number, call in enumerate(self.store.calls(self.device)):

@@ -69,6 +69,7 @@ class LayerResult(Strict):
     error: Figure = None
     baseline_error: Figure = None
     weight_error: Figure = None
+    overfit: Figure = None  # error on calls kept apart over that on the calls that a solution was tried on
 
 
 class AttentionResult(Strict):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from llmc import distributed
+from llmc.calib.apart import keeps_apart
 from llmc.calib.block import BlockStep
 from llmc.calib.budget import ChosenCalls, MaxCalls
 from llmc.calib.coverage import Coverage
@@ -71,6 +72,9 @@ def calibrate(
     attending = [network for network in networks if network.attentions and not attended_before(network, journal)]
     coverage = Coverage()
     chosen = chosen_calls(adapter, pipeline, networks, planned, max_calls)
+    for network in networks:
+        for block in network.blocks if keeps_apart(network.needs) else []:
+            block.samples = len(chosen.samples(network.part.name))
     own = [sample for _, sample in distributed.share(samples_to_run(networks, planned, chosen))]
     with folder_of_calls(journal) as folder:
         recorded = [network.part.name for network in networks if network in by_block or network in attending]
@@ -80,8 +84,8 @@ def calibrate(
         groups = {n.part.name: [group for block in blocks for group in block.groups] for n, blocks in looked_at}
         finite = Finite()
         observations = {
-            n.part.name: Observation(groups[n.part.name], n.needs, chosen.total(n.part.name), max_rows, finite)
-            for n, _ in looked_at
+            name: Observation(groups[name], n.needs, chosen.total(name), max_rows, finite, chosen.samples(name))
+            for name, n in {n.part.name: n for n, _ in looked_at}.items()
         }
         samples = SampleJournal(folder, recorded, [index for index, _, _ in own], list(observations.values()))
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline

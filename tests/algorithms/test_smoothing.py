@@ -18,7 +18,7 @@ from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Rotate, Scale
 from llmc.numerics.hadamard import block_hadamard
 from llmc.numerics.smoothing import smoothing
-from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
+from llmc.numerics.spec import Granularity, LayerSpec, ScaleDtype, TensorSpec
 
 W8A8 = LayerSpec(
     weight=TensorSpec(format="int8", granularity="per_channel"), act=TensorSpec(format="int8", granularity="per_token")
@@ -186,3 +186,26 @@ def test_smoothing_that_does_not_pay_is_taken_back(method: Algorithm) -> None:
     assert step.rejected[method.name] == int(taken_back)
     assert group.probe(JUDGED_BY).error() <= before
     assert taken_back or method.name == "FlexSmooth"  # which may find exponents that help even so
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("granularity", "kept"), [("per_channel", True), ("per_tensor", False)])
+def test_who_absorbs_a_scale_is_judged_with_whom_it_serves(granularity: Granularity, kept: bool) -> None:
+    """One channel that reaches far comes of a row as large as all: to make it small takes its codes where one scale
+    serves all rows, and nothing where each has its own."""
+    torch.manual_seed(0)
+    rows = torch.randn(128, 32)
+    rows[:, 0] *= 1000
+    weight = torch.randn(32, 32)
+    weight[1:, 0] = 0
+    before, after = QuantLinear(nn.Linear(32, 32), W8A8), QuantLinear(nn.Linear(32, 32), W8A8)
+    before.weight.copy_(weight)
+    after.weight[:, 0] *= 1e-3
+    before.spec = LayerSpec(weight=TensorSpec(format="int8", granularity=granularity))
+    first = Group("b.v", ("b.v",), (before,), (), {"rows": rows})
+    second = Group("b.out", ("b.out",), (after,), (("b.v", before),), {"rows": before(rows)})
+    step = BlockStep("b", nn.ModuleList([before, after]), [first, second])
+    scale = torch.ones(32)
+    scale[0] = 1e-3
+    assert step.transform_if_better(second, [Scale(scale)], "SmoothQuant") == kept
+    assert bool(before.state.out_transforms) == kept and step.rejected["SmoothQuant"] == int(not kept)
