@@ -107,6 +107,7 @@ def check_command(options: argparse.Namespace) -> None:
     from llmc.config.checks import check_config
     from llmc.config.load import config_of, load_document
     from llmc.config.plan import plan
+    from llmc.config.scarce import scarcity
 
     document = load_document(options.config, _overrides(options))
     config = config_of(document)
@@ -129,6 +130,8 @@ def check_command(options: argparse.Namespace) -> None:
     print(visible(plan(config)))
     for note in document.notes:
         print(visible(f"note: {note}"))
+    if (warning := scarcity(config)) is not None:
+        print(visible(f"warning: {warning}"))
     if options.explain:
         from llmc.steps.explain import explain
 

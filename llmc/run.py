@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmc import distributed
+from llmc.config.scarce import scarcity
 from llmc.config.schema import Config
 from llmc.errors import ExportError
 from llmc.eval.results import Results
@@ -49,6 +50,8 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
         folder.write_json("versions.json", versions())
         for note in config.source.notes if config.source else ():
             log.info("note: %s", note)
+        if (warning := scarcity(config)) is not None:
+            log.warning("%s", warning)
     with folder.phase("load", "model.torch_dtype: bfloat16, half of float32; of a device: base.device: cpu"):
         pipeline, networks, judged = load(config, device)
     with counting(networks, folder.note_forward):

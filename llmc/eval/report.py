@@ -102,6 +102,7 @@ def write_report(path: Path, results: Results, media: Path, max_samples: int = 6
         layers=layers,
         open_layers=OPEN_LAYERS,
         worst=_worst(layers),
+        overfitting=any(layer.overfit is not None for layer in layers),
         error=known["latent_error"].show,
         gain=GAIN,
         colour=_colour,

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmc import distributed
 from llmc.algorithms.base import Algorithm
+from llmc.calib.apart import OVERFIT, overfit
 from llmc.config.schema import Config
 from llmc.eval.compare import Comparison, compare_videos, mean_of
 from llmc.eval.report import write_report
@@ -34,7 +35,7 @@ from llmc.steps.judge import Judgement
 from llmc.steps.network import Network
 from llmc.steps.usage import Usage
 
-LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error")
+LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error", "overfit")
 ATTENTION_COLUMNS = ("name", "spec", "quantized", "error")
 
 
@@ -55,7 +56,8 @@ def collect(
         checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
         device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
         phases=phase_results(folder.phases), layers=layers, attentions=attentions, rejected=rejections(networks),
-        coverage=coverage.rows, warnings=[*coverage.warnings, *judged.pop("warnings", [])], **judged,
+        coverage=coverage.rows, warnings=[*coverage.warnings, *overfitting(networks), *judged.pop("warnings", [])],
+        **judged,
     )  # fmt: skip
     if folder.writes:
         write_results(folder.path / "results.json", results)
@@ -132,6 +134,20 @@ def attention_table(networks: Sequence[Network]) -> list[AttentionResult]:
 def rejections(networks: Sequence[Network]) -> dict[str, int]:
     """How many groups each method left alone because its transform did not pay, or did not treat as it was asked to."""
     return dict(sum((block.rejected for network in networks for block in network.blocks), Counter()))
+
+
+def overfitting(networks: Sequence[Network]) -> list[str]:
+    """One sentence for each part whose layers all together are solved for the calls that were seen, and no others."""
+    found = []
+    for network in networks:
+        times = overfit([error.fit for error in network.errors.values() if error.fit is not None]) or 0.0
+        if times > OVERFIT:
+            found.append(
+                f"{network.part.name}: solutions leave {times:.1f} times the error on calls kept apart that they leave "
+                f"on those used, where up to {OVERFIT} is well; calibrate on more samples, each can have few steps"
+            )
+            log.warning("%s", found[-1])
+    return found
 
 
 def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, Any]:

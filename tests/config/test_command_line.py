@@ -44,6 +44,16 @@ def test_a_budget_of_no_call_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     assert "calib.max_calls: it is 0; it must be at least 1" in capsys.readouterr().err
 
 
+def test_check_warns_of_too_few_samples_for_what_solves_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    solving = ["--set", "quant.video_gen.special={}", "--set", "quant.video_gen.method=GPTQ"]
+    few = ["--set", "calib.n_samples=2"]
+    assert main(["check", GOOD, *solving, *few]) == 0
+    assert "warning: GPTQ would see 2 calibration samples" in capsys.readouterr().out
+    for enough in (solving, few):
+        assert main(["check", GOOD, *enough]) == 0
+        assert "warning" not in capsys.readouterr().out
+
+
 def test_a_bare_config_means_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", GOOD, "--set", "model.type=Wan"]) == 2
     assert "model.type" in capsys.readouterr().err
