@@ -60,6 +60,11 @@ def different(one: Job, other: Job) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def far_apart(one: torch.Tensor, other: torch.Tensor) -> int:
+    """How many values differ by more than a share of a step of 4 bits, which is a seventh of the largest."""
+    return int(((one - other).abs() > 0.01 * one.abs().max()).sum())
+
+
 def test_ranks_come_to_the_same_codes_as_one_even_if_some_have_no_sample(tmp_path: Path) -> None:
     recipe = {"video_gen": {"method": {"name": "SmoothQuant", "alpha": "search"}, **INT8}}
     judged = small_config(tmp_path, samples=3, eval={"n_samples": 1}, quant=recipe)  # by the first of two ranks alone
@@ -133,10 +138,11 @@ def test_two_experts_and_encoders_come_to_the_same_by_any_number_of_ranks(tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SUMS)
 def test_sums_in_another_order_change_few_codes(name: str, tmp_path: Path) -> None:
+    """Scales and branches that follow sums are others in their last bits, and with them all values; codes are not."""
     one, *others = jobs(tmp_path, {"video_gen": SUMS[name]})
     total = sum(tensor.numel() for tensor in one.tensors.values())
     for other in others:
-        changed = sum(different(one, other).values())
-        print(f"{name}, {other.ranks} ranks: {changed} of {total} values differ")
+        changed = sum(far_apart(tensor, other.tensors[key]) for key, tensor in one.tensors.items())
+        print(f"{name}, {other.ranks} ranks: {changed} of {total} values differ by a code")
         assert changed < 0.01 * total
         assert all(said == other.said[0] for said in other.said)
