@@ -1,7 +1,7 @@
 """What each recipe leaves of the error of plain rounding at the same bits, on a small trained model.
 
 python -m benchmarks.quality [--model assets/tiny_wan_i2v] [--variant clean outlier] [--recipe NAME ...]
-                             [--max-calls 16 first16 all] [--json]
+                             [--max-calls 16 first16 all] [--judged 4] [--forced] [--json]
 
 Errors are powers, |difference|^2 / |float|^2. Teacher-forced: of the network's output, fed what the float run fed it;
 endpoint: of the final latent of a run on its own. Each ratio is given with the interval that 90 % of resampled sets of
@@ -54,6 +54,7 @@ AIM = GPTQ(range="search", target="asymmetric")
 MAX_ROWS = 2048
 FIRST = "first"  # before how many of the first calls
 DRAWS = 2000
+KINDS = ("teacher_forced", "endpoint")  # of errors
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, variant: str, device: torch.device) -> Iterator[dict[str, Any]]:
     """Every recipe on one variant of the model."""
-    bench = Bench(arguments.model, variant, device, arguments.seeds, arguments.samples)
+    bench = Bench(arguments, variant, device)
+    kinds = KINDS[:1] if arguments.forced else KINDS
     known: dict[Recipe, Errors] = {}
     asked = [recipe for recipe in RECIPES if not arguments.recipe or recipe.name in arguments.recipe]
     for recipe, calls in product(asked, arguments.max_calls):
@@ -114,7 +116,7 @@ def measure(arguments: argparse.Namespace, variant: str, device: torch.device) -
         ours, theirs = known[recipe], known[against]
         name = recipe.name if calls == "all" else f"{recipe.name}, {calls} calls"
         row: dict[str, Any] = {"variant": variant, "grid": recipe.grid, "recipe": name, "against": against.name}
-        for kind in ("teacher_forced", "endpoint"):
+        for kind in kinds:
             row[kind] = ratio(getattr(ours, kind), getattr(theirs, kind))
         print(f"{variant} {recipe.grid} {name}: {row['teacher_forced']['ratio']:.4f}", flush=True)
         yield row
@@ -131,14 +133,15 @@ class Errors:
     """Of one quantized network: one number for each (sample, seed)."""
 
     teacher_forced: list[float]
-    endpoint: list[float]
+    endpoint: list[float]  # of none, where no videos are made
 
 
 class Bench:
     """A float pipeline, its calls on the calibration samples, and its runs on those that it is judged on."""
 
-    def __init__(self, model: Path, variant: str, device: torch.device, seeds: int, samples: int | None) -> None:
-        self.adapter, self.device = WanI2V(), device
+    def __init__(self, arguments: argparse.Namespace, variant: str, device: torch.device) -> None:
+        self.adapter, self.device, self.forced = WanI2V(), device, arguments.forced
+        model: Path = arguments.model
         self.pipeline = self.adapter.load(model, "auto", str(device))
         if variant != "outlier":
             from diffusers import WanTransformer3DModel
@@ -147,15 +150,17 @@ class Bench:
             self.pipeline.register_modules(transformer=other.to(device).eval())
         self.network = prepare(self.adapter.parts(self.pipeline)[0], Policy(_grid("W8A8")), ())
         assets = model.parent / "wan_i2v"
-        calib, judged = (read_samples(assets / name, True, samples) for name in ("calib", "eval"))
+        calib = read_samples(assets / "calib", True, arguments.samples)
+        judged = read_samples(assets / "eval", True, arguments.judged or arguments.samples)
         self.calls = CallStore()
         self._run([(i, s, HOW.model_copy(update={"seed": HOW.seed + i})) for i, s in enumerate(calib)], self.calls)
         self.judged = [
             (seed * len(judged) + i, sample, HOW.model_copy(update={"seed": 1000 + seed}))
-            for seed in range(seeds) for i, sample in enumerate(judged)
+            for seed in range(arguments.seeds) for i, sample in enumerate(judged)
         ]  # fmt: skip
         self.truth = CallStore()
-        self.videos = self._run(self.judged, self.truth, keep_outputs=True)
+        videos = self._run(self.judged, self.truth, keep_outputs=True)
+        self.videos = [] if self.forced else videos
 
     def errors(self, recipe: Recipe) -> Errors:
         """Quantize by the recipe, and judge."""
@@ -164,7 +169,7 @@ class Bench:
         quantize_on_calls(replace(self.network, recipe=recipe.methods), self._calls_of(recipe), MAX_ROWS)
         with in_mode(self.network.layers.values(), "quantized"):
             forced = teacher_forced_errors(self.network.part, self.truth, self.device)
-            videos = self._run(self.judged, None)
+            videos = [] if self.forced else self._run(self.judged, None)
         return Errors(
             [fmean(error for step in forced[index].values() for error in step) for index, _, _ in self.judged],
             [relative_error(ours.latents, float_.latents) for ours, float_ in zip(videos, self.videos, strict=True)],
@@ -217,7 +222,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'variant':<9}{'grid':<13}{'recipe':<52}{'teacher-forced':>24}{'endpoint':>24}"]
     for row in rows:
         shown = "".join(f"{row[k]['ratio']:>8.4f} [{row[k]['low']:.4f}, {row[k]['high']:.4f}]".rjust(26)
-                        for k in ("teacher_forced", "endpoint"))  # fmt: skip
+                        for k in KINDS if k in row)  # fmt: skip
         lines.append(f"{row['variant']:<9}{row['grid']:<13}{row['recipe']:<50}{shown}")
     return "\n".join(lines)
 
@@ -231,6 +236,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", nargs="+", choices=[recipe.name for recipe in RECIPES])
     parser.add_argument("--seeds", type=int, default=2, help="noises that each sample is judged with")
     parser.add_argument("--samples", type=int, default=None, help="only the first samples, of calibration and judging")
+    parser.add_argument("--judged", type=int, default=None, help="only the first samples, of judging")
+    parser.add_argument("--forced", action="store_true", help="only teacher-forced errors: no videos are made")
     parser.add_argument("--max-calls", nargs="+", default=["all"], help="calls to calibrate on: 16, first16, or all")
     parser.add_argument("--page", action="store_true", help="write a dated page into benchmarks/results")
     parser.add_argument("--json", action="store_true")
