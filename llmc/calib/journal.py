@@ -19,6 +19,7 @@ from llmc import distributed
 from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
 from llmc.calib.kept import Kept
+from llmc.calib.shelf import waiting
 from llmc.errors import CalibrationError
 from llmc.layers.attention import QuantAttention
 from llmc.log import log
@@ -117,7 +118,7 @@ def _name(part: str, block: BlockStep) -> str:
 
 def _content(block: BlockStep) -> dict[str, Any]:
     return {
-        "states": {name: layer.state for name, layer in block.linears.items()},
+        "states": {name: waiting(layer) for name, layer in block.linears.items()},
         "stats": {group.name: group.stats for group in block.groups},
         "errors": block.errors,
         "rejected": dict(block.rejected),

@@ -9,14 +9,23 @@ from torch import Tensor
 
 from llmc.atomic import scratch_folder
 from llmc.errors import CalibrationError
-from llmc.layers.linear import QuantLinear
+from llmc.layers.linear import LayerState, QuantLinear
 
 
 def put_away(layer: QuantLinear) -> None:
-    """Let the layer read its codes from disk; those on a device stay there."""
+    """Let the layer read its codes from disk; those of a layer that stays on a device stay there."""
+    state = waiting(layer)
+    if state.rounded is not None and state.rounded.codes.is_cpu:
+        rounded = replace(state.rounded, codes=on_disk(state.rounded.codes))
+        layer.state = replace(state, rounded=rounded)
+
+
+def waiting(layer: QuantLinear) -> LayerState:
+    """Its state with the codes where they wait while nobody runs the layer."""
     rounded = layer.state.rounded
-    if rounded is not None and rounded.codes.is_cpu:
-        layer.state = replace(layer.state, rounded=replace(rounded, codes=on_disk(rounded.codes)))
+    if rounded is None or not layer.takes_turns:
+        return layer.state
+    return replace(layer.state, rounded=replace(rounded, codes=rounded.codes.cpu()))
 
 
 def on_disk(tensor: Tensor) -> Tensor:

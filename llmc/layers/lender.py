@@ -46,7 +46,7 @@ class Lender:
                 module._buffers[leaf] = buffer.to(device)
 
     def _lend(self, index: int, name: str, linear: nn.Linear, tensor: Made) -> None:
-        lent = Lent.of(tensor, self.device, partial(self._turns.bring, index))
+        lent = Lent.of(tensor, self.device, partial(self._turns.bring, index), index < self._turns.resident)
         linear.weight = self._lent[index][name] = lent
         linear.register_forward_pre_hook(_borrow_weight)
 

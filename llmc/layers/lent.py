@@ -30,12 +30,13 @@ class Lent(nn.Parameter):
     source: Made
     borrow: Callable[[], None]  # has the values come
     is_there: bool
+    stays: bool  # once it came
 
     @classmethod
-    def of(cls, source: Made, device: torch.device, borrow: Callable[[], None]) -> Lent:
+    def of(cls, source: Made, device: torch.device, borrow: Callable[[], None], stays: bool = False) -> Lent:
         """One that is not there yet."""
         found = cls(_placeholder(source, device), requires_grad=False)
-        found.source, found.borrow, found.is_there = source, borrow, False
+        found.source, found.borrow, found.stays, found.is_there = source, borrow, stays, False
         return found
 
     def give(self, values: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from llmc.layers.kernels import real_product
-from llmc.layers.lent import borrowed
+from llmc.layers.lent import Lent, borrowed
 from llmc.layers.products import (
     Product,
     code_product,
@@ -97,6 +97,17 @@ class QuantLinear(nn.Module):
         return master
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether its weight is there only while its block works: then its codes, too, wait on the host."""
+        return isinstance(self.master, Lent) and not self.master.stays
+
+    @property
+    def rounded(self) -> Quantized | None:
+        """The rounded weight where the layer runs; codes that wait on the host are copied for who asks."""
+        found = self.state.rounded
+        return found and replace(found, codes=found.codes.to(self.device))
+
+    @property
     def multiplies_int8(self) -> bool:
         """Whether its product is one of int8 codes."""
         return self.state.rounded is not None and self.spec.multiplies_int8
@@ -150,7 +161,7 @@ class QuantLinear(nn.Module):
 
     def rounded_weight(self, channels: slice = slice(None)) -> Tensor:
         """The float32 weight that inputs are multiplied by: the rounded one, once there is one."""
-        rounded = self.state.rounded
+        rounded = self.rounded
         return self.float_weight(channels) if rounded is None else rounded.of_rows(channels).dequantize()
 
     def restored(self, weight: Tensor, channels: slice = slice(None)) -> Tensor:
@@ -252,7 +263,7 @@ class QuantLinear(nn.Module):
 
     def _outputs(self, parts: Sequence[Tensor]) -> Product:
         """What makes outputs of prepared rows; `parts` are all rows before that."""
-        rounded, dtype, bias = self.state.rounded, parts[0].dtype, self.float_bias()
+        rounded, dtype, bias = self.rounded, parts[0].dtype, self.float_bias()
         product: Product
         if self.mode == "transformed" or (rounded is None and self.spec.act is None):
             product = partial(linear, weight=self.float_weight().to(dtype))

@@ -13,9 +13,7 @@ def weight_digests(networks: Sequence[Network]) -> dict[str, dict[str, str]]:
     """Part -> layer -> sha256 of its dequantized weight in float32, row by row."""
     return {
         network.part.name: {
-            name: digest(layer.state.rounded)
-            for name, layer in network.layers.items()
-            if layer.state.rounded is not None
+            name: digest(rounded) for name, layer in network.layers.items() if (rounded := layer.rounded) is not None
         }
         for network in networks
     }

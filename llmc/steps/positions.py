@@ -73,7 +73,7 @@ def real_arithmetic(layers: Mapping[str, QuantLinear]) -> str:
     for name, layer in layers.items():
         if problem := layer.spec.real_problem():
             raise UnsupportedSpec(f"{name}: {problem}; leave real_quant out of eval.eval_pos")
-        ways["float" if layer.state.rounded is None else arithmetic(layer.state.rounded.codes)] += 1
+        ways["float" if (rounded := layer.rounded) is None else arithmetic(rounded.codes)] += 1
     return ", ".join(f"{count} layers by {way}" for way, count in ways.items())
 
 

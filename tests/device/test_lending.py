@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from llmc.__main__ import main
+from llmc.calib.shelf import put_away
 from llmc.layers.lender import Lender
+from llmc.layers.linear import QuantLinear
 from llmc.layers.turns import AT_ONCE
+from llmc.numerics.spec import LayerSpec, TensorSpec
 from tests.convert.tiny import lazy
 from tests.device.pretended import NAME, Pretended
 from tests.end_to_end.small_run import small_config
@@ -56,3 +59,20 @@ def test_a_run_comes_to_the_same_however_many_blocks_are_resident(pretended: Pre
     for other in exports[1:]:
         assert other.keys() == exports[0].keys()
         assert all(other[name].equal(tensor) for name, tensor in exports[0].items())
+
+
+@torch.no_grad()
+def test_codes_of_blocks_that_take_turns_wait_on_the_host_and_compute_on_the_device(pretended: Pretended) -> None:
+    whole, own = lent(pretended.device, resident=1)
+    int8 = LayerSpec(weight=TensorSpec(format="int8", granularity="per_channel"))
+    layers = [QuantLinear(layer, int8) for layer in own.children() if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        layer.round()
+        put_away(layer)
+        layer.mode = "quantized"
+    assert [layer.state.rounded.codes.is_cpu for layer in layers if layer.state.rounded] == [False, *[True] * 5]
+    x = torch.rand(4, WIDE)
+    for layer, float_layer in zip(layers, whole.children(), strict=True):
+        found, wanted = layer(x.to(pretended.device)), float_layer(x)
+        assert found.device == pretended.device
+        torch.testing.assert_close(found.cpu(), wanted, rtol=0.01, atol=0.01)
