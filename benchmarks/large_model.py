@@ -17,6 +17,7 @@ from llmc.models.networks import empty_network
 EMBEDDED = Path(__file__).parents[1] / "assets" / "tiny_wan_i2v"
 BESIDE = ("scheduler", "text_encoder", "tokenizer", "vae")
 STEM = "diffusion_pytorch_model"
+POOL = 4_194_301  # values, a prime: so no two rows of a matrix are alike, though they are drawn only once
 
 
 def save_large_model(folder: Path, dim: int, ffn: int, blocks: int) -> None:
@@ -40,17 +41,17 @@ def write_random_shards(folder: Path, tensors: Mapping[str, torch.Tensor]) -> No
     shards: dict[str, list[str]] = {}
     for name in tensors:
         shards.setdefault(".".join(name.split(".")[:2]) if name.startswith("blocks.") else "", []).append(name)
-    generator = torch.Generator().manual_seed(0)
+    values = torch.empty(POOL, dtype=torch.bfloat16).normal_(generator=torch.Generator().manual_seed(0))
     weight_map = {}
     for number, names in enumerate(shards.values(), 1):
         file = f"{STEM}-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({name: _random(tensors[name], generator) for name in names}, folder / file, {"format": "pt"})
+        save_file({name: _random(tensors[name], values) for name in names}, folder / file, {"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def _random(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _random(like: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     if like.ndim == 1:
         return torch.ones(like.shape, dtype=torch.bfloat16)
-    values = torch.empty(like.shape, dtype=torch.bfloat16)
-    return values.normal_(0, like[0].numel() ** -0.5, generator=generator)
+    whole = values.repeat(-(-like.numel() // POOL))[: like.numel()]
+    return whole.reshape(like.shape).mul_(like[0].numel() ** -0.5)

@@ -35,6 +35,8 @@ from llmc.steps.source import check_components, pipeline_around, skeleton
 from llmc.steps.summary import collect, describe
 from llmc.steps.usage import counting
 
+SMALLER = "base.resident: 0; model.torch_dtype: bfloat16, half of float32; of a device: base.device: cpu"
+
 
 def run(config: Config) -> Results:
     """Everything that a configuration asks for; results and report are in the run folder when it returns."""
@@ -52,7 +54,7 @@ def _run(config: Config, device: torch.device, folder: RunFolder) -> Results:
             log.info("note: %s", note)
         if (warning := scarcity(config)) is not None:
             log.warning("%s", warning)
-    with folder.phase("load", "model.torch_dtype: bfloat16, half of float32; of a device: base.device: cpu"):
+    with folder.phase("load", SMALLER):
         pipeline, networks, judged = load(config, device)
     with counting(networks, folder.note_forward):
         return work_on(config, pipeline, networks, judged, device, folder)
