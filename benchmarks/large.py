@@ -58,8 +58,7 @@ def main() -> None:
                 forget(model)
                 reading = _in_own_process(read_all, model)
                 forget(model)
-                with tensors_as_mappings():
-                    taken: Taken = _in_own_process(measure, config, small)
+                taken = measured(config, small)
                 lines.append(
                     f"{recipe:<8}{count:>7}{whole / 1e9:>7.2f}{block / 1e9:>10.3f}{taken.anonymous / block:>14.2f}"
                     f"{taken.seconds:>9.1f}{reading:>12.1f}"
@@ -68,6 +67,13 @@ def main() -> None:
     if arguments.page:
         write_page("large", "\n".join(lines), torch.device("cpu"))
     print("\n".join(lines))
+
+
+def measured(config: Path, small: Path) -> Taken:
+    """One run, in a process of its own."""
+    with tensors_as_mappings():
+        taken: Taken = _in_own_process(measure, config, small)
+    return taken
 
 
 def measure(config: Path, small: Path) -> Taken:
