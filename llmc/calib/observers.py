@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from torch import Tensor
 from llmc import distributed
 from llmc.calib.running import running_call
 from llmc.layers.steps import running_step
+from llmc.numerics.precision import exact_products
 
 PANEL = 192  # columns of a Gram matrix that are added up at once: so many at least,
 PANELS = 16  # and of a wide one a sixteenth, since each product reads all columns to the right of its own
@@ -130,23 +130,6 @@ class StepRange(Remembered):
     def restore(self, state: dict[str, Any]) -> None:
         for step, seen in state["seen"].items():
             self.seen[step].restore(seen)
-
-
-@contextmanager
-def exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """Let float32 products of bf16 values be taken by the units for short factors, where a device has them: bf16 and
-    tf32 hold every such factor exactly, and sums stay float32."""
-    if dtype != torch.bfloat16:
-        yield
-        return
-    backends: Any = torch.backends
-    on_cpu, on_cuda = backends.mkldnn.matmul, backends.cuda.matmul
-    before = on_cpu.fp32_precision, on_cuda.fp32_precision
-    try:
-        on_cpu.fp32_precision, on_cuda.fp32_precision = "bf16", "tf32"
-        yield
-    finally:
-        on_cpu.fp32_precision, on_cuda.fp32_precision = before
 
 
 class Gram(Remembered):

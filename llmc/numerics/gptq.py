@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from llmc.numerics.precision import exact_products
 from llmc.numerics.quantize import Quantized, packed_codes, round_to_grid, rounder, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
@@ -34,6 +35,7 @@ class Factor:
     damping: float  # the share of each channel's energy that it took to be positive definite
 
     @classmethod
+    @exact_products()
     def of(cls, gram: Tensor, damping: float, act_order: bool) -> Factor:
         """Channels with the largest inputs are rounded first, so that all others can make up for them. The factor takes
         the place of `gram`: at large widths a second matrix of that size is most of the memory."""
@@ -65,6 +67,7 @@ class Factor:
         _reorder_columns(self.unit, back)
         return self.unit
 
+    @exact_products()
     def solve(self, matrix: Tensor) -> Tensor:
         """matrix (rows, in) times the inverse of the damped Gram matrix."""
         known = matrix[:, self.order]
@@ -128,6 +131,7 @@ class Solution:
     errors: Tensor | None  # (out,), where they were asked for
 
 
+@exact_products()
 def gptq(
     weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Grid], compare: bool = False
 ) -> list[Solution]:
@@ -258,6 +262,7 @@ class _Columns:
         return (code if zero is None else code.sub_(zero)).mul_(step)
 
 
+@exact_products()
 def least_squares(weight: Tensor, cross: Tensor, factor: Factor) -> Tensor:
     """The weight that, on quantized inputs q, comes closest to what `weight` gives on float inputs x: with
     gram = q^T q and cross = x^T q it is W cross gram^-1, and the rest of the error does not depend on it (GPTAQ,

@@ -52,13 +52,16 @@ class Tiny:
     planned: list[tuple[int, Sample, Sampling]]
 
     def load(
-        self, device: torch.device, grids: LayerSpec, recipe: Sequence[Algorithm] = ()
+        self, device: torch.device, grids: LayerSpec, recipe: Sequence[Algorithm] = (), side: int = SAMPLING.height
     ) -> tuple[Any, Network, CallStore]:
-        """The pipeline on the device, its transformer made ready, and the calls of one float video."""
+        """The pipeline on the device, its transformer made ready, and the calls of a float video with such sides."""
+        planned = [
+            (n, sample, how.model_copy(update={"height": side, "width": side})) for n, sample, how in self.planned
+        ]
         pipeline = self.adapter.load(self.source, "auto", str(device))
         (part,) = self.adapter.parts(pipeline)
         store = CallStore()
-        record_calls(self.adapter, pipeline, [part], self.planned, {part.name: store}, keep_outputs=True)
+        record_calls(self.adapter, pipeline, [part], planned, {part.name: store}, keep_outputs=True)
         return pipeline, prepare(part, Policy(grids), (), recipe), store
 
 
