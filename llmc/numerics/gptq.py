@@ -103,8 +103,8 @@ def _factorize(gram: Tensor) -> Tensor | None:
         diagonal = root.diagonal()
         below.addmm_(gram[end:, :start], reach, alpha=-1)
         # the inverse of a panel is soon found, and a product with it is faster than solving for so many rows
-        unit = torch.eye(end - start, device=root.device, dtype=root.dtype)
-        inverse = torch.linalg.solve_triangular(root, unit, upper=False)
+        one = torch.eye(end - start, device=root.device, dtype=root.dtype)
+        inverse = torch.linalg.solve_triangular(root, one, upper=False)
         below.copy_(below @ (inverse / diagonal[:, None]).T)
         corner.copy_(corner.triu() + (root / diagonal).tril(-1))
         pivots[start:end] = diagonal.square()

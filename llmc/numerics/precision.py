@@ -1,4 +1,4 @@
-"""How float32 matrices are multiplied: a script may have allowed shorter factors, and sums of many errors need all bits."""
+"""How float32 matrices are multiplied: a script may have allowed shorter factors, and some sums need all bits."""
 
 from __future__ import annotations
 

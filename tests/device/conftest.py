@@ -55,9 +55,8 @@ class Tiny:
         self, device: torch.device, grids: LayerSpec, recipe: Sequence[Algorithm] = (), side: int = SAMPLING.height
     ) -> tuple[Any, Network, CallStore]:
         """The pipeline on the device, its transformer made ready, and the calls of a float video with such sides."""
-        planned = [
-            (n, sample, how.model_copy(update={"height": side, "width": side})) for n, sample, how in self.planned
-        ]
+        size = {"height": side, "width": side}
+        planned = [(number, sample, how.model_copy(update=size)) for number, sample, how in self.planned]
         pipeline = self.adapter.load(self.source, "auto", str(device))
         (part,) = self.adapter.parts(pipeline)
         store = CallStore()

@@ -1,5 +1,5 @@
-"""What one linear holds beyond its input, weight and output, at a sixteenth of the sizes of Wan 14B's ffn: shares of
-the output are those of its own sizes."""
+"""What one linear holds beyond its input, weight and output, at a sixteenth of the sizes of Wan 14B's ffn: as shares of
+the output the same."""
 
 from __future__ import annotations
 
