@@ -16,7 +16,7 @@ from llmc.steps.folder import versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_page(kind: str, table: str, device: torch.device, of: str = "") -> Path:
+def write_page(kind: str, table: str, device: torch.device, of: str = "", folder: Path = RESULTS) -> Path:
     """Write `<date>-<kind>-<device>.md`, with what it is `of` before the device; the command stands in it."""
     date = datetime.now(UTC).date().isoformat()
     name = (
@@ -25,7 +25,7 @@ def write_page(kind: str, table: str, device: torch.device, of: str = "") -> Pat
     command = shlex.join(["python", "-m", f"benchmarks.{kind}", *sys.argv[1:]])
     packages = ", ".join(f"{key} {value}" for key, value in versions().items())
     text = f"# {kind}, {date}\n\n`{command}` on {device.type} ({name}); {packages}\n\n```text\n{table}\n```\n"
-    path = RESULTS / f"{'-'.join(filter(None, [date, kind, of, device.type]))}.md"
+    path = folder / f"{'-'.join(filter(None, [date, kind, of, device.type]))}.md"
     with atomic_file(path) as stream:
         stream.write(text.encode())
     return path
