@@ -52,7 +52,7 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs, live: int
     run, ran = target.forward, []
 
     def replay(position: int, block: nn.Module) -> Callable[..., Any]:
-        key, run = _key(part, position), block.forward
+        key, run = key_of(part, position), block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             ran.append(position)
@@ -86,7 +86,7 @@ def run_to_block(part: Part, index: int, call: Call, outputs: Outputs, live: int
 def move_on(part: Part, index: int, call: Call, stream: Outputs, device: torch.device) -> Any:
     """The output of block `index` in a call, of which the stream has all earlier ones, and then this one too."""
     output = run_to_block(part, index, call, _on(device, stream))
-    stream[_key(part, index)] = _to_host(output)
+    stream[key_of(part, index)] = _to_host(output)
     return output
 
 
@@ -95,7 +95,7 @@ def output_of(part: Part, call: Call, stream: Outputs, device: torch.device) -> 
     outputs = _on(device, stream)
     with ExitStack() as stack:
         for index, (_, block) in enumerate(part.blocks):
-            stack.enter_context(_forward(block, partial(_given, outputs[_key(part, index)])))
+            stack.enter_context(_forward(block, partial(_given, outputs[key_of(part, index)])))
         with at_step(call.step):
             return part.module(*call.args, **call.kwargs)
 
@@ -185,7 +185,7 @@ class BlockStream:
             Observation(some, needs, self.store.total, self.max_rows, samples=self.samples) for some, needs in looks
         ]
         seeing = {group.name: observation.see for observation in observations for group in observation.groups}
-        key = _key(self.part, index)
+        key = key_of(self.part, index)
         for number, call in enumerate(self.store.calls(self.device)):
             inputs: dict[str, Tensor] = {}
 
@@ -268,7 +268,7 @@ class BlockStream:
         with reading(groups, see_or_leave):
             outputs = _on(self.device, stream)
             output = run_to_block(self.part, index, call, outputs, live)
-        moved = [_key(self.part, position) for position in range(index - live, index)]
+        moved = [key_of(self.part, position) for position in range(index - live, index)]
         return {key: _to_host(outputs[key]) for key in moved}, _to_host(output)
 
 
@@ -281,7 +281,8 @@ def quantized(layers: Iterable[QuantLinear]) -> Iterator[None]:
         yield
 
 
-def _key(part: Part, index: int) -> type | int:
+def key_of(part: Part, index: int) -> type | int:
+    """Under which what a block gives is kept in a stream."""
     block = type(part.blocks[index][1])
     return index if block.__name__ in part.lasting else block
 
