@@ -118,14 +118,11 @@ class GPTQ(Algorithm):
     def _fits(self, layers: list[QuantLinear], used: Moments, apart: Moments, damping: float) -> list[Fit]:
         """How solutions for the calls used fare on those kept apart: told from some output channels of each layer."""
         from llmc.calib.probe import channels_of
-        from llmc.calib.trial import fit_of
+        from llmc.calib.trial import fits_of
 
         channels = [channels_of(layer.spec.weight, layer.out_features) for layer in layers]
         solved, _ = self._solved(layers, channels, replace(used, gram=used.gram.clone()), damping)
-        return [
-            fit_of(layer, some, solution, used, apart)
-            for layer, some, solution in zip(layers, channels, solved, strict=True)
-        ]
+        return fits_of(layers, channels, solved, used, apart)
 
     def _solved(
         self, layers: list[QuantLinear], channels: list[slice], moments: Moments, damping: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -41,10 +42,18 @@ class Apart:
         if self.samples:
             none = x[..., :0, :]
             return (none, x) if sample in self.samples else (x, none)
-        count = x.shape[-2]
-        run = torch.arange(count, device=x.device) * min(RUNS, count) // max(1, count)
-        apart = run % ONE_IN == FIRST
-        return x[..., ~apart, :], x[..., apart, :]
+        runs = _runs(x)  # slices, since a device would have to tell how many tokens a mask chooses
+        kept = [run for number, run in enumerate(runs) if number % ONE_IN == FIRST]
+        rest = [run for number, run in enumerate(runs) if number % ONE_IN != FIRST]
+        return torch.cat(rest, -2), torch.cat(kept, -2) if kept else x[..., :0, :]
+
+
+def _runs(x: torch.Tensor) -> list[torch.Tensor]:
+    """The tokens in runs of neighbours, which are of one length but for what is left over."""
+    count = x.shape[-2]
+    runs = min(RUNS, count)
+    ends = [-(-count * number // max(1, runs)) for number in range(runs + 1)]
+    return [x[..., start:end, :] for start, end in pairwise(ends)] or [x]
 
 
 @dataclass(frozen=True)

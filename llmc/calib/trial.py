@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
+import torch
 from torch import Tensor
 
 from llmc.calib.apart import OVERFIT, Fit, overfit
@@ -58,8 +59,23 @@ class Solved:
         return left
 
 
-def fit_of(layer: QuantLinear, channels: slice, solved: Solved, used: Moments, apart: Moments) -> Fit:
-    """How a solution for some output channels of a layer fares."""
+def fits_of(
+    layers: Sequence[QuantLinear], channels: Sequence[slice], solved: Sequence[Solved], used: Moments, apart: Moments
+) -> list[Fit]:
+    """How solutions for some output channels of each layer fare; a device is waited for once."""
+    figures = [
+        _figures(layer, some, solution, used, apart)
+        for layer, some, solution in zip(layers, channels, solved, strict=True)
+    ]
+    return [
+        Fit(of_used, of_apart, error / of_plain if of_plain > 0 else inf)
+        for of_used, of_apart, error, of_plain in torch.stack(figures).tolist()
+    ]
+
+
+def _figures(layer: QuantLinear, channels: slice, solved: Solved, used: Moments, apart: Moments) -> Tensor:
+    """The error on the calls used and on those apart, each as a share of the output; the error on those apart once
+    more, and that of rounding to nearest."""
     assert layer.spec.weight is not None
     rounded = layer.float_weight(channels)
     weight = rounded + layer.lowrank_product(channels)
@@ -70,15 +86,15 @@ def fit_of(layer: QuantLinear, channels: slice, solved: Solved, used: Moments, a
         # of |W x - Q q|^2, off = W - Q, all but |W (x - q)|^2, which plain rounding leaves too; and as before, since
         # what makes up for errors of the layers before is worth little where these are others
         moved = weight.to(apart.cross.dtype) @ (apart.cross - apart.gram)
-        error = max(error, error + 2 * float((moved * (off - plain)).sum()))
-    of_used, of_apart = (energy(left, calls.gram) / max(energy(weight, calls.gram), TINY) for calls in (used, apart))
-    return Fit(of_used, of_apart, error / of_plain if of_plain > 0 else inf)
+        error = torch.maximum(error, error + 2 * (moved * (off - plain)).sum())
+    shares = [energy(left, calls.gram) / energy(weight, calls.gram).clamp(min=TINY) for calls in (used, apart)]
+    return torch.stack([*shares, error, of_plain])
 
 
-def energy(weight: Tensor, gram: Tensor) -> float:
+def energy(weight: Tensor, gram: Tensor) -> Tensor:
     """Squares of what a weight (out, in) gives in all calls, summed."""
     weight = weight.to(gram.dtype)
-    return float((weight @ gram).mul_(weight).sum())
+    return (weight @ gram).mul_(weight).sum()
 
 
 @dataclass(frozen=True)

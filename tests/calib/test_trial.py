@@ -10,7 +10,7 @@ from torch import nn
 
 from llmc.calib.apart import Fit
 from llmc.calib.group import Group
-from llmc.calib.trial import Moments, Solved, Trial, choose_damping, fit_of
+from llmc.calib.trial import Moments, Solved, Trial, choose_damping, fits_of
 from llmc.layers.linear import QuantLinear
 from llmc.numerics.quantize import quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -66,7 +66,7 @@ def test_errors_are_those_of_the_outputs() -> None:
     weight = layer.weight.float()
     other = quantize(weight * 0.9, INT4.weight)
     solved, moments = Solved(weight, other, None), [Moments(calls.T @ calls) for calls in (x, y)]
-    fit = fit_of(layer, ALL, solved, *moments)
+    (fit,) = fits_of([layer], [ALL], [solved], *moments)
 
     def error(calls: torch.Tensor, rounded: torch.Tensor) -> float:
         return float((calls @ (weight - rounded).T).square().sum() / (calls @ weight.T).square().sum())
@@ -85,4 +85,5 @@ def test_a_weight_that_only_makes_up_for_errors_before_it_does_not_pay() -> None
     q = 2 * x
     half = layer.weight.float() / 2
     moments = Moments(q.T @ q, x.T @ q)
-    assert fit_of(layer, ALL, Solved(half, quantize(half, INT4.weight), None), moments, moments).of_plain > 1
+    solved = Solved(half, quantize(half, INT4.weight), None)
+    assert fits_of([layer], [ALL], [solved], moments, moments)[0].of_plain > 1
