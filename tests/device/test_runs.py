@@ -26,7 +26,6 @@ from tests.slices import by_default
 from tests.tiny_pipelines import save_samples
 
 TARGETS = {exporter().switch for exporter in discover("llmc.export", Exporter).values()}
-STATIC = {"bit": 8, "granularity": "per_tensor", "static": True, "symmetric": False}
 
 
 def grids(kind: str, method: str) -> dict[str, Any]:
