@@ -42,8 +42,6 @@ WIDTHS = {
 # in the default suite, of families and strategies that no other whole run has
 SLICE = {
     "wan_t2v/few_step_w_a",
-    "wan22_t2v/lora_merged_w_a",
-    "wan22_i2v/full_stack_w4a8",
     "hunyuan_t2v/mindie_w8a8_timestep",
     "flux/mindie_w8a8_dynamic_m6-schnell",
     "sd3/smoothquant_w_a_fp8_encoders-sd3",

@@ -44,10 +44,12 @@ ALONE = [
 # observed all at once, and block by block on quantized inputs, in turn
 STACKS = [("SmoothQuant", "Hadamard", "RTN"), ("SmoothQuant", "LowRank", "GPTQ")]
 ON_EVERY_FAMILY = [(name, STACKS[index % len(STACKS)]) for index, name in enumerate(sorted(adapters().keys() - {ONE}))]
-# pairs by default, and of those that smooth one alone: what comes before or after a Scale does not see who made it
+# pairs by default, and of those that smooth one alone: what comes before or after a Scale does not see who made it;
+# what no method rounded is rounded as RTN does, and a grid for each step is fixed where one for all steps is
 SMOOTHS_TOO = {name for name, method in METHODS.items() if issubclass(method, Smoothing)} - {"SmoothQuant"}
+ALIKE = SMOOTHS_TOO | {"RTN", "Timestep"}
 ORDERS = [
-    pytest.param(ONE, names, id=" ".join(names), marks=slow_if(len(names) > 2 or SMOOTHS_TOO & {*names}))
+    pytest.param(ONE, names, id=" ".join(names), marks=slow_if(len(names) > 2 or ALIKE & {*names}))
     for names in [*permutations(METHODS, 2), *permutations(METHODS, 3)]
     if all("rounded" not in METHODS[name]().leaves for name in names[:-1])
 ]
@@ -166,12 +168,13 @@ def assert_same(networks: Sequence[Network], others: Sequence[Network]) -> None:
             assert all(torch.equal(one.tensors[key].float(), two.tensors[key].float()) for key in one.tensors), name
 
 
-# by default each method at once, of those that smooth one, as a journal keeps a Scale whoever made it; block by block
-# one of each kind; one network, two experts, outputs that last
+# by default one for each kind of thing that a method leaves on a layer: a journal keeps it whoever made it
 RESUMED = [(family, (method,), streamed) for family, method in ALONE for streamed in (False, True)]
 RESUMED += [(family, stack, False) for family, stack in ON_EVERY_FAMILY]
-BY_BLOCK = {("SmoothQuant",), ("GPTQ",)}
-RESUMED_BY_DEFAULT = {ONE, "Wan2T2V", "WanVACE", "HunyuanVideo"}
+RESUMED_BY_DEFAULT = [
+    (ONE, ("SmoothQuant",), False), (ONE, ("GPTQ",), True), (ONE, ("Static",), False), (ONE, ("Timestep",), False),
+    ("Wan2T2V", ("SmoothQuant", "LowRank", "GPTQ"), False), ("Wan2TI2V", ("SmoothQuant", "Hadamard", "RTN"), False),
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -183,9 +186,7 @@ RESUMED_BY_DEFAULT = {ONE, "Wan2T2V", "WanVACE", "HunyuanVideo"}
             names,
             streamed,
             id=" ".join([family, *names, *["streamed"] * streamed]),
-            marks=slow_if(
-                (streamed and names not in BY_BLOCK) or SMOOTHS_TOO & {*names} or family not in RESUMED_BY_DEFAULT
-            ),
+            marks=slow_if((family, names, streamed) not in RESUMED_BY_DEFAULT),
         )
         for family, names, streamed in RESUMED
     ],

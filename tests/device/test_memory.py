@@ -70,7 +70,10 @@ def beyond_output(pretended: Pretended, layer: QuantLinear, x: torch.Tensor, mod
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("inputs", "outputs"), [(NARROW, WIDE), (WIDE, NARROW)], ids=["up", "down"])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [pytest.param(NARROW, WIDE, id="up"), pytest.param(WIDE, NARROW, id="down", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
 def test_fake_quantization_holds_little_beside(
     pretended: Pretended, grids: LayerSpec, inputs: int, outputs: int

@@ -36,6 +36,7 @@ from llmc.scripted import (
 from llmc.scripted.quantize import disabled_layers
 from llmc.verify.run import verify
 from tests.scripted.conftest import SAMPLING, Load
+from tests.slices import by_default
 from tests.tiny_pipelines import save_samples
 
 BLOCKS, FLOAT = ("*double_blocks*", "*single_blocks*"), ("*img_mod*", "*modulation*", "*fc2*")
@@ -95,7 +96,15 @@ RECIPES: dict[str, tuple[Callable[[list[str]], dict[str, Any]], dict[str, Any]]]
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECIPES)
+BY_DEFAULT = [
+    "m6, w8a8_dynamic",
+    "fa3, w8a8_dynamic",
+    "w8a8",
+    "m3, w8a8_timestep",
+]  # each kind of act scale, and attention
+
+
+@pytest.mark.parametrize("name", by_default(BY_DEFAULT, RECIPES))
 def test_a_script_and_a_run_write_the_same_bits(
     name: str, hunyuan: Path, load: Load, dumped: Callable[..., list[Any]], tmp_path: Path
 ) -> None:
