@@ -10,6 +10,8 @@ from typing import Literal
 MaxCalls = int | Literal["auto"] | None  # of each denoising network; None: all
 LARGE = 500_000_000  # weights: all calls of a smaller network take little time and memory
 FEW = 64  # calls of a large one: more than usual schedules have steps, so that each of them is seen
+JUDGED = 32  # calls of a large one that are replayed: an error is known closer from them than recipes differ
+HUGE = 3_000_000_000  # weights: to make a video takes so long that that of plain rounding is left out
 
 
 def spread_calls(samples: int, steps: int, branches: int, count: int) -> list[list[int]]:
@@ -41,6 +43,11 @@ class ChosenCalls:
     def has(self, part: str, sample: int, place: int) -> bool:
         """Whether the call is one of them."""
         return part not in self.places or place in self.places[part][sample]
+
+    def as_lists(self) -> list[tuple[str, list[tuple[int, list[int]]]]]:
+        """All of it in plain values."""
+        return [(part, [(sample, list(places)) for sample, places in chosen.items()])
+                for part, chosen in self.places.items()]  # fmt: skip
 
     def total(self, part: str) -> int:
         """How many there are of a part."""

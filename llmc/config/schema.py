@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
 
 from llmc.algorithms.base import Algorithm
-from llmc.calib.budget import FEW, LARGE
+from llmc.calib.budget import FEW, HUGE, JUDGED, LARGE
 from llmc.calib.samples import read_samples
 from llmc.config.document import Source
 from llmc.config.model import ModelConfig
@@ -180,6 +180,17 @@ class EvalConfig(SamplesConfig):
         validate_default=True,
         max_length=20,
         description="how videos are compared with the float model's; an image by those that can tell of one frame",
+    )
+    max_calls: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] | None = Field(
+        "auto",
+        description="how many float calls of each denoising network every position is fed with, spread over samples, "
+        f"steps and branches; null: all; auto: all, but {JUDGED} of a network of {LARGE / 1e9:g} billion weights and "
+        "more",
+    )
+    baseline_videos: StrictBool | Literal["auto"] = Field(
+        "auto",
+        description="also make the videos of the baseline; False: only feed it with the float calls; auto: True, but "
+        f"not of a network of {HUGE / 1e9:g} billion weights and more",
     )
     baseline: Literal["RTN"] | None = Field(
         "RTN", description="also judge plain rounding, to see what the methods gain; null: do not"

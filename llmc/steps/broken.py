@@ -33,14 +33,15 @@ def broken(judgement: Judgement) -> Iterator[str]:
     """One sentence for each video that is no picture, and for each network that gave no numbers on the way."""
     for position, judged in judgement.positions.items():
         name = POSITIONS.get(position, position)
-        for index, (video, (_, how)) in enumerate(zip(judged.videos, judgement.samples, strict=True)):
+        for index, video in enumerate(judged.videos):
+            _, how = judgement.samples[index]
             if not video.is_finite:
                 yield (
                     f"{position} ({name}): the video of sample {index}, seed {how.seed}, came out as NaN or infinity, "
                     "and is black where it did: do not use what was exported before you know why"
                 )
         for index, errors in enumerate(judged.steps):
-            if steps := [step for step, error in enumerate(errors) if not isfinite(error)]:
+            if steps := [step for step, error in enumerate(errors) if not (error is None or isfinite(error))]:
                 yield (
                     f"{position} ({name}): fed with what the float model was fed, the network gives NaN or infinity in "
                     f"the steps {ranges(steps)} of sample {index}"

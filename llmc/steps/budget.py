@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llmc.calib.budget import FEW, LARGE, ChosenCalls, MaxCalls, spread_calls
+from llmc.calib.budget import FEW, HUGE, JUDGED, LARGE, ChosenCalls, MaxCalls, spread_calls
 from llmc.errors import CalibrationError
 from llmc.log import log
 from llmc.models.base import ModelAdapter
@@ -23,32 +23,68 @@ def chosen_calls(
     any there may be no pipeline to count them by."""
     if not planned or not any(network.needs or network.attentions for network in networks):
         return ChosenCalls()
-    samples, how = [index for index, _, _ in planned], planned[0][2]
-    made, branches = adapter.call_counts(pipeline, how), len(adapter.branches_of(how))
-    places: dict[str, Mapping[int, Sequence[int]]] = {}
+    how = planned[0][2]
+    made = adapter.call_counts(pipeline, how)
     for network in networks:
         name = network.part.name
-        if network.part.section != "video_gen":
-            continue
-        if made[name] == 0 and (network.needs or network.attentions):
+        if network.part.section == "video_gen" and made[name] == 0 and (network.needs or network.attentions):
             raise CalibrationError(
                 f"{name} runs in none of the {how.steps} steps of this schedule, so nothing would be known of "
                 "it: another expert has them all; give calib more steps, or another shift"
             )
-        wanted = calls_wanted(network, max_calls)
-        count = made[name] * len(samples) if wanted is None else wanted
-        chosen = spread_calls(len(samples), made[name] // branches, branches, count)
-        places[name] = dict(zip(samples, chosen, strict=True))
-    return ChosenCalls(places)
+    return _spread(adapter, pipeline, networks, planned, lambda network: calls_wanted(network, max_calls))
 
 
 def calls_wanted(network: Network, max_calls: MaxCalls) -> int | None:
     """How many calls of a network are to be looked at; None: all."""
     if max_calls != "auto":
         return max_calls
-    weights = sum(layer.in_features * layer.out_features for layer in network.layers.values())
     ranges = network.needs & RANGES or any(not attention.spec.dynamic for attention in network.attentions.values())
-    return None if weights < LARGE or ranges else FEW
+    return None if weights_of(network) < LARGE or ranges else FEW
+
+
+def judged_calls(
+    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, max_calls: MaxCalls
+) -> ChosenCalls:
+    """The float calls that every position is fed with."""
+
+    def wanted(network: Network) -> int | None:
+        if max_calls != "auto":
+            return max_calls
+        return None if weights_of(network) < LARGE else JUDGED
+
+    return _spread(adapter, pipeline, networks, planned, wanted)
+
+
+def is_huge(networks: Sequence[Network]) -> bool:
+    """Whether a network is so large that a video which can be done without is not made."""
+    return any(weights_of(network) >= HUGE for network in networks if network.part.section == "video_gen")
+
+
+def weights_of(network: Network) -> int:
+    """How many weights its quantized layers have."""
+    return sum(layer.in_features * layer.out_features for layer in network.layers.values())
+
+
+def _spread(
+    adapter: ModelAdapter,
+    pipeline: Any,
+    networks: Sequence[Network],
+    planned: Planned,
+    wanted: Callable[[Network], int | None],
+) -> ChosenCalls:
+    """So many calls of each denoising network, spread over samples, its own steps and branches."""
+    samples, how = [index for index, _, _ in planned], planned[0][2]
+    made, branches = adapter.call_counts(pipeline, how), len(adapter.branches_of(how))
+    places: dict[str, Mapping[int, Sequence[int]]] = {}
+    for network in networks:
+        name = network.part.name
+        if network.part.section == "video_gen":
+            count = wanted(network)
+            count = made[name] * len(samples) if count is None else count
+            chosen = spread_calls(len(samples), made[name] // branches, branches, count)
+            places[name] = dict(zip(samples, chosen, strict=True))
+    return ChosenCalls(places)
 
 
 def samples_to_run(networks: Sequence[Network], planned: Planned, chosen: ChosenCalls) -> Planned:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from llmc import distributed
+from llmc.calib.budget import ChosenCalls
 from llmc.calib.kept import Kept
 from llmc.calib.record import record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
@@ -20,6 +21,7 @@ from llmc.config.schema import Config
 from llmc.memory import needed_for
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.steps.broken import check_float_videos
+from llmc.steps.budget import is_huge, judged_calls
 from llmc.steps.folder import RunFolder
 from llmc.steps.network import Network
 from llmc.steps.positions import Planned, make_videos
@@ -39,7 +41,7 @@ class Judged:
     that of what the pipeline reads of each quantized encoder."""
 
     videos: list[Video]  # none of a position that only replays the float trajectory
-    steps: list[list[float]]
+    steps: list[list[float | None]]  # None where no call of a step was chosen
     blocks: list[tuple[str, float]]  # of each call that was looked at, until all ranks are gathered
     encoders: list[tuple[str, float]]  # of each call
 
@@ -51,6 +53,10 @@ class Judgement:
     samples: list[tuple[Sample, Sampling]]
     positions: dict[str, Judged]
 
+    def filmed(self) -> dict[str, Judged]:
+        """Those that made videos."""
+        return {position: judged for position, judged in self.positions.items() if judged.videos}
+
 
 def judge(
     config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], folder: RunFolder, kept: Kept
@@ -60,17 +66,22 @@ def judge(
     assert config.eval is not None
     samples = config.eval.samples(adapter)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
-    planned = [(index, sample, how) for index, (sample, how) in distributed.share(everything)]
+    planned = [(index, sample, how) for index, (sample, how) in enumerate(everything)]
+    chosen = judged_calls(adapter, pipeline, networks, planned, config.eval.max_calls)
+    planned = [one for _, one in distributed.share(planned)]
     loras = [(lora.path, lora.strength, lora.part) for lora in config.model.lora]
     with needed_for("making the float videos", LESS):
-        recording = judge_float(adapter, pipeline, networks, planned, folder.path, [*sources(config.model), *loras])
+        depends = [*sources(config.model), *loras]
+        recording = judge_float(adapter, pipeline, networks, planned, chosen, folder.path, depends)
     check_float_videos(planned, recording.videos)
     for store in recording.calls.values():
         store.number_over_ranks()
     asked = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
     positions = [position for position in dict.fromkeys(asked) if position != "pretrain"]  # float is there already
-    videos = {}
+    videos: dict[str, list[Video]] = {position: [] for position in positions}
     for position in positions:
+        if position == "baseline" and not makes_baseline(config.eval.baseline_videos, networks):
+            continue
         with needed_for(f"making the videos of {position}", LESS):
             videos[position] = make_videos(position, adapter, pipeline, networks, planned, kept.of(position))
     with needed_for("replaying the float trajectory", LESS):
@@ -78,6 +89,11 @@ def judge(
     judged = {"float": Judged(recording.videos, [], [], [])}
     judged |= {position: replace(replays[position], videos=videos[position]) for position in positions}
     return Judgement(everything, {name: gathered(own, len(everything)) for name, own in judged.items()})
+
+
+def makes_baseline(asked: bool | Literal["auto"], networks: Sequence[Network]) -> bool:
+    """Whether plain rounding makes videos too; what it makes of the float calls is known without."""
+    return not is_huge(networks) if asked == "auto" else asked
 
 
 def replay_all(
@@ -100,9 +116,10 @@ def replay_all(
     return found
 
 
-def per_step(calls: Iterable[tuple[int, float]]) -> list[float]:
-    """The mean error of the calls of each step, whichever network ran them."""
-    return [error for _, error in sorted(averaged(calls))]
+def per_step(calls: Iterable[tuple[int, float]]) -> list[float | None]:
+    """The mean error of the calls of each step, whichever network ran them; None of a step of which there are none."""
+    found = dict(averaged(calls))
+    return [found.get(step) for step in range(max(found, default=-1) + 1)]
 
 
 def gathered(judged: Judged, count: int) -> Judged:
@@ -130,10 +147,11 @@ def judge_float(
     pipeline: Any,
     networks: Sequence[Network],
     planned: Planned,
+    chosen: ChosenCalls,
     cache: Path,
     depends: Sequence[object],
 ) -> Recording:
-    """The float videos and every call behind them; from the cache if the very same were made before."""
+    """The float videos and the chosen calls behind them; from the cache if the very same were made before."""
     parts = [network.part for network in networks]
     if not planned:  # ranks without a sample would all write to one place
         return Recording([], {part.name: CallStore() for part in parts})
@@ -142,13 +160,21 @@ def judge_float(
     images = [image for _, sample, _ in planned for image in (sample.image, sample.last_image) if image]
     what = [part.name for part in parts]
     key = fingerprint(
-        adapter.name, depends, samples, *images, what, str(weight.dtype), str(weight.device), torch.__version__
+        adapter.name,
+        depends,
+        samples,
+        *images,
+        what,
+        chosen.as_lists(),
+        str(weight.dtype),
+        str(weight.device),
+        torch.__version__,
     )
 
     by_index = {index: (index, sample, how) for index, sample, how in planned}
 
     def record(index: int, stores: dict[str, CallStore]) -> Video:
-        (video,) = record_calls(adapter, pipeline, parts, [by_index[index]], stores, keep_outputs=True)
+        (video,) = record_calls(adapter, pipeline, parts, [by_index[index]], stores, keep_outputs=True, chosen=chosen)
         return video
 
     return cached_recording(cache / f"float-{key}", what, list(by_index), record)

@@ -157,14 +157,16 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
         return {}
     reference = judgement.positions["float"].videos
     compared: dict[str, list[Comparison]] = {}
-    with progress("comparing videos", len(judgement.positions)) as advance:
-        for position, judged in judgement.positions.items():
+    filmed = judgement.filmed()
+    with progress("comparing videos", len(filmed)) as advance:
+        for position, judged in filmed.items():
             compared[position] = compare_videos(reference, judged.videos, config.metrics())
             advance()
     everyone = range(len(judgement.samples))
     metrics = {
-        position: mean_of(found) | {"teacher_forced_error": _teacher_forced(judgement, position, everyone)}
-        for position, found in compared.items()
+        position: mean_of(compared.get(position, ()))
+        | {"teacher_forced_error": _teacher_forced(judgement, position, everyone)}
+        for position in judgement.positions
     }
     videos = write_videos(config, judgement, folder)
     replayed = {position: judged for position, judged in judgement.positions.items() if judged.steps}
@@ -176,8 +178,9 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
             seed=how.seed,
             steps={position: judged.steps[index] for position, judged in replayed.items()},
             metrics={
-                position: found[index].metrics | {"teacher_forced_error": _teacher_forced(judgement, position, [index])}
-                for position, found in compared.items()
+                position: (compared[position][index].metrics if position in compared else {})
+                | {"teacher_forced_error": _teacher_forced(judgement, position, [index])}
+                for position in judgement.positions
             },
             per_frame={position: found[index].per_frame for position, found in compared.items()},
             videos={position: paths[index] for position, paths in videos.items()},
@@ -200,11 +203,12 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
 def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:
     """Every video of every position, and one picture of each sample: float | quantized | difference."""
     assert config.eval is not None
-    if not all(video.is_decoded for judged in judgement.positions.values() for video in judged.videos):
+    filmed = judgement.filmed()
+    if not all(video.is_decoded for judged in filmed.values() for video in judged.videos):
         return {}
     root = config.eval.output_video_path or folder.path / "videos"
     written: dict[str, list[str]] = {}
-    for position, judged in judgement.positions.items():
+    for position, judged in filmed.items():
         names = [f"{index}_seed{how.seed}" for index, (_, how) in enumerate(judgement.samples)]
         paths = [write_video(root / position / f"{name}.mp4", video.frames, config.eval.fps)
                  for name, video in zip(names, judged.videos, strict=True)]  # fmt: skip
@@ -221,4 +225,5 @@ def _teacher_forced(judgement: Judgement, position: str, samples: Iterable[int])
     if position == "float":
         return 0.0
     steps = judgement.positions[position].steps
-    return fmean(error for sample in samples for error in steps[sample]) if steps else None
+    found = [error for sample in samples if steps for error in steps[sample] if error is not None]
+    return fmean(found) if found else None

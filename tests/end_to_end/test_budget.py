@@ -41,6 +41,21 @@ def test_a_run_looks_at_the_calls_that_its_budget_chooses_and_says_which(tmp_pat
     assert not same(few, exported(tmp_path / "all"))
 
 
+def test_a_judgement_of_a_few_calls_tells_their_steps_and_needs_no_videos_of_the_baseline(tmp_path: Path) -> None:
+    judged = {"max_calls": 3, "baseline_videos": False, "steps": 4}
+    assert main(["run", "--config", str(small_config(tmp_path, samples=2, save=None, eval=judged))]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    steps = [sample["steps"]["fake_quant"] for sample in results["samples"]]
+    assert [[error is not None for error in errors] for errors in steps] == [[True, False, True], [False, True]]
+    assert results["metrics"]["baseline"].keys() == {"teacher_forced_error"}
+    assert (
+        0 < results["metrics"]["fake_quant"]["teacher_forced_error"] < 0.01 < results["metrics"]["fake_quant"]["psnr"]
+    )
+    assert not (tmp_path / "run" / "videos" / "baseline").exists() and (tmp_path / "run" / "report.html").exists()
+    # two videos of four steps and two branches, in float and quantized; then three calls in two positions and in float
+    assert results["phases"]["judge"]["forwards"] == 2 * 2 * 4 * 2 + 3 * 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True], ids=["at once", "streamed"])
 def test_a_budget_for_all_calls_gives_the_codes_of_none(streamed: bool, tmp_path: Path) -> None:
