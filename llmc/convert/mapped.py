@@ -13,6 +13,8 @@ from llmc.convert.safetensors_file import LazyTensor, StoredTensor
 from llmc.errors import ExportError
 from llmc.files.regular import check_file
 
+ALIGNED = 64  # bytes: torch's own tensors on the host begin at multiples of it
+
 
 @dataclass(frozen=True)
 class MappedTensor:
@@ -51,6 +53,13 @@ def mapped(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     views = {
         name: MappedTensor(tensor, files[tensor.file])
         for name, tensor in stored.items()
-        if tensor.start % tensor.dtype.itemsize == 0
+        if tensor.start % _alignment(tensor.dtype) == 0
     }
     return {**tensors, **views}
+
+
+def _alignment(dtype: torch.dtype) -> int:
+    """Bytes of which the place of a tensor in its file is to be a multiple. A CPU's products in float32 round otherwise
+    where their factors lie otherwise, and nothing may depend on how long the header of a file is: such tensors are
+    copied to where torch puts its own."""
+    return ALIGNED if dtype.itemsize >= torch.float32.itemsize else dtype.itemsize
