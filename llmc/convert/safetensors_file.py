@@ -81,13 +81,11 @@ class StoredTensor:
         return self._read(self.start + start * row, (stop - start, *self.shape[1:]))
 
     def _read(self, start: int, shape: tuple[int, ...]) -> torch.Tensor:
+        flat = torch.empty(prod(shape) * self.dtype.itemsize, dtype=torch.uint8)  # where torch puts its own tensors
         with open_file(self.file, ExportError) as file:
             file.seek(start)
-            content = bytearray(prod(shape) * self.dtype.itemsize)
-            if file.readinto(content) < len(content):
+            if file.readinto(flat.numpy().data) < len(flat):
                 raise ExportError(f"{self.file} has become shorter; it must not change while it is read; run it again")
-        # an empty buffer cannot become a tensor
-        flat = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
         return flat.view(self.dtype).reshape(shape)
 
 
