@@ -18,6 +18,7 @@ DEVICE = re.compile(r"\b(\w+) out of memory")
 ASKED = re.compile(r"(?:allocate|mmap) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)")
 MACHINE = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")  # of the group of processes that this one is in, where it is limited
+ALIGNED = 64  # bytes: torch's own tensors on the host begin at multiples of it
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 

@@ -71,6 +71,6 @@ class Fit:
 
 
 def overfit(fits: Collection[Fit]) -> float | None:
-    """The same of several weights together."""
+    """How many times the error of several weights together is on calls kept apart."""
     used = sum(fit.used for fit in fits)
     return sum(fit.apart for fit in fits) / used if used > 0 else None

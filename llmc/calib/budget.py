@@ -46,8 +46,10 @@ class ChosenCalls:
 
     def as_lists(self) -> list[tuple[str, list[tuple[int, list[int]]]]]:
         """All of it in plain values."""
-        return [(part, [(sample, list(places)) for sample, places in chosen.items()])
-                for part, chosen in self.places.items()]  # fmt: skip
+        found = []
+        for part, chosen in self.places.items():
+            found.append((part, [(sample, list(places)) for sample, places in chosen.items()]))
+        return found
 
     def total(self, part: str) -> int:
         """How many there are of a part."""

@@ -75,8 +75,8 @@ class Group:
         return moment.add_(self.moment(name + APART, keep)) if name + APART in self.stats else moment
 
     def moment(self, name: str, keep: bool = True) -> Tensor:
-        """The same as it was measured, in the present basis, to which a transform takes both sides: where some calls
-        are kept apart, of the others or of those alone."""
+        """A sum of products of inputs, by the name that it was measured under, in the present basis: a transform acts
+        on both sides. Where some calls are kept apart it is of the others alone, or of those."""
         moment = (self.stats[name].clone() if keep else self.stats.pop(name)).to(self.device)
         count = at_once(len(moment), len(moment), moment.device)
         for side in (moment, moment.T) if self.linears[0].state.transforms else ():

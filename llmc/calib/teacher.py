@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ def teacher_forced_errors(part: Part, store: CallStore, device: torch.device) ->
 
 
 def every_error(errors: StepErrors) -> list[float]:
-    """Those of all calls."""
-    return [error for steps in errors.values() for calls in steps.values() for error in calls]
+    """The errors of all calls, whatever their sample and step."""
+    found: list[float] = []
+    for steps in errors.values():
+        found.extend(chain.from_iterable(steps.values()))
+    return found
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from llmc.calib.store import map_tree
 from llmc.errors import CalibrationError
-
-ALIGNED = 64  # bytes: torch's own tensors on the host begin at multiples of it
+from llmc.memory import ALIGNED
 
 
 class TensorFiles:

@@ -10,10 +10,9 @@ ENOUGH = 9  # samples: with fewer, errors on others were seen to be 2.5 to 11 ti
 
 def scarcity(config: Config) -> str | None:
     """What to say of a calibration with few samples; None if they suffice, or no method solves for them."""
-    solvers = {
-        method.name for section in config.quant.sections() for method in config.recipe(section)
-        if keeps_apart(method.needs)
-    }  # fmt: skip
+    solvers: set[str] = set()
+    for section in config.quant.sections():
+        solvers |= {method.name for method in config.recipe(section) if keeps_apart(method.needs)}
     count = len(config.calib_samples(config.model.adapter())) if solvers else ENOUGH
     if count >= ENOUGH:
         return None

@@ -12,8 +12,7 @@ import torch
 from llmc.convert.safetensors_file import LazyTensor, StoredTensor
 from llmc.errors import ExportError
 from llmc.files.regular import check_file
-
-ALIGNED = 64  # bytes: torch's own tensors on the host begin at multiples of it
+from llmc.memory import ALIGNED
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class MappedTensor:
 
 
 def mapped(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The same tensors, as views where they lie at a place that suits their type."""
+    """Tensors of which those that lie in a file, at a place that suits their type, are views of it."""
     stored = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, StoredTensor)}
     files = {}
     for file in {tensor.file for tensor in stored.values()}:

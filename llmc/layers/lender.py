@@ -33,7 +33,9 @@ class Lender:
         self._lent: list[dict[str, Lent]] = [{} for _ in blocks]  # of each block, by their full names
         self._seen: set[int] = set()  # blocks that were there once, and are known to hold numbers
         self._turns = Turns(len(blocks), device, self._read, self._give, self._take_back, resident, at_once)
-        place = {module: index for index, block in enumerate(blocks) for module in block.modules()}
+        place: dict[nn.Module, int] = {}
+        for index, block in enumerate(blocks):
+            place |= dict.fromkeys(block.modules(), index)
         for full, tensor in tensors.items():
             path, _, leaf = full.rpartition(".")
             module = network.get_submodule(path)

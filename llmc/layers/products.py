@@ -85,7 +85,7 @@ def integer_sums(
 
 
 def with_branch_and_bias(product: Product, branch: tuple[Tensor, Tensor] | None, bias: Tensor | None) -> Product:
-    """The same, and what is added in high precision; in place, since nobody else has what a product gives."""
+    """A product, and what is added to it in high precision; in place, since nobody else has what a product gives."""
 
     def outputs(x: Tensor) -> Tensor:
         y = product(x)

@@ -83,10 +83,11 @@ def calibrate(
         looked_at += [(n, n.blocks[:1]) for n in by_block if n.first_is_like_float and not n.finished]
         groups = {n.part.name: [group for block in blocks for group in block.groups] for n, blocks in looked_at}
         finite = Finite()
-        observations = {
-            name: Observation(groups[name], n.needs, chosen.total(name), max_rows, finite, chosen.samples(name))
-            for name, n in {n.part.name: n for n, _ in looked_at}.items()
-        }
+        observations = {}
+        for n, _ in looked_at:
+            name = n.part.name
+            total, of_samples = chosen.total(name), chosen.samples(name)
+            observations[name] = Observation(groups[name], n.needs, total, max_rows, finite, of_samples)
         samples = SampleJournal(folder, recorded, [index for index, _, _ in own], list(observations.values()))
         if recorded or observations:  # plain rounding looks at weights alone: no need to run the pipeline
             parts = [network.part for network in networks]
