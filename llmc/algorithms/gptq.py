@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from llmc.numerics.spec import TensorSpec
 
 
+Range = Literal["absmax", "mse", "percentile", "search"]  # of each scale
+
+
 class GPTQ(Algorithm):
     """Round column by column, and let later columns make up for the error of earlier ones."""
 
     name: Literal["GPTQ"] = "GPTQ"
     damping: float = Field(0.01, gt=0, le=1, description="added to each channel's energy, as a share of it")
     act_order: bool = Field(True, description="round the columns with the largest inputs first")
-    range: Literal["absmax", "mse", "percentile", "search"] = Field(
+    range: Range = Field(
         "mse",
         description="the range of each scale: the whole, that of least squared error, most magnitudes, or the one of "
         "several whose solution disturbs an output channel least (6 times the work of a solution)",
@@ -106,7 +109,7 @@ class GPTQ(Algorithm):
         if not kept:
             return
         used.add_(apart)
-        solved, damping = self._solved(kept, [slice(None)] * len(kept), used, trial.damping)
+        solved, damping = self._solved(kept, [slice(None)] * len(kept), used, trial.damping, self.range)
         for layer, solution in zip(kept, solved, strict=True):
             layer.round(solution.codes)
             if solution.turned is not None and layer.state.lowrank is not None:
@@ -121,11 +124,12 @@ class GPTQ(Algorithm):
         from llmc.calib.trial import fits_of
 
         channels = [channels_of(layer.spec.weight, layer.out_features) for layer in layers]
-        solved, _ = self._solved(layers, channels, replace(used, gram=used.gram.clone()), damping)
+        once = "mse" if self.range == "search" else self.range  # how calls are fitted does not hang on each scale
+        solved, _ = self._solved(layers, channels, replace(used, gram=used.gram.clone()), damping, once)
         return fits_of(layers, channels, solved, used, apart)
 
     def _solved(
-        self, layers: list[QuantLinear], channels: list[slice], moments: Moments, damping: float
+        self, layers: list[QuantLinear], channels: list[slice], moments: Moments, damping: float, by: Range
     ) -> tuple[list[Solved], float]:
         """Solutions for layers that read one input, and the damping that they took; the Gram matrix is used up."""
         from llmc.calib.trial import Solved
@@ -147,7 +151,7 @@ class GPTQ(Algorithm):
             assert spec is not None
             alike = [index for index, layer in enumerate(layers) if layer.spec.weight == spec]
             own = [weights[index] for index in alike]
-            rounded = gptq_on_best_grid(own, factor, spec, [self._grids(weight, spec) for weight in own])
+            rounded = gptq_on_best_grid(own, factor, spec, [self._grids(weight, spec, by) for weight in own])
             codes.update(zip(alike, rounded, strict=True))
         gram = factor.gram()
         return [
@@ -167,13 +171,13 @@ class GPTQ(Algorithm):
         more = self.target == "asymmetric" and block.samples != 1
         return Moments(moment("gram"), moment("cross") if more else None)
 
-    def _grids(self, weight: Tensor, spec: TensorSpec) -> list[tuple[Tensor, Tensor | None]]:
+    def _grids(self, weight: Tensor, spec: TensorSpec, by: Range) -> list[tuple[Tensor, Tensor | None]]:
         from llmc.numerics.clip import shrunk_scales, weight_scales
         from llmc.numerics.quantize import sliced
 
         slices = sliced(weight, spec)
-        if self.range != "search":
-            return [weight_scales(slices, spec, self.range, self.percentile)]
+        if by != "search":
+            return [weight_scales(slices, spec, by, self.percentile)]
         # a scale that output channels share cannot be chosen for one of them
         own_scales = spec.granularity in ("per_channel", "per_group")
         return shrunk_scales(slices, spec) if own_scales else [weight_scales(slices, spec, "mse")]
