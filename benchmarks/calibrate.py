@@ -29,12 +29,12 @@ from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.observers import OBSERVERS, Awaited
 from llmc.calib.running import at_call
 from llmc.calib.store import Call
+from llmc.engine.calibrate import calibrate
+from llmc.engine.network import Network, prepare
 from llmc.layers.linear import LayerState
 from llmc.models.base import Sample
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import calibrate
-from llmc.steps.network import Network, prepare
 
 SIZES = {
     "small": Size(),

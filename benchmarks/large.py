@@ -22,7 +22,7 @@ import yaml
 from benchmarks.large_model import save_large_model
 from benchmarks.measure import status, tensors_as_mappings
 from benchmarks.page import write_page
-from llmc.config.load import load_config
+from llmc.compat.load import load_config
 from llmc.errors import AdapterError
 from llmc.files.header import read_header
 from llmc.run import run

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from llmc.atomic import atomic_file
-from llmc.steps.folder import versions
+from llmc.ledger.folder import versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -39,13 +39,13 @@ from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import relative_error, teacher_forced_errors
+from llmc.engine.calibrate import quantize_on_calls
+from llmc.engine.network import prepare
 from llmc.layers.linear import LayerState, in_mode
 from llmc.models.base import Sample, Sampling, Video
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import quantize_on_calls
-from llmc.steps.network import prepare
 
 HOW = Sampling(height=64, width=64, num_frames=17, steps=12, guidance_scale=1.5, seed=42)
 SMOOTH = SmoothQuant(alpha="search")

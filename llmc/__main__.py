@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from llmc.config.schema import Config
+    from llmc.engine.network import Order
     from llmc.export.base import Exporter
     from llmc.models.parts import Section
-    from llmc.steps.network import Order
 
 import_later("torch")
 
@@ -63,7 +63,7 @@ def run_command(options: argparse.Namespace) -> None:
 def quant_command(options: argparse.Namespace) -> None:
     """Quantize one model for MindIE-SD with msModelSlim's options: by a recipe that ships, or by a YAML of yours."""
     from llmc import log
-    from llmc.config.one_command import AFTERWARDS, recipe_of
+    from llmc.compat.modelslim.one_command import AFTERWARDS, recipe_of
 
     with log.start(verbose=options.debug):
         path, overrides = recipe_of(options, _overrides(options))
@@ -104,10 +104,10 @@ def _run(config: Config, options: argparse.Namespace) -> None:
 
 def check_command(options: argparse.Namespace) -> None:
     """Say what a configuration would do, or all that is wrong with it, without loading a model."""
-    from llmc.config.checks import check_config
-    from llmc.config.load import config_of, load_document
+    from llmc.checks.configuration import check_config
+    from llmc.checks.scarce import scarcity
+    from llmc.compat.load import config_of, load_document
     from llmc.config.plan import plan
-    from llmc.config.scarce import scarcity
 
     document = load_document(options.config, _overrides(options))
     config = config_of(document)
@@ -116,9 +116,9 @@ def check_command(options: argparse.Namespace) -> None:
     orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
     named = [*config.model.networks(), *config.model.lora]  # what is in their files is soon read
     if options.explain or named or _depends_on_layers(orders, targets):
-        from llmc.steps.attention import check_attentions
-        from llmc.steps.layer_checks import check_layers
-        from llmc.steps.source import check_files, skeleton
+        from llmc.checks.attentions import check_attentions
+        from llmc.checks.layers import check_layers
+        from llmc.engine.source import check_files, skeleton
 
         parts = skeleton(config.model, orders.keys())
         check_files(config.model, parts)
@@ -133,7 +133,7 @@ def check_command(options: argparse.Namespace) -> None:
     if (warning := scarcity(config)) is not None:
         print(visible(f"warning: {warning}"))
     if options.explain:
-        from llmc.steps.explain import explain
+        from llmc.checks.explain import explain
 
         print(visible(explain(config, parts)))
 
@@ -222,10 +222,12 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _checked_config(path: Path, overrides: Sequence[str]) -> Config:
-    from llmc.config.load import load_config
+    from llmc.compat.load import load_config
 
     config = load_config(path, overrides)
-    from llmc.config.checks import check_config  # with the exporters, which a file that is wrong need not wait for
+    from llmc.checks.configuration import (
+        check_config,  # with the exporters, which a file that is wrong need not wait for
+    )
 
     check_config(config)
     return config

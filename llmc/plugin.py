@@ -38,9 +38,9 @@ S = TypeVar("S")
 
 @cache
 def discover(package: str, base: type[P]) -> dict[str, type[P]]:
-    """Import every module of `package`; return the subclasses of `base` that declare a name, by that name."""
+    """Import every module in `package`, at any depth; return the subclasses of `base` that declare a name, by it."""
     root = importlib.import_module(package)
-    for module in pkgutil.iter_modules(root.__path__, f"{package}."):
+    for module in pkgutil.walk_packages(root.__path__, f"{package}."):
         importlib.import_module(module.name)
     found: dict[str, type[P]] = {}
     for cls in subclasses(base):

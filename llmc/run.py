@@ -9,31 +9,31 @@ from typing import Any
 import torch
 
 from llmc import distributed
-from llmc.config.scarce import scarcity
+from llmc.checks.attentions import check_attentions
+from llmc.checks.layers import check_layers
+from llmc.checks.scarce import scarcity
 from llmc.config.schema import Config
+from llmc.engine import float_run
+from llmc.engine.calibrate import calibrate
+from llmc.engine.device import choose_device
+from llmc.engine.lending import Lending, lent_parts
+from llmc.engine.network import Network, prepare_all
+from llmc.engine.source import check_components, pipeline_around, skeleton
 from llmc.errors import ExportError
 from llmc.eval.results import Results
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.manifest import MANIFEST, UNFINISHED
+from llmc.judging.judge import LESS, judge
 from llmc.layers.turns import AT_ONCE
+from llmc.ledger.coverage import coverage_table
+from llmc.ledger.digests import weight_digests
+from llmc.ledger.folder import RunFolder, versions, working_in
+from llmc.ledger.resume import calibration_journal, forget, judging_kept
+from llmc.ledger.summary import collect, describe
+from llmc.ledger.usage import counting
 from llmc.log import log
 from llmc.models.base import check_adapter
 from llmc.models.encoders import encoder_parts
-from llmc.steps import float_run
-from llmc.steps.attention import check_attentions
-from llmc.steps.calibrate import calibrate
-from llmc.steps.coverage import coverage_table
-from llmc.steps.device import choose_device
-from llmc.steps.digests import weight_digests
-from llmc.steps.folder import RunFolder, versions, working_in
-from llmc.steps.judge import LESS, judge
-from llmc.steps.layer_checks import check_layers
-from llmc.steps.lending import Lending, lent_parts
-from llmc.steps.network import Network, prepare_all
-from llmc.steps.resume import calibration_journal, forget, judging_kept
-from llmc.steps.source import check_components, pipeline_around, skeleton
-from llmc.steps.summary import collect, describe
-from llmc.steps.usage import counting
 
 SMALLER = "base.resident: 0; model.torch_dtype: bfloat16, half of float32; of a device: base.device: cpu"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from llmc import log
+from llmc.compat.modelslim.scripted.sample_video import sample_video
+from llmc.compat.modelslim.scripted.sample_video_options import parser
 from llmc.ending import exit_code
 from llmc.pipe import ended_with_its_reader
-from llmc.scripted.sample_video import sample_video
-from llmc.scripted.sample_video_options import parser
 
 
 def main() -> int:

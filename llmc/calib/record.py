@@ -19,7 +19,7 @@ from llmc.calib.running import at_call, begin_call, running_call
 from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import first_tensor
 from llmc.errors import CalibrationError
-from llmc.layers.steps import TimestepManager, at_step, running_step
+from llmc.layers.steps import at_step, running_step, start_step
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.models.parts import Part
 
@@ -42,7 +42,7 @@ class Clock:
         self.tick(0)
 
     def tick(self, step: int) -> None:
-        TimestepManager.set_timestep_idx(step)
+        start_step(step)
         self.calls_in_step.clear()
 
     def begin(self, part: str) -> Call:

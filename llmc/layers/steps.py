@@ -28,7 +28,7 @@ def running_step() -> int:
     except LookupError:
         raise CalibrationError(
             "something depends on the denoising step, and nobody said which one runs; in a loop of your own call "
-            "`TimestepManager.set_timestep_idx(i)` at the start of each step, from 0"
+            "`llmc.layers.steps.start_step(i)` at the start of each step, from 0"
         ) from None
 
 
@@ -42,15 +42,11 @@ def at_step(step: int) -> Iterator[None]:
         _step.reset(token)
 
 
-class TimestepManager:
-    """The step of a denoising loop of your own, by the name that such loops know from msModelSlim."""
-
-    @staticmethod
-    def set_timestep_idx(index: int) -> None:
-        """Say that this step starts, counted from 0."""
-        if type(index) is not int or index < 0:
-            raise CalibrationError(f"the denoising step is {index!r}; give its number as an int, the first one is 0")
-        _step.set(index)
+def start_step(index: int) -> None:
+    """Say that this step of a denoising loop starts, counted from 0."""
+    if type(index) is not int or index < 0:
+        raise CalibrationError(f"the denoising step is {index!r}; give its number as an int, the first one is 0")
+    _step.set(index)
 
 
 @dataclass(frozen=True)

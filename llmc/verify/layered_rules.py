@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from llmc.verify import file_rules, value_rules
 from llmc.verify.layered import Layered, shape_problems, short
-from llmc.verify.name_rules import float_shape_problems
+from llmc.verify.lightx2v.name_rules import float_shape_problems
 from llmc.verify.sources import Sources
 from llmc.verify.storage import FLOATS
 from llmc.verify.verdict import Checked, Finding, NotChecked, Verdict, apply_rules, verdict

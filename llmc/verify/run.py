@@ -6,8 +6,8 @@ from pathlib import Path
 
 from llmc.errors import ExportError
 from llmc.plugin import discover
+from llmc.verify.base import Target
 from llmc.verify.sources import find_sources
-from llmc.verify.targets.base import Target
 from llmc.verify.verdict import Report
 
 
@@ -19,7 +19,7 @@ def verify(path: Path, against: Path | None = None, float_model: Path | None = N
 
 def find_target(path: Path) -> Target:
     """The target that knows this export as its own."""
-    targets: list[Target] = [cls() for cls in discover("llmc.verify.targets", Target).values()]
+    targets: list[Target] = [cls() for cls in discover("llmc.verify", Target).values()]
     found = [target for target in targets if target.recognizes(path)]
     if found:
         return found[0]

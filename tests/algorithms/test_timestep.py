@@ -24,16 +24,16 @@ from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import relative_error, teacher_forced_errors
+from llmc.engine.calibrate import calibrate, quantize_on_calls
+from llmc.engine.network import Network, prepare
 from llmc.layers.linear import LayerState, QuantLinear, in_mode
 from llmc.layers.steps import at_step, running_step
+from llmc.ledger.coverage import filled_steps
 from llmc.models.base import Sample, Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.quantize import static_grid
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import calibrate, quantize_on_calls
-from llmc.steps.coverage import filled_steps
-from llmc.steps.network import Network, prepare
 from tests.end_to_end.small_run import small_config
 from tests.tiny_pipelines import save_samples, save_wan_i2v
 

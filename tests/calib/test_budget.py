@@ -14,12 +14,12 @@ from llmc.calib.coverage import Coverage
 from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
+from llmc.engine.budget import calls_wanted, chosen_calls, samples_to_run
+from llmc.engine.calibrate import until_seen
+from llmc.engine.network import Network, prepare
 from llmc.models.base import Sample, Sampling, adapters
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.budget import calls_wanted, chosen_calls, samples_to_run
-from llmc.steps.calibrate import until_seen
-from llmc.steps.network import Network, prepare
 from tests.tiny_pipelines import TINY, save_samples
 
 W8A8 = LayerSpec(
@@ -150,7 +150,7 @@ def test_a_sample_is_left_at_its_last_chosen_call_and_not_run_without_one(folder
 
 def enlarged(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
     """The same, as if its linears were those of a large network."""
-    monkeypatch.setattr("llmc.steps.budget.LARGE", sum(layer.weight.numel() for layer in network.layers.values()))
+    monkeypatch.setattr("llmc.engine.budget.LARGE", sum(layer.weight.numel() for layer in network.layers.values()))
     return network
 
 

@@ -17,11 +17,11 @@ from llmc.calib.enough import left_when_seen
 from llmc.calib.group import Group
 from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
+from llmc.engine.calibrate import until_seen
+from llmc.engine.network import prepare
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import until_seen
-from llmc.steps.network import prepare
 from tests.tiny_pipelines import TINY
 
 W8A16 = LayerSpec(weight=TensorSpec(format="int8", granularity="per_channel"))

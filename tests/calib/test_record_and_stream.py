@@ -19,6 +19,8 @@ from llmc.calib.samples import read_samples
 from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import first_tensor
+from llmc.engine.calibrate import calibrate
+from llmc.engine.network import Network, prepare
 from llmc.errors import AdapterError, CalibrationError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
@@ -27,8 +29,6 @@ from llmc.models.parts import Part
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import calibrate
-from llmc.steps.network import Network, prepare
 from tests.tiny_pipelines import save_samples, save_wan_i2v
 
 CPU = torch.device("cpu")

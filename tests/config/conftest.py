@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config.checks import check_config
-from llmc.config.load import load_config
+from llmc.checks.configuration import check_config
+from llmc.compat.load import load_config
 from llmc.config.schema import Config
 from llmc.errors import ConfigError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmc.__main__ import main
-from llmc.config.load import load_config
+from llmc.compat.load import load_config
 from llmc.errors import ConfigError
 from tests.config.conftest import Write
 

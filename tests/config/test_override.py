@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from llmc.config.load import load_config
+from llmc.compat.load import load_config
 from llmc.errors import ConfigError
 from tests.config.conftest import Write
 

@@ -6,7 +6,7 @@ import pytest
 
 from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
-from llmc.config.load import load_config
+from llmc.compat.load import load_config
 from llmc.config.quant import ActConfig, NetworkConfig, WeightConfig
 from llmc.config.schema import Config
 from llmc.errors import ConfigError

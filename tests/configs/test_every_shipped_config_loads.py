@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmc.config.checks import config_problems
-from llmc.config.load import load_config
+from llmc.checks.configuration import config_problems
+from llmc.compat.load import load_config
 from llmc.config.plan import plan
 
 ROOT = Path(__file__).parents[2]

@@ -17,11 +17,11 @@ from llmc.calib.observation import Observation
 from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
+from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.network import Network, prepare
 from tests.tiny_pipelines import TINY, save_samples
 
 W8A8 = LayerSpec(

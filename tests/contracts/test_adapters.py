@@ -15,13 +15,13 @@ from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import relative_error, teacher_forced_errors
 from llmc.convert.names import Known, Names
 from llmc.convert.rename import Renamer
+from llmc.engine.calibrate import until_seen
 from llmc.export.base import FinishedPart
+from llmc.export.fake.transformed import transformed_tensors
 from llmc.export.folding import folded_tensors
-from llmc.export.transformed import transformed_tensors
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import ModulatedRows, Scale
 from llmc.models.base import adapters
-from llmc.steps.calibrate import until_seen
 from tests.contracts.conftest import Family
 from tests.tiny_pipelines import TINY
 

@@ -22,12 +22,12 @@ from llmc.calib.observation import Observation
 from llmc.calib.packed import Packer
 from llmc.calib.record import record_calls
 from llmc.calib.teacher import teacher_forced_errors
+from llmc.engine.calibrate import calibrate
+from llmc.engine.network import Network
 from llmc.layers.linear import in_mode
 from llmc.models.base import adapters
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
-from llmc.steps.calibrate import calibrate
-from llmc.steps.network import Network
 from tests.contracts.conftest import W8A8, Family
 from tests.slices import slow_if
 

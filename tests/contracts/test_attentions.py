@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import first_tensor
+from llmc.engine.attention import attention_names
+from llmc.engine.network import Network, prepare
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.layers.linear import in_mode
 from llmc.models.parts import Part
@@ -21,8 +23,6 @@ from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
-from llmc.steps.attention import attention_names
-from llmc.steps.network import Network, prepare
 from tests.contracts.conftest import Family
 
 Attending = tuple[list[Network], dict[str, CallStore]]

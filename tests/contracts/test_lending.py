@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from llmc.config.schema import ModelConfig
+from llmc.engine.lending import Lending, lent_parts
+from llmc.engine.source import skeleton
 from llmc.layers.lent import Lent
 from llmc.models.base import pipeline_index, shift_of
 from llmc.models.parts import Part
-from llmc.steps.lending import Lending, lent_parts
-from llmc.steps.source import skeleton
 from tests.contracts.conftest import Family
 
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ import torch
 
 from llmc.calib.store import Call
 from llmc.calib.teacher import teacher_forced_errors
-from llmc.steps.network import Network
-from llmc.steps.positions import in_position
-from llmc.steps.replay import Replayed, replay
+from llmc.engine.network import Network
+from llmc.judging.positions import in_position
+from llmc.judging.replay import Replayed, replay
 from tests.contracts.conftest import Family
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import torch
 from llmc.algorithms.gptq import GPTQ
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.packed import Packer
+from llmc.engine.calibrate import calibrate
 from llmc.models.base import adapters
-from llmc.steps.calibrate import calibrate
 from tests.contracts.conftest import Family
 from tests.slices import by_default
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from llmc.calib.stream import run_to_block
+from llmc.engine.network import prepare
+from llmc.ledger.usage import counting
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
-from llmc.steps.network import prepare
-from llmc.steps.usage import counting
 from tests.contracts.conftest import Family
 
 

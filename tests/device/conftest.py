@@ -14,11 +14,11 @@ from llmc.algorithms.base import Algorithm
 from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
+from llmc.engine.network import Network, prepare
 from llmc.models.base import ModelAdapter, Sample, Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
-from llmc.steps.network import Network, prepare
 from tests.device.pretended import COMPILERS, Pretended, compiler
 from tests.device.pretended import pretended as load
 from tests.export.tiny import SAMPLING, save_tiny

@@ -11,10 +11,10 @@ import torch
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.teacher import every_error, teacher_forced_errors
+from llmc.engine.calibrate import calibrate
 from llmc.layers.linear import in_mode
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
-from llmc.steps.calibrate import calibrate
 from tests.device.conftest import Tiny
 from tests.slices import slow_if
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmc.steps.device import choose_device
+from llmc.engine.device import choose_device
 from tests.device.pretended import Pretended, built
 
 MIXED: dict[str, Callable[[torch.Tensor, torch.Tensor], object]] = {

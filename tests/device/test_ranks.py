@@ -14,11 +14,11 @@ from llmc.calib.attention import calibrated_scales
 from llmc.calib.observation import Observation
 from llmc.calib.observers import OBSERVERS
 from llmc.calib.running import at_call
+from llmc.engine.attention import quantized_attentions
 from llmc.layers.steps import at_step
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
-from llmc.steps.attention import quantized_attentions
 from tests.device.conftest import Tiny
 from tests.device.pretended import Pretended
 

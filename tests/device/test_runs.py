@@ -14,9 +14,9 @@ from llmc.calib.teacher import every_error, teacher_forced_errors
 from llmc.config.document import read_document
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
+from llmc.judging.positions import MODES, in_position
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
-from llmc.steps.positions import MODES, in_position
 from llmc.verify.run import verify
 from tests.configs.test_recipes_run import RECIPES, SERVED, cases, changed, save_model
 from tests.device.conftest import Tiny

@@ -16,13 +16,13 @@ from llmc.calib.observers import OBSERVERS
 from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import BlockStream
+from llmc.engine.network import Network, quantize_block
+from llmc.judging.replay import replay
 from llmc.layers.linear import in_mode
 from llmc.layers.steps import at_step
 from llmc.numerics.gptq import Factor, gptq
 from llmc.numerics.quantize import scales, sliced
 from llmc.numerics.spec import LayerSpec, TensorSpec
-from llmc.steps.network import Network, quantize_block
-from llmc.steps.replay import replay
 from tests.device.conftest import Tiny
 from tests.device.pretended import Pretended
 

@@ -10,8 +10,8 @@ from llmc import distributed
 
 def main(words: list[str]) -> None:
     """The words are a folder for the run and its export, a configuration, and overrides of it."""
-    from llmc.config.checks import check_config
-    from llmc.config.load import load_config
+    from llmc.checks.configuration import check_config
+    from llmc.compat.load import load_config
     from llmc.run import run
 
     folder, (config, *overrides), rank = Path(words[0]), words[1:], distributed.rank()

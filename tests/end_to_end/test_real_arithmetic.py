@@ -12,15 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
+from llmc.engine.calibrate import calibrate
+from llmc.engine.network import Network, prepare
 from llmc.errors import UnsupportedSpec
 from llmc.eval.metrics.psnr import PSNR
+from llmc.judging.positions import in_position
 from llmc.models.base import Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import calibrate
-from llmc.steps.network import Network, prepare
-from llmc.steps.positions import in_position
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SAMPLING = Sampling(height=64, width=64, num_frames=5, steps=2, guidance_scale=1.0, seed=42)

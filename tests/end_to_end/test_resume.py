@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from llmc.config.load import load_config
+from llmc.compat.load import load_config
+from llmc.engine.device import choose_device
 from llmc.eval.results import read_results
-from llmc.steps.device import choose_device
-from llmc.steps.folder import RunFolder
-from llmc.steps.resume import calibration_journal, code_files
+from llmc.ledger.folder import RunFolder
+from llmc.ledger.resume import calibration_journal, code_files
 from tests.end_to_end.killed_runs import killed_runs
 from tests.end_to_end.small_run import small_config
 

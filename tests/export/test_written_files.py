@@ -14,16 +14,16 @@ from llmc.algorithms.base import Algorithm
 from llmc.algorithms.rtn import RTN
 from llmc.calib.samples import read_samples
 from llmc.convert.rename import Renamer
+from llmc.engine.calibrate import calibrate
+from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter, FinishedPart
-from llmc.export.fake import FakeQuant
-from llmc.export.lightx2v import LightX2V
-from llmc.export.transformed import Transformed
+from llmc.export.fake.exporter import FakeQuant
+from llmc.export.fake.transformed import Transformed
+from llmc.export.lightx2v.exporter import LightX2V
 from llmc.layers.linear import in_mode
 from llmc.models.wan import LIGHTX2V, WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import calibrate
-from llmc.steps.network import Network, prepare
 from tests.export.tiny import SAMPLING, SMOOTH, spec
 
 

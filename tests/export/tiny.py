@@ -12,14 +12,14 @@ import torch
 from llmc.algorithms.base import Algorithm
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
+from llmc.engine.calibrate import calibrate
+from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter, FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling, adapters
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.calibrate import calibrate
-from llmc.steps.network import Network, prepare
 from tests.tiny_pipelines import TINY, save_samples, save_wan_i2v
 
 SAMPLING = Sampling(height=32, width=32, num_frames=5, steps=2, guidance_scale=1.0, seed=3)

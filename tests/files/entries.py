@@ -26,16 +26,16 @@ from llmc.calib.journal import Journal
 from llmc.calib.recording import cached_recording
 from llmc.calib.samples import read_samples
 from llmc.calib.store import Call, CallStore
-from llmc.config.load import load_config
+from llmc.compat.load import load_config
+from llmc.compat.modelslim.scripted.dump import read_calls
 from llmc.convert.encoders import to_release
 from llmc.convert.names import Known, Names
+from llmc.engine.source import load_pipeline
 from llmc.eval.results import read_results
 from llmc.layers.linear import QuantLinear
 from llmc.models.base import Video, adapters
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.scripted import safe_torch_load
-from llmc.scripted.dump import read_calls
-from llmc.steps.source import load_pipeline
 from tests.end_to_end.small_run import small_config
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -28,8 +28,34 @@ ALLOWED = {
     "eval": {"models"},
     "config": {"algorithms", "numerics", "models", "export", "eval", "policy", "calib"},
     "verify": {"layers", "numerics"},  # not export, convert or models: what wrote a file does not say that it is right
-    "steps": {"algorithms", "numerics", "layers", "models", "calib", "policy", "convert", "export", "eval", "config"},
-    "scripted": {"layers", "models", "calib", "policy", "convert", "export", "eval", "config", "steps"},
+    "engine": {"algorithms", "numerics", "layers", "models", "calib", "policy", "convert", "export", "config"},
+    "checks": {"algorithms", "numerics", "layers", "models", "calib", "policy", "export", "config", "engine"},
+    "judging": {"numerics", "layers", "models", "calib", "eval", "config", "checks", "engine", "ledger"},
+    "ledger": {
+        "algorithms",
+        "numerics",
+        "models",
+        "calib",
+        "convert",
+        "eval",
+        "config",
+        "checks",
+        "engine",
+        "judging",
+    },
+    "compat": {
+        "layers",
+        "models",
+        "calib",
+        "policy",
+        "convert",
+        "export",
+        "eval",
+        "config",
+        "checks",
+        "engine",
+        "ledger",
+    },
 }
 HEAVY = {"diffusers": "models", "transformers": "models"}  # library -> the one package that may import it
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from llmc.errors import CalibrationError, UnsupportedSpec
 from llmc.layers.linear import QuantLinear, in_mode
-from llmc.layers.steps import StepGrids, TimestepManager, at_step, running_step
+from llmc.layers.steps import StepGrids, at_step, running_step, start_step
 from llmc.layers.transforms import Scale
 from llmc.numerics.quantize import fake_quantize, static_grid
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -34,7 +34,7 @@ def layer(spec: TensorSpec, dynamic_below: int = 0) -> tuple[QuantLinear, torch.
 
 def test_a_step_that_nobody_set_is_an_error_and_not_the_first() -> None:
     def ask() -> None:
-        with pytest.raises(CalibrationError, match="set_timestep_idx"):
+        with pytest.raises(CalibrationError, match="start_step"):
             running_step()
 
     Context().run(ask)  # an empty one: other tests may have set a step
@@ -43,16 +43,16 @@ def test_a_step_that_nobody_set_is_an_error_and_not_the_first() -> None:
 @pytest.mark.parametrize("step", [-1, 2.0, True, torch.tensor(3)])
 def test_a_step_is_a_number_from_0_on(step: object) -> None:
     with pytest.raises(CalibrationError, match="; give its number as an int, the first one is 0"):
-        TimestepManager.set_timestep_idx(step)  # type: ignore[arg-type]
+        start_step(step)  # type: ignore[arg-type]
 
 
 def test_a_loop_of_ones_own_sets_the_step_that_layers_ask_for() -> None:
     linear, x = layer(act())
     with torch.no_grad(), in_mode([linear], "quantized"), at_step(4):
         wanted = linear(x)
-        TimestepManager.set_timestep_idx(0)
+        start_step(0)
         other = linear(x)
-        TimestepManager.set_timestep_idx(4)
+        start_step(4)
         assert torch.equal(linear(x), wanted) and not torch.equal(other, wanted)
 
 

@@ -13,6 +13,7 @@ from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import BlockStream
 from llmc.calib.teacher import first_tensor, relative_error, teacher_forced_errors
+from llmc.engine.network import Network, prepare
 from llmc.errors import AdapterError
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import Scale
@@ -20,7 +21,6 @@ from llmc.models.encoders import READS, encoder_parts
 from llmc.models.parts import Part
 from llmc.numerics.spec import Granularity, LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from llmc.steps.network import Network, prepare
 from tests.models.tiny_encoders import ENCODERS, REAL, TOKENS, tiny_encoder
 
 CPU = torch.device("cpu")

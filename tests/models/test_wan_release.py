@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmc.__main__ import main
-from llmc.config.load import load_config
+from llmc.compat.load import load_config
 from llmc.convert.encoders import to_release
 from llmc.convert.names import Known, Names
+from llmc.engine.source import load_pipeline
 from llmc.errors import AdapterError
 from llmc.models.base import adapters, pipeline_index
 from llmc.models.wan_config import to_original
 from llmc.models.wan_release import BESIDE, EXPERTS, TOKENIZER, shapes_of
 from llmc.models.wan_vae import MEAN, STD, vae_config, vae_original
-from llmc.steps.source import load_pipeline
 from tests.end_to_end.small_run import small_config
 from tests.slices import by_default
 

@@ -6,15 +6,19 @@ from pathlib import Path
 
 from llmc.plugin import discover
 from llmc.verify import layered_rules
-from llmc.verify.targets import comfyui, diffusers, lightx2v, mindie, summaries
-from llmc.verify.targets.base import Target
+from llmc.verify.base import Target
+from llmc.verify.comfyui import target as comfyui
+from llmc.verify.diffusers import target as diffusers
+from llmc.verify.lightx2v import target as lightx2v
+from llmc.verify.mindie import target as mindie
+from llmc.verify.targets import summaries
 
 PAGE = Path(__file__).parents[2] / "docs/verify.md"
 
 
 def test_the_list_names_every_target() -> None:
     found = summaries()
-    assert found.keys() == discover("llmc.verify.targets", Target).keys() and all(found.values())
+    assert found.keys() == discover("llmc.verify", Target).keys() and all(found.values())
 
 
 def test_the_page_names_every_rule() -> None:

@@ -1,0 +1,1 @@
+"""LLMC, ModelTC's LightCompress: its YAML for video models."""

@@ -1,0 +1,226 @@
+"""A part of a pipeline made ready for quantization: linears of its blocks swapped, blocks and groups at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from torch import nn
+
+from llmc.algorithms.base import Algorithm
+from llmc.calib.act_scales import fix_act_scales
+from llmc.calib.block import BlockStep, LayerError, block_steps
+from llmc.calib.group import Group
+from llmc.calib.layer_errors import layer_errors
+from llmc.engine.attention import plainly_rounded, quantized_attentions
+from llmc.export.base import ORIGINAL, Carrier, Exporter, as_computed
+from llmc.export.folding import carrier
+from llmc.export.fused import fused_layers
+from llmc.layers.attention import QuantAttention
+from llmc.layers.finite import check_tensors
+from llmc.layers.linear import LayerState, QuantLinear, Switched
+from llmc.layers.swap import swap_linears
+from llmc.models.parts import Part, Section
+from llmc.numerics.spec import LayerSpec
+from llmc.policy.attention import AttentionPolicy
+from llmc.policy.rules import Policy
+from llmc.renames import Original
+
+Order = tuple[Policy, Sequence[Algorithm]]  # of one section of `quant`: each layer's grid, and the methods
+OriginalOf = Callable[[nn.Module], Original]  # an adapter's table of a network
+
+
+@dataclass
+class Network:
+    """One part under quantization."""
+
+    part: Part
+    layers: dict[str, QuantLinear]
+    blocks: list[BlockStep]
+    recipe: Sequence[Algorithm] = ()
+    original: Original = ()  # names and rows in the repository that the network comes from, where they are known
+    prefix: str = ""  # before the names of layers and blocks in tables: the part's name, if others have such names
+    attentions: dict[str, QuantAttention] = field(default_factory=dict)
+    attention_errors: dict[str, float] = field(default_factory=dict)  # of each, once it is calibrated
+    finished: int = 0  # of its blocks, by a run that was cut off
+
+    @property
+    def switched(self) -> list[Switched]:
+        """Everything that runs in one mode or another."""
+        return [*self.layers.values(), *self.attentions.values()]
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for block in self.blocks for group in block.groups]
+
+    @property
+    def unfinished(self) -> list[BlockStep]:
+        return self.blocks[self.finished :]
+
+    @property
+    def first_is_like_float(self) -> bool:
+        """Whether all that is asked of the first block can be had from a run of the float model: only later ones read
+        what quantized blocks give, and only the outputs of quantized blocks are passed on."""
+        return self.sequential and not self.within_block and self.part.section == "video_gen"
+
+    @property
+    def errors(self) -> dict[str, LayerError]:
+        """How far each layer is from float, where rows were kept to tell."""
+        return {name: error for block in self.blocks for name, error in block.errors.items()}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics of its inputs that its recipe and its grids ask for."""
+        needs = frozenset[str]().union(*(method.needs for method in self.recipe))
+        if any(is_static(layer) for layer in self.layers.values()):
+            needs |= {"range"}
+        return needs | {"rows"} if needs else needs  # each layer's error is told from the rows
+
+    @property
+    def early_needs(self) -> frozenset[str]:
+        """Those that are asked for of a whole block, before any of its linears is rounded."""
+        return frozenset[str]().union(*(method.needs for method in before_rounding(self.recipe)))
+
+    @property
+    def sequential(self) -> bool:
+        """Whether a block is to be observed on what the quantized blocks before it give."""
+        return any(method.sequential for method in self.recipe)
+
+    @property
+    def within_block(self) -> bool:
+        """Whether a linear is also to be observed on what the quantized linears before it in the block give."""
+        return any(method.within_block for method in self.recipe)
+
+
+def prepare_all(
+    parts: Sequence[Part],
+    orders: Mapping[Section, Order],
+    exporters: Sequence[Exporter],
+    attention: AttentionPolicy | None = None,
+    original: OriginalOf = lambda network: (),
+) -> list[Network]:
+    """Every part made ready as its section orders; a rule that matches no layer of the section's parts is refused."""
+    check_names(parts, orders)
+    alone = sum(part.section == "video_gen" for part in parts) == 1
+    networks = []
+    for part in parts:
+        policy, recipe = orders[part.section]
+        prefix = "" if alone and part.section == "video_gen" else f"{part.name}."
+        table = original(part.module) if part.section == "video_gen" else ()
+        networks.append(prepare(part, policy, exporters, recipe, prefix, attention, table))
+    return networks
+
+
+def check_names(parts: Sequence[Part], orders: Mapping[Section, Order]) -> None:
+    """Refuse a rule that matches no layer of its section's parts."""
+    for section, (policy, _) in orders.items():
+        policy.check({part.name: layer_names(part) for part in parts if part.section == section})
+
+
+def prepare(
+    part: Part,
+    policy: Policy,
+    exporters: Sequence[Exporter],
+    recipe: Sequence[Algorithm] = (),
+    prefix: str = "",
+    attention: AttentionPolicy | None = None,
+    original: Original = (),
+) -> Network:
+    """Swap the linears of a part, and take hold of its attentions; an input is scaled only where every exporter can
+    carry the scale, and linears that one of them makes a single layer of know each other."""
+    check_tensors(part.name, part.module)
+    if part.section != "video_gen":
+        exporters = [exporter.for_encoders() for exporter in exporters]
+
+    def spec_of(name: str) -> LayerSpec:
+        return as_computed(policy.spec_of(name, part.name), exporters)
+
+    layers = swap_linears(part.blocks, linears_of(part), spec_of)
+    attentions = quantized_attentions(part, attention, exporters)
+    network = Network(part, layers, block_steps(part), recipe, original, prefix, attentions)
+    dtypes = [exporter.multiplier_dtype for exporter in exporters if exporter.multiplier_dtype is not None]
+    for together in fused_by(exporters, original, layers).values():
+        for name in together:
+            layers[name].peers = tuple(layers[other] for other in together)
+    for group in network.groups:
+        if dtypes:
+            group.fold, group.multiplier_dtype = (), dtypes[0]
+        group.may_scale = is_carried(
+            carrier([module for _, module in group.fold]), [layer.spec for layer in group.linears], exporters
+        )
+    return network
+
+
+def linears_of(part: Part) -> dict[str, list[str]]:
+    """The linears of each block, by their names within it."""
+    return {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
+
+
+def layer_names(part: Part) -> list[str]:
+    """The names of all linears that are quantized, within the part."""
+    return [f"{block}.{linear}" for block, linears in linears_of(part).items() for linear in linears]
+
+
+def is_static(layer: QuantLinear) -> bool:
+    """Whether the layer's activation scale comes from calibration."""
+    return layer.spec.act is not None and not layer.spec.act.dynamic
+
+
+def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> bool:
+    """Whether every target can keep a Scale of the input of such layers."""
+    return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
+
+
+def fused_by(exporters: Sequence[Exporter], table: Original, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Layers that targets make one of, by what it is called there."""
+    return fused_layers(table, names) if any(exporter.names == ORIGINAL for exporter in exporters) else {}
+
+
+def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
+    """All methods of the recipe in order; what none of them rounded is rounded to nearest. Changes of basis look at
+    the whole block (one linear may absorb another's scale), rounding at what earlier linears give when rounded."""
+    before = before_rounding(recipe)
+    block.on_disk = False
+    for method in before:
+        method.apply(block)
+    for stage in block.in_turn():
+        for position, method in enumerate(recipe[len(before) :], len(before) + 1):
+            stage.needed_later = frozenset[str]().union(*(later.needs for later in recipe[position:]))
+            method.apply(stage)
+        for group in stage.groups:
+            fix_act_scales(group)
+        for layer in stage.linears.values():
+            if layer.state.rounded is None:
+                layer.round()
+    block.errors = layer_errors(block)
+    for group in block.groups:
+        group.forget()
+
+
+def before_rounding(recipe: Sequence[Algorithm]) -> Sequence[Algorithm]:
+    """The methods that only prepare a block."""
+    return list(takewhile(lambda method: "rounded" not in method.leaves, recipe))
+
+
+@contextmanager
+def rounded_to_nearest(network: Network, blocks: Sequence[BlockStep] | None = None) -> Iterator[None]:
+    """For a while, plain rounding at the same bits in place of what the recipe decided; in some blocks or in all."""
+    whole, blocks = blocks is None, network.blocks if blocks is None else blocks
+    layers = [layer for block in blocks for layer in block.linears.values()]
+    states, errors = [layer.state for layer in layers], [block.errors for block in blocks]
+    for layer in layers:
+        layer.state = LayerState()
+    for block in blocks:
+        quantize_block(block, ())
+        if whole:  # codes of all blocks are half a model
+            block.put_away()
+    try:
+        with plainly_rounded(network.attentions):
+            yield
+    finally:
+        for layer, state in zip(layers, states, strict=True):
+            layer.state = state
+        for block, found in zip(blocks, errors, strict=True):
+            block.errors = found

@@ -1,0 +1,180 @@
+"""Judge a quantized network: generate from the same seeds, compare with float, and replay the float trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from llmc import distributed
+from llmc.calib.budget import ChosenCalls
+from llmc.calib.kept import Kept
+from llmc.calib.record import record_calls
+from llmc.calib.recording import Recording, cached_recording, fingerprint
+from llmc.calib.store import CallStore
+from llmc.config.schema import Config
+from llmc.engine.budget import is_huge, judged_calls
+from llmc.engine.network import Network
+from llmc.engine.source import sources
+from llmc.judging.broken import check_float_videos
+from llmc.judging.positions import Planned, make_videos
+from llmc.judging.replay import encoder_errors, replay_samples
+from llmc.ledger.folder import RunFolder
+from llmc.memory import needed_for
+from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+
+Key = TypeVar("Key", str, int)
+LESS = (
+    "smaller or shorter videos (eval.target_height, target_width, num_frames), or fewer (eval.n_samples, eval.seeds): "
+    "all of them are compared at the end"
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one position gave: a video of each sample, its teacher-forced error step by step, each block's error, and
+    that of what the pipeline reads of each quantized encoder."""
+
+    videos: list[Video]  # none of a position that only replays the float trajectory
+    steps: list[list[float | None]]  # None where no call of a step was chosen
+    blocks: list[tuple[str, float]]  # of each call that was looked at, until all ranks are gathered
+    encoders: list[tuple[str, float]]  # of each call
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Every position that was judged, `float` first, over all samples of all ranks in order."""
+
+    samples: list[tuple[Sample, Sampling]]
+    positions: dict[str, Judged]
+
+    def filmed(self) -> dict[str, Judged]:
+        """Those that made videos."""
+        return {position: judged for position, judged in self.positions.items() if judged.videos}
+
+
+def judge(
+    config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], folder: RunFolder, kept: Kept
+) -> Judgement:
+    """Float, the baseline and every position of `eval.eval_pos`, from the same seeds. The float run stays in the run's
+    folder; all else is `kept` until the run is over."""
+    assert config.eval is not None
+    samples = config.eval.samples(adapter)
+    everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
+    planned = [(index, sample, how) for index, (sample, how) in enumerate(everything)]
+    chosen = judged_calls(adapter, pipeline, networks, planned, config.eval.max_calls)
+    planned = [one for _, one in distributed.share(planned)]
+    loras = [(lora.path, lora.strength, lora.part) for lora in config.model.lora]
+    with needed_for("making the float videos", LESS):
+        depends = [*sources(config.model), *loras]
+        recording = judge_float(adapter, pipeline, networks, planned, chosen, folder.path, depends)
+    check_float_videos(planned, recording.videos)
+    for store in recording.calls.values():
+        store.number_over_ranks()
+    asked = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
+    positions = [position for position in dict.fromkeys(asked) if position != "pretrain"]  # float is there already
+    videos: dict[str, list[Video]] = {position: [] for position in positions}
+    for position in positions:
+        if position == "baseline" and not makes_baseline(config.eval.baseline_videos, networks):
+            continue
+        with needed_for(f"making the videos of {position}", LESS):
+            videos[position] = make_videos(position, adapter, pipeline, networks, planned, kept.of(position))
+    with needed_for("replaying the float trajectory", LESS):
+        replays = replay_all(networks, positions, recording, [index for index, _, _ in planned], kept)
+    judged = {"float": Judged(recording.videos, [], [], [])}
+    judged |= {position: replace(replays[position], videos=videos[position]) for position in positions}
+    return Judgement(everything, {name: gathered(own, len(everything)) for name, own in judged.items()})
+
+
+def makes_baseline(asked: bool | Literal["auto"], networks: Sequence[Network]) -> bool:
+    """Whether plain rounding makes videos too; what it makes of the float calls is known without."""
+    return not is_huge(networks) if asked == "auto" else asked
+
+
+def replay_all(
+    networks: Sequence[Network], positions: Sequence[str], recording: Recording, samples: Sequence[int], kept: Kept
+) -> dict[str, Judged]:
+    """What every position makes of the float trajectory, without videos."""
+    denoisers = [network for network in networks if network.part.section == "video_gen"]
+    replays = [replay_samples(each, positions, recording.calls[each.part.name], samples, kept) for each in denoisers]
+    found = {}
+    for position in positions:
+        encoders = [
+            (network.part.name, error)
+            for network in networks if network not in denoisers
+            for error in encoder_errors(position, network, recording.calls[network.part.name], kept.of(position))
+        ]  # fmt: skip
+        of_samples = [[parts[position][sample] for parts in replays] for sample in samples]
+        steps = [per_step(chain.from_iterable(part.calls for part in parts)) for parts in of_samples]
+        blocks = [block for parts in of_samples for part in parts for block in part.blocks]
+        found[position] = Judged([], steps, blocks, encoders)
+    return found
+
+
+def per_step(calls: Iterable[tuple[int, float]]) -> list[float | None]:
+    """The mean error of the calls of each step, whichever network ran them; None of a step of which there are none."""
+    found = dict(averaged(calls))
+    return [found.get(step) for step in range(max(found, default=-1) + 1)]
+
+
+def gathered(judged: Judged, count: int) -> Judged:
+    """One position over all ranks: samples back in order, errors of blocks and encoders averaged."""
+    ranks = distributed.gather(judged)
+    places = [(i % distributed.world(), i // distributed.world()) for i in range(count)]
+    return Judged(
+        [ranks[rank].videos[i] for rank, i in places if ranks[rank].videos],
+        [ranks[rank].steps[i] for rank, i in places if ranks[rank].steps],
+        averaged(chain.from_iterable(each.blocks for each in ranks)),
+        averaged(chain.from_iterable(each.encoders for each in ranks)),
+    )
+
+
+def averaged(figures: Iterable[tuple[Key, float]]) -> list[tuple[Key, float]]:
+    """The mean of what there is under each key."""
+    found: dict[Key, list[float]] = {}
+    for key, error in figures:
+        found.setdefault(key, []).append(error)
+    return [(key, fmean(errors)) for key, errors in found.items()]
+
+
+def judge_float(
+    adapter: ModelAdapter,
+    pipeline: Any,
+    networks: Sequence[Network],
+    planned: Planned,
+    chosen: ChosenCalls,
+    cache: Path,
+    depends: Sequence[object],
+) -> Recording:
+    """The float videos and the chosen calls behind them; from the cache if the very same were made before."""
+    parts = [network.part for network in networks]
+    if not planned:  # ranks without a sample would all write to one place
+        return Recording([], {part.name: CallStore() for part in parts})
+    weight = next(parts[0].module.parameters())
+    samples = [(index, sample.model_dump(mode="json"), sampling.model_dump()) for index, sample, sampling in planned]
+    images = [image for _, sample, _ in planned for image in (sample.image, sample.last_image) if image]
+    what = [part.name for part in parts]
+    key = fingerprint(
+        adapter.name,
+        depends,
+        samples,
+        *images,
+        what,
+        chosen.as_lists(),
+        str(weight.dtype),
+        str(weight.device),
+        torch.__version__,
+    )
+
+    by_index = {index: (index, sample, how) for index, sample, how in planned}
+
+    def record(index: int, stores: dict[str, CallStore]) -> Video:
+        (video,) = record_calls(adapter, pipeline, parts, [by_index[index]], stores, keep_outputs=True, chosen=chosen)
+        return video
+
+    return cached_recording(cache / f"float-{key}", what, list(by_index), record)

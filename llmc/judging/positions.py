@@ -1,0 +1,81 @@
+"""Positions of the judgement: what its layers are in each, and the videos that they make."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from llmc.calib.block import BlockStep
+from llmc.calib.kept import Kept
+from llmc.calib.record import record_calls
+from llmc.engine.network import Network, rounded_to_nearest
+from llmc.errors import UnsupportedSpec
+from llmc.layers.kernels import arithmetic
+from llmc.layers.linear import QuantLinear, in_mode
+from llmc.log import log, progress
+from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+
+Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
+MODES = {
+    "pretrain": "float",
+    "transformed": "transformed",
+    "fake_quant": "quantized",
+    "baseline": "quantized",
+    "real_quant": "real",
+}
+
+
+@contextmanager
+def in_position(
+    networks: Sequence[Network], position: str, blocks: Sequence[BlockStep] | None = None
+) -> Iterator[None]:
+    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), just rounded (baseline), or as the
+    device's own products compute them (real_quant). Where only some blocks are to run, no other is rounded."""
+    with ExitStack() as stack:
+        for network in networks:
+            if position == "baseline":
+                stack.enter_context(rounded_to_nearest(network, blocks))
+            if position == "real_quant" and blocks is None:
+                log.info("%s in real arithmetic: %s", network.part.name, real_arithmetic(network.layers))
+            stack.enter_context(in_mode(network.switched, MODES[position]))  # type: ignore[arg-type]
+        yield
+
+
+def make_videos(
+    position: str,
+    adapter: ModelAdapter,
+    pipeline: Any,
+    networks: Sequence[Network],
+    planned: Planned,
+    kept: Kept,
+) -> list[Video]:
+    """A video of each sample with the layers as the position asks; one that is kept is not made again."""
+    parts = [network.part for network in networks]
+    missing = [index for index, _, _ in planned if not kept.has(_video(index))]
+    with ExitStack() as stack:
+        if missing:  # else no layer runs
+            stack.enter_context(in_position(networks, position))
+        advance = stack.enter_context(progress(f"{position} videos", len(missing)))
+
+        def make(index: int, sample: Sample, how: Sampling) -> Video:
+            (video,) = record_calls(adapter, pipeline, parts, [(index, sample, how)], {}, on_video=advance)
+            return video
+
+        return [kept.made(_video(one[0]), partial(make, *one)) for one in planned]
+
+
+def real_arithmetic(layers: Mapping[str, QuantLinear]) -> str:
+    """How many layers which product of the device will compute; refuses a layer that none can."""
+    ways: Counter[str] = Counter()
+    for name, layer in layers.items():
+        if problem := layer.spec.real_problem():
+            raise UnsupportedSpec(f"{name}: {problem}; leave real_quant out of eval.eval_pos")
+        ways["float" if (rounded := layer.rounded) is None else arithmetic(rounded.codes)] += 1
+    return ", ".join(f"{count} layers by {way}" for way, count in ways.items())
+
+
+def _video(index: int) -> str:
+    return f"video.{index}"

@@ -1,1 +1,0 @@
-"""The steps of a run that need more than one room: what `llmc/run.py` calls in order."""
