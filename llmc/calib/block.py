@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from llmc.calib.apart import Fit
-from llmc.calib.group import JUDGED_BY, Group
+from llmc.calib.group import JUDGED_BY, Group, Place
 from llmc.calib.probe import ROWS, output_error
 from llmc.calib.shelf import put_away
 from llmc.layers.linear import LayerState, QuantLinear
-from llmc.layers.transforms import ModulatedRows, Transform
-from llmc.models.parts import Fold, Part
+from llmc.layers.transforms import ModulatedRows, ProducerRows, Transform
+from llmc.models.parts import Fold, Part, Rows, linear_of
 from llmc.numerics.valley import least_in_valley
 
 WORTH = {1: 0.3, 2: 0.8, 3: 0.8, 4: 0.8}  # samples -> share of the error that a change may leave
@@ -155,10 +155,14 @@ def heads_of(attention: nn.Module) -> int:
     return next(int(getattr(attention, name)) for name in HEADS if hasattr(attention, name))
 
 
-def _absorber(prefix: str, block: nn.Module, fold: Fold) -> tuple[str | ModulatedRows, nn.Module]:
+def _absorber(prefix: str, block: nn.Module, fold: Fold) -> tuple[Place, nn.Module]:
+    """Where a fold is, in the whole network."""
+    module = block.get_submodule(linear_of(fold))
     if isinstance(fold, str):
-        return f"{prefix}.{fold}", block.get_submodule(fold)
-    linear = block.get_submodule(fold.linear)
-    assert isinstance(linear, nn.Linear)
-    width = linear.out_features // fold.chunks
-    return ModulatedRows(f"{prefix}.{fold.linear}", fold.shift * width, fold.scale * width), linear
+        return f"{prefix}.{fold}", module
+    assert isinstance(module, nn.Linear | QuantLinear)
+    width, name = module.out_features // fold.chunks, f"{prefix}.{fold.linear}"
+    if isinstance(fold, Rows):
+        return ProducerRows(name, fold.number * width), module
+    shift, scale = (tuple(number * width for number in numbers) for numbers in (fold.shift, fold.scale))
+    return ModulatedRows(name, shift, scale), module

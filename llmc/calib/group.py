@@ -12,11 +12,12 @@ from llmc.calib.apart import APART
 from llmc.calib.observers import channel_absmax
 from llmc.calib.probe import ROWS, Probe, spread
 from llmc.layers.linear import QuantLinear
-from llmc.layers.transforms import ModulatedRows, Rotate, Scale, Transform
+from llmc.layers.transforms import ModulatedRows, ProducerRows, Rotate, Scale, Transform
 from llmc.numerics.quantize import at_once
 from llmc.numerics.spec import ScaleDtype
 
 Stats = dict[str, Tensor]  # observer name -> what it measured
+Place = str | ModulatedRows | ProducerRows  # of who absorbs: a module by its full name, or some of its rows
 CHOSEN_BY, JUDGED_BY = slice(0, None, 2), slice(1, None, 2)  # rows: a change is not judged by those that chose it
 
 
@@ -27,7 +28,7 @@ class Group:
     name: str  # its part's name and the full name of the first linear: two experts have the same blocks
     names: tuple[str, ...]
     linears: tuple[QuantLinear, ...]
-    fold: tuple[tuple[str | ModulatedRows, nn.Module], ...]
+    fold: tuple[tuple[Place, nn.Module], ...]
     stats: Stats = field(default_factory=dict)
     may_scale: bool = True  # whether every target can carry a scale of this input
     multiplier_dtype: ScaleDtype | None = None  # where a target multiplies at run time: what it keeps multipliers in
@@ -117,13 +118,17 @@ class Group:
         happens at run time."""
         made = transform
         if self._may_fold(transform):
-            producers = [module for _, module in self.fold if isinstance(module, QuantLinear)]
-            for producer in producers:
-                producer.transform_output(transform)
+            producers = [(place, module) for place, module in self.fold if isinstance(module, QuantLinear)]
+            for place, producer in producers:
+                if isinstance(place, ProducerRows) and isinstance(transform, Scale):
+                    producer.transform_output(place.folded(transform, producer.out_features))
+                else:
+                    producer.transform_output(transform)
             if producers:
                 transform = replace(transform, upstream=True)  # type: ignore[type-var]
             elif isinstance(transform, Scale):
                 place, module = self.fold[0]
+                assert not isinstance(place, ProducerRows)
                 made = transform = Scale(self._absorbed_exactly(transform.multiplier, place, module), fold=place)
         elif self.multiplier_dtype is not None and isinstance(transform, Scale):
             transform, made = self._all_in_one(transform, self.multiplier_dtype)

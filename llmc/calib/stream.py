@@ -38,11 +38,14 @@ class _Halt(BaseException):
 
 @contextmanager
 def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    own = module.__dict__.get("forward")  # of a block that is an attention, what quantizes that
     module.forward = forward
     try:
         yield
     finally:
         del module.forward
+        if own is not None:
+            module.forward = own
 
 
 def run_to_block(part: Part, index: int, call: Call, outputs: Outputs, live: int = 0) -> Any:

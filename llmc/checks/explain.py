@@ -11,7 +11,7 @@ from llmc.engine.attention import attention_names
 from llmc.engine.network import is_carried, layer_names
 from llmc.export.base import Carrier, Exporter, as_computed, as_computed_attention
 from llmc.export.folding import carrier
-from llmc.models.parts import Fold, LinearGroup, Part
+from llmc.models.parts import LinearGroup, Part, linear_of
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import block_number
 
@@ -79,11 +79,6 @@ def attention_lines(part: Part, policy: AttentionPolicy, targets: Sequence[Expor
     cells += [(pattern, ranges(numbers), said) for (pattern, said), numbers in found.items()]
     widths = [max(len(cell[column]) for cell in cells) for column in range(2)]
     return [f"  {name:<{widths[0]}}  {blocks:<{widths[1]}}  {said}" for name, blocks, said in cells]
-
-
-def linear_of(fold: Fold) -> str:
-    """The module that a fold stands for."""
-    return fold if isinstance(fold, str) else fold.linear
 
 
 def smoothing(group: LinearGroup, by: Carrier, carried: bool) -> str:

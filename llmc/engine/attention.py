@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,14 +16,14 @@ from llmc.calib.store import CallStore
 from llmc.export.base import Exporter, as_computed_attention
 from llmc.layers.attention import AttentionState, QuantAttention
 from llmc.log import log, progress
-from llmc.models.parts import Part
+from llmc.models.parts import ATTENDS, Part
 from llmc.numerics.hadamard import random_hadamard
 from llmc.policy.attention import AttentionPolicy
 
 
 def attention_names(part: Part) -> list[str]:
     """The full names of everything in the blocks of a part that attends."""
-    return [f"{name}.{attention}" for name, block in part.blocks for attention in part.attentions(block)]
+    return [name for name, _, _ in attentions_of(part)]
 
 
 def quantized_attentions(
@@ -51,9 +52,11 @@ def quantized_attentions(
 
 def head_width(attention: nn.Module) -> int:
     """How many values of a token one head has."""
-    to_q = attention.get_submodule("to_q")
-    out: int = to_q.out_features  # type: ignore[assignment]  # of an nn.Linear, or of what it was swapped for
-    return out // heads_of(attention)
+    own = dict(attention.named_children())
+    queries: Any = next((own[query] for query, key in ATTENDS if query in own and query != key), None)
+    if queries is None:  # one linear makes queries, keys and values
+        return int(attention.head_dim)  # type: ignore[arg-type]
+    return int(queries.out_features) // heads_of(attention)
 
 
 def calibrate_attentions(
@@ -92,4 +95,4 @@ def attentions_of(part: Part) -> Iterator[tuple[str, nn.Module, bool]]:
     """The full name of each attention in the blocks of a part, the module, and whether it attends to itself."""
     for block, module in part.blocks:
         for name, asks_itself in part.attentions(module).items():
-            yield f"{block}.{name}", module.get_submodule(name), asks_itself
+            yield f"{block}.{name}".rstrip("."), module.get_submodule(name), asks_itself

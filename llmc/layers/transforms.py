@@ -28,21 +28,39 @@ class ModulatedRows:
     """Where the linear that modulates a norm, x * (1 + scale) + shift, gives the two: its rows from these on."""
 
     linear: str  # full name
-    shift: int
-    scale: int
+    shift: tuple[int, ...]
+    scale: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.linear} from rows {self.shift} and {self.scale} on"
+        rows = " and ".join(str(first) for first in (*self.shift, *self.scale))
+        return f"{self.linear} from rows {rows} on"
 
     def folded(self, tensor: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
         """The linear's float32 weight or bias after both are multiplied: m (1 + s) is 1 + (m s + m - 1)."""
         tensor = tensor.clone()
-        for first in (self.shift, self.scale):
+        for first in (*self.shift, *self.scale):
             rows = tensor[first : first + len(multiplier)]
             rows *= multiplier.reshape(-1, *[1] * (tensor.ndim - 1))
-        if tensor.ndim == 1:  # the bias
-            tensor[self.scale : self.scale + len(multiplier)] += multiplier - 1
+        for first in self.scale if tensor.ndim == 1 else ():  # the bias
+            tensor[first : first + len(multiplier)] += multiplier - 1
         return tensor
+
+
+@dataclass(frozen=True)
+class ProducerRows:
+    """Where a linear has the rows whose outputs are linearly what a later one reads: from this one on."""
+
+    linear: str  # full name
+    first: int
+
+    def __str__(self) -> str:
+        return f"{self.linear} from row {self.first} on"
+
+    def folded(self, scale: Scale, out_features: int) -> Scale:
+        """The change of the later one's input as one of all rows: the others stay as they are."""
+        multiplier = torch.ones(out_features, device=scale.multiplier.device)
+        multiplier[self.first : self.first + len(scale.multiplier)] = scale.multiplier
+        return replace(scale, multiplier=multiplier)
 
 
 @dataclass(frozen=True)

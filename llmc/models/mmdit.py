@@ -33,7 +33,7 @@ from llmc.renames import Renames
 
 def adaptive(linear: str, chunks: int, norm: int = 0) -> tuple[Modulation]:
     """Rows of an adaptive norm's linear: (shift, scale, gate) of its first norm, then of its second, and so on."""
-    return (Modulation(linear, chunks, shift=3 * norm, scale=3 * norm + 1),)
+    return (Modulation(linear, chunks, shift=(3 * norm,), scale=(3 * norm + 1,)),)
 
 
 @dataclass(frozen=True)

@@ -13,26 +13,43 @@ from llmc.errors import AdapterError
 
 @dataclass(frozen=True)
 class Modulation:
-    """A linear of the block whose rows, in equal chunks, give a norm's output x * (1 + scale) + shift, among others."""
+    """A linear of the block whose rows, in equal chunks, give a norm's output x * (1 + scale) + shift, among others.
+
+    Some families have no shift; of some one norm reads two streams, each with a shift and a scale of its own.
+    """
 
     linear: str
     chunks: int
-    shift: int  # the number of the chunk
-    scale: int
+    shift: tuple[int, ...]  # the numbers of the chunks
+    scale: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.linear} (chunks {self.shift} and {self.scale} of {self.chunks})"
+        numbers = " and ".join(str(number) for number in (*self.shift, *self.scale))
+        return f"{self.linear} (chunks {numbers} of {self.chunks})"
 
 
-Fold = str | Modulation  # who can absorb a scale
+@dataclass(frozen=True)
+class Rows:
+    """One of the equal chunks of a linear's rows, whose outputs are linearly the tensor: a gated linear's other half
+    goes through what is not linear."""
+
+    linear: str
+    chunks: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.linear} (chunk {self.number} of {self.chunks})"
+
+
+Fold = str | Modulation | Rows  # who can absorb a scale
 
 
 @dataclass(frozen=True)
 class LinearGroup:
     """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
 
-    `fold` names an affine norm, a modulated norm whose runtime multiplies, the linear that modulates a norm, or the
-    linears whose outputs are linearly that tensor; empty: nobody. `attention` names the module whose heads lie side by
+    `fold` names an affine norm, a modulated norm whose runtime multiplies, the linear that modulates a norm (of several
+    the one that has as many rows), or the linears whose outputs are linearly that tensor; empty: nobody. `attention` names the module whose heads lie side by
     side in that tensor.
     """
 
@@ -41,6 +58,8 @@ class LinearGroup:
     attention: str | None = None
 
 
+# as attentions call their linears for queries and keys, which can be one
+ATTENDS = (("to_q", "to_k"), ("to_query", "to_key"), ("to_qkv_mlp_proj", "to_qkv_mlp_proj"))
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
 Section = Literal["video_gen", "text_encoder", "image_encoder"]  # of `quant`: what says how a part is quantized
 Expert = Literal["high_noise", "low_noise"] | None
@@ -75,15 +94,12 @@ class Part:
     def groups(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
         """The groups of `block` whose linears this variant really has (T2V has no image projections)."""
         here = dict(block.named_modules())
-        groups = (
-            replace(
-                group,
-                linears=tuple(name for name in group.linears if name in here),
-                fold=tuple(fold for fold in group.fold if _has(here, fold)),
-            )
-            for group in self._layout_of(block)
-        )
-        return tuple(group for group in groups if group.linears)
+        found = []
+        for group in self._layout_of(block):
+            if linears := tuple(name for name in group.linears if name in here):
+                width = here[linears[0]].in_features
+                found.append(replace(group, linears=linears, fold=fitting(here, group.fold, width)))
+        return tuple(found)
 
     def _layout_of(self, block: torch.nn.Module) -> tuple[LinearGroup, ...]:
         name = type(block).__name__
@@ -95,20 +111,50 @@ class Part:
         return self.layout[name]
 
     def attentions(self, block: torch.nn.Module) -> dict[str, bool]:
-        """The modules of `block` that attend, which have linears `to_q` and `to_k`, and whether both read the same
-        tokens: if not, it is a cross-attention."""
+        """The modules of `block` that attend, which have linears for queries and keys, and whether both read the same
+        tokens: if not, it is a cross-attention. Of a block that is an attention itself, the name is empty."""
         groups = [group.linears for group in self.groups(block)]
-        names = [linear.removesuffix(".to_q") for linears in groups for linear in linears if linear.endswith(".to_q")]
-        return {name: any({f"{name}.to_q", f"{name}.to_k"} <= set(linears) for linears in groups) for name in names}
+        found = {}
+        for query, key in ATTENDS:
+            for name in (linear for linears in groups for linear in linears if is_called(linear, query)):
+                beside = name.removesuffix(query) + key
+                found[name.removesuffix(query).rstrip(".")] = any({name, beside} <= set(linears) for linears in groups)
+        return found
 
 
-def _has(modules: Mapping[str, torch.nn.Module], fold: Fold) -> bool:
-    if isinstance(fold, str):
-        return fold in modules
-    linear = modules.get(fold.linear)
-    if not isinstance(linear, torch.nn.Linear) or linear.bias is None:  # the 1 of 1 + scale goes into the bias
-        return False
-    return linear.out_features == fold.chunks * linear.in_features
+def is_called(linear: str, name: str) -> bool:
+    """Whether that is the linear's name within its module."""
+    return linear.rpartition(".")[2] == name
+
+
+def fitting(modules: Mapping[str, torch.nn.Module], folds: Sequence[Fold], width: int | None) -> tuple[Fold, ...]:
+    """Those of a group's absorbers that a block has; one that has not as many rows as its family says is refused."""
+    there = [fold for fold in folds if linear_of(fold) in modules]
+    wrong = {
+        fold: problem for fold in there
+        if not isinstance(fold, str) and (problem := _misfit(fold, modules[fold.linear], width)) is not None
+    }  # fmt: skip
+    found = tuple(fold for fold in there if fold not in wrong)
+    if wrong and not found:
+        raise AdapterError(
+            f"{'; '.join(wrong.values())}: no scale of an input of {width} values can go there; say in the adapter's "
+            "layout who absorbs it, or leave `fold` empty"
+        )
+    return found
+
+
+def linear_of(fold: Fold) -> str:
+    """The module that a fold stands for."""
+    return fold if isinstance(fold, str) else fold.linear
+
+
+def _misfit(fold: Modulation | Rows, linear: torch.nn.Module, width: int | None) -> str | None:
+    rows = getattr(linear, "out_features", None)
+    if rows is None or width is None or rows != fold.chunks * width:
+        return f"{fold.linear} has {rows} rows, not {fold.chunks} times {width}"
+    if isinstance(fold, Modulation) and getattr(linear, "bias", None) is None:
+        return f"{fold.linear} has no bias, which the 1 of 1 + scale goes into"
+    return None
 
 
 def named_blocks(module: torch.nn.Module, *lists: str) -> list[tuple[str, torch.nn.Module]]:

@@ -62,7 +62,7 @@ LAYOUT: Layout = {
         ),
         LinearGroup(
             ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-            (*adaptive("norm1_context.linear", 6), Modulation("norm1_context.linear", 2, scale=0, shift=1)),
+            (*adaptive("norm1_context.linear", 6), Modulation("norm1_context.linear", 2, scale=(0,), shift=(1,))),
         ),
         LinearGroup(("attn.to_out.0",)),
         LinearGroup(("attn.to_add_out",)),

@@ -39,7 +39,7 @@ SPECS = [
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_a_layers_state_comes_back(spec: TensorSpec) -> None:
-    scale = Scale(torch.rand(16) + 1, fold=ModulatedRows("blocks.0.mod", 16, 0))
+    scale = Scale(torch.rand(16) + 1, fold=ModulatedRows("blocks.0.mod", (16,), (0,)))
     state = LayerState(
         transforms=(scale, Rotate((torch.eye(4), torch.eye(4)), upstream=True)),
         lowrank=(torch.randn(8, 2), torch.randn(2, 16)),
