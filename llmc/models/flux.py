@@ -7,17 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import PipelineIndex, Sample, Sampling, like, multiples
-from llmc.models.mmdit import (
-    DOUBLE_STREAM,
-    IMAGE,
-    SINGLE_STREAM,
-    TEXT,
-    JointTransformer,
-    image_compression,
-    of_diffusers,
-    text_tokens,
-)
+from llmc.models.base import PipelineIndex, Sample, Sampling, like
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT
+from llmc.models.one_transformer import OneTransformer, image_compression, of_diffusers, text_tokens
 from llmc.models.parts import Layout
 from llmc.renames import Fused, Original, Renames, Swapped
 
@@ -66,7 +58,7 @@ LAYOUT: Layout = {
 }
 
 
-class Flux(JointTransformer):
+class Flux(OneTransformer):
     """FLUX.1 dev and schnell, text to image."""
 
     name: Literal["Flux"] = "Flux"
@@ -87,10 +79,6 @@ class Flux(JointTransformer):
     @classmethod
     def original(cls, network: torch.nn.Module) -> Original:
         return ORIGINAL
-
-    @classmethod
-    def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
-        return multiples(height, width)
 
     def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
         config: Any = network.config

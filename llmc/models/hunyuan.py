@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import PipelineIndex, Sample, Sampling, like, multiples
-from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT, JointTransformer, text_tokens
+from llmc.models.base import PipelineIndex, Sample, Sampling, like
+from llmc.models.mmdit import DOUBLE_STREAM, IMAGE, SINGLE_STREAM, TEXT
+from llmc.models.one_transformer import OneTransformer, latent_sizes, text_tokens
 from llmc.models.parts import Layout
 from llmc.renames import Fused, Original, Swapped
 
@@ -78,7 +79,7 @@ LAYOUT: Layout = {
 }
 
 
-class HunyuanVideo(JointTransformer):
+class HunyuanVideo(OneTransformer):
     """HunyuanVideo, text to video."""
 
     name: Literal["HunyuanVideo"] = "HunyuanVideo"
@@ -91,27 +92,19 @@ class HunyuanVideo(JointTransformer):
     layout: ClassVar[Layout] = LAYOUT
     float32: ClassVar[tuple[str, ...]] = ("vae",)  # its rounding errors would be seen in every frame
     branches: ClassVar[tuple[str, ...]] = ("cond",)  # guidance is an input of the network
+    frame_step: ClassVar[int] = 4
 
     @classmethod
     def original(cls, network: torch.nn.Module) -> Original:
         return ORIGINAL
 
-    @classmethod
-    def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
-        problems = multiples(height, width)
-        if num_frames % 4 != 1:
-            nearest = num_frames // 4 * 4 + 1
-            problems.append(f"num_frames is {num_frames}; HunyuanVideo makes 4k + 1 frames, such as {nearest}")
-        return problems
-
     def inputs(self, index: PipelineIndex, network: torch.nn.Module, sampling: Sampling) -> dict[str, Any]:
         config: Any = network.config
         vae = index.config("vae")
         space, time = vae.get("spatial_compression_ratio", 8), vae.get("temporal_compression_ratio", 4)
-        sizes = (sampling.num_frames - 1) // time + 1, sampling.height // space, sampling.width // space
         text = text_tokens(index, "tokenizer", TEXT_TOKENS)
         return {
-            "hidden_states": like(1, config.in_channels, *sizes),
+            "hidden_states": like(1, config.in_channels, *latent_sizes(sampling, space, time)),
             "timestep": like(1),
             "encoder_hidden_states": like(1, text, config.text_embed_dim),
             "encoder_attention_mask": like(1, text),

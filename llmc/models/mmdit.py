@@ -1,34 +1,10 @@
-"""What HunyuanVideo, FLUX.1 and Stable Diffusion 3 share: one transformer, in which text and image attend jointly."""
+"""Blocks in which text and picture attend jointly, as HunyuanVideo, FLUX.1 and those after them have them."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
 
-import torch
-
-from llmc.errors import AdapterError
-from llmc.files.json_text import read_object_if_there
-from llmc.models.base import (
-    ModelAdapter,
-    OnStep,
-    PipelineIndex,
-    Sample,
-    Sampling,
-    Video,
-    pipeline_index,
-    quiet_libraries,
-)
-from llmc.models.components import small_components
-from llmc.models.generation import generate_video
-from llmc.models.libraries import Loading
-from llmc.models.networks import dtype_of, empty_network
-from llmc.models.parts import Layout, LinearGroup, Modulation, Part, named_blocks
-from llmc.renames import Renames
+from llmc.models.parts import LinearGroup, Modulation
 
 
 def adaptive(linear: str, chunks: int, norm: int = 0) -> tuple[Modulation]:
@@ -72,60 +48,3 @@ SINGLE_STREAM = (
     LinearGroup(("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"), adaptive("norm.linear", 3)),
     LinearGroup(("proj_out",)),
 )
-
-
-def of_diffusers(*modules: str) -> Renames:
-    """The table of a target that runs diffusers' own network, whose outermost modules these are."""
-    return tuple((module, module) for module in modules)
-
-
-def text_tokens(index: PipelineIndex, tokenizer: str, most: int) -> int:
-    """How many tokens a prompt is made into."""
-    said: Mapping[str, Any] = (
-        read_object_if_there(index.folder / tokenizer / "tokenizer_config.json", AdapterError) or {}
-    )
-    return int(min(most, said.get("model_max_length") or most))
-
-
-def image_compression(index: PipelineIndex) -> int:
-    """Pixels of a latent's side, of an autoencoder of images."""
-    return int(2 ** (len(index.config("vae").get("block_out_channels", (0,) * 4)) - 1))
-
-
-class JointTransformer(ModelAdapter):
-    """A family of such pipelines; how one is called is the family's own."""
-
-    networks: ClassVar[tuple[str, ...]] = ("transformer",)
-    blocks: ClassVar[tuple[str, ...]]  # the lists of its blocks, in running order
-    layout: ClassVar[Layout]
-    float32: ClassVar[tuple[str, ...]] = ()  # components that are kept in float32 whatever the transformer's type is
-
-    def load(self, path: Path, torch_dtype: str, device: str, **given: torch.nn.Module) -> Any:
-        quiet_libraries()
-        import diffusers
-
-        dtypes = {"default": dtype_of(path, torch_dtype, given), **dict.fromkeys(self.float32, torch.float32)}
-        index = pipeline_index(path)
-        # diffusers wants to be told what is not there
-        components: dict[str, Any] = {**dict.fromkeys(index.absent), **small_components(index, given), **given}
-        made = getattr(diffusers, self.pipeline)
-        with Loading(f"the pipeline in {path}"):
-            pipeline = made.from_pretrained(path, dtype=dtypes, local_files_only=True, **components)
-            pipeline.set_progress_bar_config(disable=True)
-            return pipeline.to(device)
-
-    def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
-        return [self._part(empty_network(configs.get("transformer") or pipeline_index(path).config("transformer")))]
-
-    def parts(self, pipeline: Any) -> list[Part]:
-        return [self._part(pipeline.transformer)]
-
-    def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
-        return generate_video(partial(self.frames, pipeline, sample, sampling), sampling, on_step)
-
-    @abstractmethod
-    def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:
-        """Call the pipeline with what every family takes, and with its own; (frames, height, width, 3) from 0 to 1."""
-
-    def _part(self, transformer: torch.nn.Module) -> Part:
-        return Part("transformer", transformer, named_blocks(transformer, *self.blocks), self.layout)

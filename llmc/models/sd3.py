@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import PipelineIndex, Sample, Sampling, like, multiples
-from llmc.models.mmdit import JointTransformer, adaptive, image_compression, of_diffusers, text_tokens
+from llmc.models.base import PipelineIndex, Sample, Sampling, like
+from llmc.models.mmdit import adaptive
+from llmc.models.one_transformer import OneTransformer, image_compression, of_diffusers, text_tokens
 from llmc.models.parts import Layout, LinearGroup, Modulation
 from llmc.renames import Fused, Original, Renames, Swapped
 
@@ -81,7 +82,7 @@ LAYOUT: Layout = {
 CLIP_TOKENS = 77
 
 
-class SD3(JointTransformer):
+class SD3(OneTransformer):
     """Stable Diffusion 3 and 3.5 medium, text to image."""
 
     name: Literal["SD3"] = "SD3"
@@ -130,13 +131,6 @@ class SD3(JointTransformer):
             "encoder_hidden_states": like(both, text, config.joint_attention_dim),
             "pooled_projections": like(both, config.pooled_projection_dim),
         }
-
-    def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
-        return self.branches if sampling.guidance_scale > 1 else ("cond",)
-
-    @classmethod
-    def check_sampling(cls, height: int, width: int, num_frames: int) -> list[str]:
-        return multiples(height, width)
 
     def frames(self, pipeline: Any, sample: Sample, sampling: Sampling, **common: Any) -> Any:
         longest = 256 if pipeline.tokenizer_3 is None else min(256, pipeline.tokenizer_3.model_max_length)

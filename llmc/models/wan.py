@@ -306,6 +306,6 @@ def run_pipeline(
 
     own, pipeline.scheduler = pipeline.scheduler, scheduler_for(pipeline, sampling)
     try:
-        return generate_video(frames, sampling, on_step)
+        return generate_video(pipeline, frames, sampling, on_step)
     finally:
         pipeline.scheduler = own
