@@ -22,8 +22,8 @@ def left_when_seen(
     denoisers: Sequence[Part], calls: Mapping[str, int], groups: Mapping[str, Sequence[Group]]
 ) -> Iterator[None]:
     """Leave the body once each denoising network has begun as many of its `calls` as are wanted (of those that are not
-    named, none), and its `groups` were read in the last one. Encoders have run before all of them. Where fewer calls
-    come, or a group is not read, the body runs to its end."""
+    named, none), and its `groups` were read in the last one, or that one ended: not every call reads them all. Encoders
+    have run before all of them. Where fewer calls come, the body runs to its end."""
     wanted = {part.name: calls.get(part.name, 0) for part in denoisers}
 
     def begun(part: Part, module: nn.Module, args: object) -> None:
@@ -40,6 +40,10 @@ def left_when_seen(
                 raise _Enough
 
         hooks.enter_context(reading(groups[part.name], see))
+        hooks.callback(module.register_forward_hook(leave).remove)
+
+    def leave(*_: object) -> None:
+        raise _Enough
 
     with ExitStack() as hooks:
         for part in denoisers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +22,8 @@ from llmc.errors import CalibrationError
 from llmc.layers.steps import at_step, running_step, start_step
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video
 from llmc.models.parts import Part
+
+TIMESTEPS = ("timestep", "t")  # as networks call it
 
 
 @dataclass
@@ -116,11 +118,11 @@ def _noting(
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         if store is not None and running_call().chosen:
+            timestep = _timestep(signature.bind(*args, **kwargs).arguments)
             args, kwargs, output = part.kept(args, kwargs, output)
-            call = replace(running_call(), timestep=_timestep(kwargs), args=args, kwargs=kwargs, output=output)
-            store.add(call)
+            store.add(replace(running_call(), timestep=timestep, args=args, kwargs=kwargs, output=output))
 
-    module = part.module
+    module, signature = part.module, inspect.signature(part.module.forward)
     with ExitStack() as hooks:
         hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
         if keep_output:
@@ -146,7 +148,7 @@ def _shown(part: Part, finite: Finite) -> Iterator[None]:
         yield
 
 
-def _timestep(kwargs: dict[str, Any]) -> float | None:
+def _timestep(arguments: Mapping[str, Any]) -> float | None:
     """The noisiest of the call's timesteps: a first frame that is given has the timestep 0 on its own tokens."""
-    timestep = kwargs.get("timestep")
+    timestep = next((arguments[name] for name in TIMESTEPS if name in arguments), None)
     return float(timestep.max()) if isinstance(timestep, Tensor) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def test_the_last_call_runs_as_far_as_its_last_group(experts: tuple[ModelAdapter
     )
     counted = adapter.call_counts(pipeline, how)["transformer_2"]
     assert not videos and [blocks[block.name] for block in network.blocks[:2]] == [counted, counted - 1]
+
+
+def test_a_last_call_that_skips_a_group_is_left_at_its_end(experts: tuple[ModelAdapter, Any, Sampling]) -> None:
+    adapter, pipeline, how = experts
+    elsewhere = prepare(adapter.parts(deepcopy(pipeline))[1], Policy(W8A16), ()).blocks[0].groups
+    parts = ["transformer", "transformer_2"]
+    videos, ended = run(adapter, pipeline, how, until_called(adapter, pipeline, how, parts, {parts[1]: elsewhere}))
+    assert not videos and ended == adapter.call_counts(pipeline, how)
 
 
 def test_fewer_calls_than_were_foretold_run_to_the_end(experts: tuple[ModelAdapter, Any, Sampling]) -> None:

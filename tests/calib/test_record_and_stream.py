@@ -24,7 +24,7 @@ from llmc.engine.network import Network, prepare
 from llmc.errors import AdapterError, CalibrationError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
-from llmc.models.base import Sample, Sampling, Video
+from llmc.models.base import OnStep, Sample, Sampling, Video
 from llmc.models.parts import Part
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -94,6 +94,21 @@ def test_every_call_knows_its_sample_step_timestep_and_branch(recorded: tuple[Ca
     assert None not in timesteps and timesteps == sorted(timesteps, reverse=True)
     assert videos[0].frames.shape == (5, 32, 48, 3)
     assert not torch.equal(videos[0].latents, videos[1].latents)
+
+
+class ByPosition(WanI2V):
+    """Calls its network with a timestep that has no name in the call."""
+
+    def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
+        latents, text, image = torch.ones(1, 36, 1, 4, 4), torch.ones(1, 512, 32), torch.ones(1, 17, 32)
+        pipeline.transformer(latents, torch.tensor([700.0]), text, image)
+        return Video(torch.zeros(0, dtype=torch.uint8), latents)
+
+
+def test_a_timestep_is_found_wherever_it_stands_in_the_call(pipeline: Any, folder: Path) -> None:
+    store, adapter = CallStore(), ByPosition()
+    record_calls(adapter, pipeline, adapter.parts(pipeline), planned(folder)[:1], {"transformer": store})
+    assert [call.timestep for call in store.headers()] == [700.0]
 
 
 def test_a_tensor_that_calls_share_is_kept_once(store: CallStore) -> None:
