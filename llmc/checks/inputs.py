@@ -21,6 +21,7 @@ TASKS = {
     "i2v": "i2v: each sample needs an image",
     "t2v": "t2v: it takes a prompt alone",
     "t2i": "t2i: it makes an image of a prompt",
+    "i2i": "i2i: it makes an image of a prompt and an image, which each sample needs",
 }
 # field of Sampling -> its key in the configuration
 SCHEDULE = {

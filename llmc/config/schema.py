@@ -68,7 +68,8 @@ class SamplesConfig(Strict):
     """Samples, and the size of what is generated from them."""
 
     name: Task = Field(
-        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image"
+        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image; i2i, "
+        "one with an image to change"
     )
     download: StrictBool = Field(False, description="False: nothing is ever downloaded")
     path: InputPath = Field(
@@ -126,7 +127,7 @@ class SamplesConfig(Strict):
 
     def samples(self, adapter: ModelAdapter, prompts: tuple[str, ...] = ()) -> list[Sample]:
         """The samples that the section names."""
-        return read_samples(self.path, self.name == "i2v", self.n_samples, prompts, adapter.needs_last_image)
+        return read_samples(self.path, self.name in ("i2v", "i2i"), self.n_samples, prompts, adapter.needs_last_image)
 
     @field_validator("bs")
     @classmethod

@@ -23,7 +23,7 @@ from llmc.models.parts import Part
 from llmc.plugin import Plugin, Strict, discover
 from llmc.renames import Original, Renames
 
-Task = Literal["i2v", "t2v", "t2i"]  # what a sample is, and what is made of it
+Task = Literal["i2v", "t2v", "t2i", "i2i"]  # what a sample is, and what is made of it
 
 
 class Sample(Strict):
@@ -123,6 +123,7 @@ class ModelAdapter(Plugin):
     needs_last_image: ClassVar[bool] = False
     makes_images: ClassVar[bool] = False  # a video of one frame
     networks: ClassVar[tuple[str, ...]] = ()  # those that another checkpoint can stand in for, in names of `original`
+    prompt_sized: ClassVar[frozenset[str]] = frozenset()  # those of `inputs` that are as long as the prompt, at most
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
     optional: ClassVar[frozenset[str]] = frozenset()  # the settings of Sampling with a default that it understands
 
@@ -160,7 +161,7 @@ class ModelAdapter(Plugin):
     def tasks(cls) -> tuple[Task, ...]:
         """What a sample can be, and what is made of it; the usual one first."""
         if cls.makes_images:
-            return ("t2i",)
+            return ("i2i",) if cls.needs_image else ("t2i",)
         if cls.needs_image:
             return ("i2v",)
         return ("t2v", "i2v") if cls.takes_image else ("t2v",)
@@ -202,7 +203,7 @@ class ModelAdapter(Plugin):
 
     def branches_of(self, sampling: Sampling) -> tuple[str, ...]:
         """The calls of one step, in order."""
-        return self.branches if sampling.guidance_scale > 1 else self.branches[:1]
+        return self.branches if sampling.guidance_scale > 1 else ("cond",)
 
     def call_counts(self, pipeline: Any, sampling: Sampling) -> dict[str, int]:
         """How many times each part is called for one sample; a calibration leaves the pipeline at the last of them."""

@@ -30,5 +30,23 @@ def small_components(index: PipelineIndex, given: Collection[str]) -> dict[str, 
             empty_encoder(class_name, index.config(name))
         elif hasattr(made, "from_pretrained"):
             with Loading(f"the {name} in {folder}"):
-                loaded[name] = made.from_pretrained(folder, local_files_only=True)
+                readable = without_videos(made) if issubclass(made, transformers.ProcessorMixin) else made
+                loaded[name] = readable.from_pretrained(folder, local_files_only=True)
     return loaded
+
+
+def without_videos(processor: type[Any]) -> type[Any]:
+    """A class of processors that can be loaded here: torchvision, which those for videos need, may not be there, and no
+    pipeline shows an encoder a video."""
+    from transformers.utils import is_torchvision_available
+
+    if is_torchvision_available() or "video_processor" not in processor.get_attributes():
+        return processor
+
+    class Readable(processor):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if name != "video_processor"]
+
+    Readable.__name__, Readable.__module__ = processor.__name__, processor.__module__  # as it is saved
+    return Readable
