@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from llmc.errors import LlmcError
-from llmc.eval.metrics.base import Metric, Score
-from llmc.models.base import Video
+from llmc.eval.metrics.base import Metric, Pair, Score, SetMetric
+from llmc.models.base import Sample, Video
 
 UNDECODED = "the videos were not decoded: only latents are compared (the page of the model says what decodes them)"
 
@@ -24,21 +24,22 @@ class Comparison:
 
 
 def compare_videos(
-    reference: Sequence[Video], candidate: Sequence[Video], metrics: Sequence[Metric]
+    reference: Sequence[Video], candidate: Sequence[Video], metrics: Sequence[Metric], samples: Sequence[Sample] = ()
 ) -> list[Comparison]:
-    """Compare two runs over the same samples, in the same order."""
-    if len(reference) != len(candidate):
-        raise LlmcError(
-            f"there are {len(reference)} reference videos and {len(candidate)} candidates; "
-            "each sample needs one of both; generate both from the same samples"
-        )
-    return [compare_pair(r, c, metrics) for r, c in zip(reference, candidate, strict=True)]
+    """Compare two runs over the same samples, in the same order; without `samples` no metric sees their prompts."""
+    _check_counts(reference, candidate)
+    made_of = samples or [Sample(prompt="")] * len(reference)
+    each = [metric for metric in metrics if not isinstance(metric, SetMetric)]
+    return [compare_pair(r, c, each, sample) for r, c, sample in zip(reference, candidate, made_of, strict=True)]
 
 
-def compare_pair(reference: Video, candidate: Video, metrics: Sequence[Metric]) -> Comparison:
+def compare_pair(
+    reference: Video, candidate: Video, metrics: Sequence[Metric], sample: Sample | None = None
+) -> Comparison:
     """Compare one video with its reference."""
+    prompt, image = (sample.prompt, sample.image) if sample is not None else ("", None)
     if reference.is_decoded and candidate.is_decoded:
-        scores = {metric.name: metric.score(reference.frames, candidate.frames) for metric in metrics}
+        scores = {metric.name: metric.score(reference.frames, candidate.frames, prompt, image) for metric in metrics}
     else:
         scores = {metric.name: Score(None, why=UNDECODED) for metric in metrics}
     scores["latent_error"] = latent_error(reference.latents, candidate.latents)
@@ -47,6 +48,24 @@ def compare_pair(reference: Video, candidate: Video, metrics: Sequence[Metric]) 
         per_frame={name: list(score.per_frame) for name, score in scores.items() if score.per_frame},
         missing={name: score.why for name, score in scores.items() if score.why},
     )
+
+
+def compare_sets(reference: Sequence[Video], candidate: Sequence[Video], metrics: Sequence[Metric]) -> dict[str, Score]:
+    """The figures that all videos have together, of those metrics that have such a figure."""
+    _check_counts(reference, candidate)
+    of_sets = [metric for metric in metrics if isinstance(metric, SetMetric)]
+    if not all(video.is_decoded for video in (*reference, *candidate)):
+        return {metric.name: Score(None, why=UNDECODED) for metric in of_sets}
+    pairs = [Pair(r.frames, c.frames) for r, c in zip(reference, candidate, strict=True)]
+    return {metric.name: metric.score_all(pairs) for metric in of_sets}
+
+
+def _check_counts(reference: Sequence[Video], candidate: Sequence[Video]) -> None:
+    if len(reference) != len(candidate):
+        raise LlmcError(
+            f"there are {len(reference)} reference videos and {len(candidate)} candidates; "
+            "each sample needs one of both; generate both from the same samples"
+        )
 
 
 def latent_error(reference: torch.Tensor, candidate: torch.Tensor) -> Score:

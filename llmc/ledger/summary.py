@@ -15,7 +15,8 @@ from llmc.algorithms.base import Algorithm
 from llmc.calib.apart import OVERFIT, overfit
 from llmc.config.schema import Config
 from llmc.engine.network import Network
-from llmc.eval.compare import Comparison, compare_videos, mean_of
+from llmc.eval.compare import Comparison, compare_sets, compare_videos, mean_of
+from llmc.eval.metrics.base import Score
 from llmc.eval.report import write_report
 from llmc.eval.results import (
     AttentionResult,
@@ -157,14 +158,18 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
         return {}
     reference = judgement.positions["float"].videos
     compared: dict[str, list[Comparison]] = {}
+    of_all: dict[str, dict[str, Score]] = {}
+    made_of = [sample for sample, _ in judgement.samples]
     filmed = judgement.filmed()
     with progress("comparing videos", len(filmed)) as advance:
         for position, judged in filmed.items():
-            compared[position] = compare_videos(reference, judged.videos, config.metrics())
+            compared[position] = compare_videos(reference, judged.videos, config.metrics(), made_of)
+            of_all[position] = compare_sets(reference, judged.videos, config.metrics())
             advance()
     everyone = range(len(judgement.samples))
     metrics = {
         position: mean_of(compared.get(position, ()))
+        | {name: score.value for name, score in of_all.get(position, {}).items()}
         | {"teacher_forced_error": _teacher_forced(judgement, position, everyone)}
         for position in judgement.positions
     }
@@ -192,12 +197,21 @@ def judged_fields(config: Config, judgement: Judgement, folder: RunFolder) -> di
         for position, judged in replayed.items()
     }
     encoders = {position: dict(judged.encoders) for position, judged in replayed.items() if judged.encoders}
-    missing = sorted({why for found in compared.values() for one in found for why in one.missing.values()})
+    missing = sorted(_reasons(compared, of_all))
     no_numbers = list(broken(judgement))
     for warning in no_numbers:
         log.warning("%s", warning)
     return {"metrics": metrics, "ratio": ratios(metrics), "samples": samples, "blocks": blocks,
             "encoders": encoders, "warnings": [*no_numbers, *missing]}  # fmt: skip
+
+
+def _reasons(compared: Mapping[str, list[Comparison]], of_all: Mapping[str, Mapping[str, Score]]) -> set[str]:
+    """Why figures are missing, each reason once."""
+    found = {score.why for scores in of_all.values() for score in scores.values() if score.why}
+    for comparisons in compared.values():
+        for one in comparisons:
+            found |= set(one.missing.values())
+    return found
 
 
 def write_videos(config: Config, judgement: Judgement, folder: RunFolder) -> dict[str, list[str]]:
