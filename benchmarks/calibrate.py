@@ -29,10 +29,11 @@ from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.observers import OBSERVERS, Awaited
 from llmc.calib.running import at_call
 from llmc.calib.store import Call
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.layers.linear import LayerState
 from llmc.models.base import Sample
+from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 
@@ -176,7 +177,7 @@ def _work(method: str, size: Size, threads: int) -> tuple[Callable[[], object], 
     def work() -> None:
         for layer in part.layers.values():
             layer.state = LayerState()
-        calibrate(adapter, pipeline, [part], [(0, sample, how)], MAX_ROWS)
+        calibrate(LoadedModel(adapter, pipeline), [part], CalibrationPlan([(0, sample, how)], MAX_ROWS))
 
     return (
         work,

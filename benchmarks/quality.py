@@ -39,10 +39,11 @@ from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import relative_error, teacher_forced_errors
-from llmc.engine.calibrate import quantize_on_calls
+from llmc.engine.blocks import quantize_on_calls
 from llmc.engine.network import prepare
 from llmc.layers.linear import LayerState, in_mode
 from llmc.models.base import Sample, Sampling, Video
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
@@ -196,7 +197,7 @@ class Bench:
     ) -> list[Video]:
         part = self.network.part
         stores = {} if store is None else {part.name: store}
-        return record_calls(self.adapter, self.pipeline, [part], planned, stores, keep_outputs)
+        return record_calls(LoadedModel(self.adapter, self.pipeline), [part], planned, stores, keep_outputs)
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from llmc.checks.layers import check_layers
 from llmc.checks.scarce import scarcity
 from llmc.config.schema import Config
 from llmc.engine import float_run
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.device import choose_device
 from llmc.engine.lending import Lending, lent_parts
 from llmc.engine.network import Network, prepare_all
@@ -34,6 +34,7 @@ from llmc.ledger.usage import counting
 from llmc.log import log
 from llmc.models.base import check_adapter
 from llmc.models.encoders import encoder_parts
+from llmc.models.loaded import LoadedModel
 
 SMALLER = "base.resident: 0; model.torch_dtype: bfloat16, half of float32; of a device: base.device: cpu"
 
@@ -94,18 +95,18 @@ def work_on(
     folder: RunFolder,
 ) -> Results:
     """Calibrate, export, judge and report."""
-    adapter, exporters = config.model.adapter(), config.save.targets()
+    model, exporters = LoadedModel(config.model.adapter(), pipeline), config.save.targets()
     with folder.phase("calibrate", float_run.LESS):
-        samples = config.calib_samples(adapter)
+        samples = config.calib_samples(model.adapter)
         planned = [(i, sample, config.calib_sampling(i)) for i, sample in enumerate(samples)]
         rows, streamed = (config.calib.max_rows, config.calib.streamed) if config.calib else (0, False)
         max_calls = config.calib.max_calls if config.calib else None
         attention = config.attention_policy()
         allowed = None if attention is None else attention.max_error
         journal = calibration_journal(config, samples, device, folder)
-        memory = config.base.memory
-        seen = calibrate(adapter, pipeline, networks, planned, rows, streamed, allowed, journal, max_calls, memory)
-        made = adapter.call_counts(pipeline, planned[0][2]) if seen.calls else {}
+        plan = CalibrationPlan(planned, rows, max_calls, streamed, allowed, config.base.memory)
+        seen = calibrate(model, networks, plan, journal)
+        made = model.call_counts(planned[0][2]) if seen.calls else {}
         coverage = coverage_table(seen, networks, samples, made)
     with folder.phase("export", "one target at a time, or other programs ended: what was calibrated is kept"):
         checkpoint = export(config, networks, exporters, folder, judged)
@@ -115,7 +116,7 @@ def work_on(
     if config.eval is not None:
         with folder.phase("judge", LESS):
             kept = judging_kept(config, samples, device, folder)
-            judgement = judge(config, adapter, pipeline, networks, folder, kept)
+            judgement = judge(config, model, networks, folder.path, kept)
     with folder.phase("report", LESS):
         results = collect(config, networks, coverage, judgement, checkpoint, folder)
     distributed.wait()

@@ -20,7 +20,8 @@ from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import first_tensor
 from llmc.errors import CalibrationError
 from llmc.layers.steps import at_step, running_step, start_step
-from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+from llmc.models.base import PlannedSamples, Video
+from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
 
 TIMESTEPS = ("timestep", "t")  # as networks call it
@@ -58,38 +59,44 @@ class Clock:
         return call
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Which calls of a run are noted, who is shown them, and when the run of a sample is left."""
+
+    chosen: ChosenCalls | None = None  # numbered through all samples, whichever rank runs them; None: all calls
+    until: Callable[[int], AbstractContextManager[None]] = lambda _: (
+        nullcontext()
+    )  # a sample that it leaves has no video
+    finite: Finite | None = None  # is shown what parts are called with, and give, in every call
+    coverage: Coverage | None = None  # counts the calls that are noted
+
+
+EVERY_CALL = Watch()
+
+
 @torch.no_grad()
 def record_calls(
-    adapter: ModelAdapter,
-    pipeline: Any,
+    model: LoadedModel,
     parts: Sequence[Part],
-    samples: Sequence[tuple[int, Sample, Sampling]],
-    stores: dict[str, CallStore],
+    samples: PlannedSamples,
+    stores: Mapping[str, CallStore],
     keep_outputs: bool = False,
-    on_video: Callable[[], None] = lambda: None,
-    coverage: Coverage | None = None,
-    until: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
-    chosen: ChosenCalls | None = None,
-    finite: Finite | None = None,
+    watch: Watch = EVERY_CALL,
 ) -> list[Video]:
-    """Generate a video of each sample; calls of the parts that have a store go into it, and `coverage` counts them: all
-    calls, or those that are `chosen`, which are numbered through all samples whichever rank runs them. `until` may
-    leave the run of a sample before its end: then there is no video of it. `finite` is shown what parts are called
-    with, and give, in every call."""
-    clock = Clock(chosen or ChosenCalls())
+    """Generate a video of each sample; calls of the parts that have a store go into it, as the `watch` chooses them."""
+    clock, chosen = Clock(watch.chosen or ChosenCalls()), watch.chosen
     videos = []
     with at_step(0), at_call(Call(0, 0, None, "")), ExitStack() as hooks:
         for part in parts:
             store = stores.get(part.name)
-            hooks.enter_context(_noting(part, clock, store, keep_outputs, coverage))
-            if finite is not None:
-                hooks.enter_context(_shown(part, finite))
+            hooks.enter_context(_noting(part, clock, store, keep_outputs, watch.coverage))
+            if watch.finite is not None:
+                hooks.enter_context(_shown(part, watch.finite))
         for index, sample, sampling in samples:
-            clock.start(index, adapter.branches_of(sampling))
+            clock.start(index, model.adapter.branches_of(sampling))
             clock.calls = clock.calls if chosen is None else chosen.before(index)
-            with until(index):
-                videos.append(adapter.generate(pipeline, sample, sampling, clock.tick))
-            on_video()
+            with watch.until(index):
+                videos.append(model.generate(sample, sampling, clock.tick))
     for name, store in stores.items():
         if len(store) == 0 and any(clock.chosen.last(index).get(name, 1) for index, _, _ in samples):
             raise CalibrationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -107,17 +108,31 @@ def _given(output: Any, *args: Any, **kwargs: Any) -> Any:
     return output
 
 
-class BlockStream:
-    """The blocks of a part over recorded calls. For `float` one pass both observes a block and makes the next one's
-    inputs; for `quantized` one pass runs the finished block once more and observes the next one on what it gives, so
-    that later blocks see the errors of earlier ones.
+@dataclass(frozen=True)
+class Observing:
+    """What is observed of each block, and on which inputs.
 
-    `cross` relates float to quantized inputs, and so runs the float blocks beside. With `within` a block
-    comes with its stages, and observes each but the first again on what its own linears give once they are rounded:
-    what is taken then (`SECOND_LOOK`) need not be taken before, unless it is one of the `early` statistics. What the
-    first block reads is float in any case: who observed it during the recording says that it is known. The first
-    `finished` blocks are done, and only run. Of several ranks each has calls of its own, or none. What blocks give in
-    each call is kept in a `room`, that of float blocks beside it.
+    With `propagate` float one pass both observes a block and makes the next one's inputs; with quantized one pass runs
+    the finished block once more and observes the next one on what it gives, so that later blocks see the errors of
+    earlier ones. With `within` a block comes with its stages, and observes each but the first again on what its own
+    linears give once they are rounded: what is taken then (`SECOND_LOOK`) need not be taken before, unless it is one of
+    the `early` statistics.
+    """
+
+    needs: frozenset[str]
+    max_rows: int
+    propagate: Literal["float", "quantized"] = "float"
+    within: bool = False
+    early: frozenset[str] = frozenset()
+    first_is_known: bool = False  # what the first block reads is float, and was observed during the recording
+
+
+class BlockStream:
+    """The blocks of a part over recorded calls.
+
+    A need of `cross` relates float to quantized inputs, and so runs the float blocks beside. The first `finished`
+    blocks are done, and only run. Of several ranks each has calls of its own, or none. What blocks give in each call is
+    kept in a `room`, that of float blocks beside it.
     """
 
     def __init__(
@@ -125,27 +140,20 @@ class BlockStream:
         part: Part,
         blocks: list[BlockStep],
         store: CallStore,
-        needs: frozenset[str],
-        max_rows: int,
-        device: torch.device,
-        propagate: Literal["float", "quantized"] = "float",
-        within: bool = False,
-        first_is_known: bool = False,
-        early: frozenset[str] = frozenset(),
+        how: Observing,
         finished: int = 0,
         room: Room | None = None,
     ) -> None:
-        self.part, self.blocks, self.store, self.device = part, blocks, store, device
-        self.needs, self.max_rows, self.propagate, self.within = needs, max_rows, propagate, within
-        self.first_is_known, self.early, self.finished = first_is_known, early, finished
+        self.part, self.blocks, self.store, self.how, self.finished = part, blocks, store, how, finished
+        self.device = next(part.module.parameters()).device
         store.number_over_ranks()
         own = {call.sample for call in store.headers()}
         self.samples = frozenset[int]().union(*distributed.gather(own))
         for block in blocks:
-            block.samples = len(self.samples) if keeps_apart(needs) else 0
+            block.samples = len(self.samples) if keeps_apart(how.needs) else 0
         room = Room() if room is None else room
         self.streams = Streams(len(store), room)
-        self.float_streams = Streams(len(store), room) if {"cross", "cross64"} & needs else None
+        self.float_streams = Streams(len(store), room) if {"cross", "cross64"} & how.needs else None
         self.float_outputs = Streams(len(store), room)  # of the block at work: it may be observed again
 
     @torch.no_grad()
@@ -153,14 +161,14 @@ class BlockStream:
         for index, block in enumerate(self.blocks[self.finished :], self.finished):
             starts = index == self.finished  # then no stream has been through any block yet
             before = self.blocks[0 if starts else index - 1 : index]
-            ahead = before if starts or self.propagate == "quantized" else []
-            looks: list[Look] = [(block.groups, self.needs)]
-            if self.within:
+            ahead = before if starts or self.how.propagate == "quantized" else []
+            looks: list[Look] = [(block.groups, self.how.needs)]
+            if self.how.within:
                 first, *later = block.stages = self._stages(index, ahead)
-                looks = [(first, self.needs)]
-                looks += [(groups, self.needs - SECOND_LOOK | self.early) for groups in later]
+                looks = [(first, self.how.needs)]
+                looks += [(groups, self.how.needs - SECOND_LOOK | self.how.early) for groups in later]
                 block.observe_again = partial(self._observe_again, index)
-            if index or not self.first_is_known:
+            if index or not self.how.first_is_known:
                 self._observe(index, looks, ahead, len(ahead) if starts else 0)
             for finished in before:
                 finished.put_away()
@@ -182,10 +190,11 @@ class BlockStream:
         """What groups read over all calls. The streams first move on to what the blocks just `ahead` of this one make
         of them, the float streams beside to what so many float blocks make; float ones then to what this block makes
         of them. What it makes of the float streams beside waits, since later looks at it still read these."""
-        halt = again or self.propagate == "quantized"  # what a float block makes of quantized inputs is nobody's input
+        # what a float block makes of quantized inputs is nobody's input
+        halt = again or self.how.propagate == "quantized"
         groups = [group for some, _ in looks for group in some]
         observations = [
-            Observation(some, needs, self.store.total, self.max_rows, samples=self.samples) for some, needs in looks
+            Observation(some, needs, self.store.total, self.how.max_rows, samples=self.samples) for some, needs in looks
         ]
         seeing = {group.name: observation.see for observation in observations for group in observation.groups}
         key = key_of(self.part, index)
@@ -218,7 +227,7 @@ class BlockStream:
         for group in groups:
             group.forget(SECOND_LOOK)
         with in_mode(layers, "transformed"), quantized(rounded):
-            self._observe(index, [(groups, self.needs & SECOND_LOOK)], again=True)
+            self._observe(index, [(groups, self.how.needs & SECOND_LOOK)], again=True)
 
     def _stages(self, index: int, ahead: Sequence[BlockStep]) -> list[list[Group]]:
         """What a group reads depends on linears before it if it changes when these give nothing."""
@@ -244,7 +253,7 @@ class BlockStream:
     @contextmanager
     def _as_propagated(self, blocks: Sequence[BlockStep]) -> Iterator[None]:
         """Run blocks as their outputs are to be."""
-        done = blocks if self.propagate == "quantized" else []
+        done = blocks if self.how.propagate == "quantized" else []
         with quantized(layer for block in done for layer in block.linears.values()):
             yield
 

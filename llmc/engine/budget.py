@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from llmc.calib.budget import FEW, HUGE, JUDGED, LARGE, ChosenCalls, MaxCalls, spread_calls
-from llmc.engine.float_run import Planned
 from llmc.engine.network import Network
 from llmc.errors import CalibrationError
 from llmc.log import log
-from llmc.models.base import ModelAdapter
+from llmc.models.base import PlannedSamples
+from llmc.models.loaded import LoadedModel
 
 RANGES = frozenset({"range", "step_range"})  # the ends of what is read: a call that nobody sees may go beyond them
 
 
 def chosen_calls(
-    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, max_calls: MaxCalls = None
+    model: LoadedModel, networks: Sequence[Network], planned: PlannedSamples, max_calls: MaxCalls = None
 ) -> ChosenCalls:
     """The calls of each denoising network that are observed and kept, each spread over its own steps. Samples differ
     in their noise, and are else made alike. A network that needs calls and would get none is refused; where none needs
@@ -24,7 +23,7 @@ def chosen_calls(
     if not planned or not any(network.needs or network.attentions for network in networks):
         return ChosenCalls()
     how = planned[0][2]
-    made = adapter.call_counts(pipeline, how)
+    made = model.call_counts(how)
     for network in networks:
         name = network.part.name
         if network.part.section == "video_gen" and made[name] == 0 and (network.needs or network.attentions):
@@ -32,7 +31,7 @@ def chosen_calls(
                 f"{name} runs in none of the {how.steps} steps of this schedule, so nothing would be known of "
                 "it: another expert has them all; give calib more steps, or another shift"
             )
-    return _spread(adapter, pipeline, networks, planned, lambda network: calls_wanted(network, max_calls))
+    return _spread(model, networks, planned, lambda network: calls_wanted(network, max_calls))
 
 
 def calls_wanted(network: Network, max_calls: MaxCalls) -> int | None:
@@ -44,7 +43,7 @@ def calls_wanted(network: Network, max_calls: MaxCalls) -> int | None:
 
 
 def judged_calls(
-    adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], planned: Planned, max_calls: MaxCalls
+    model: LoadedModel, networks: Sequence[Network], planned: PlannedSamples, max_calls: MaxCalls
 ) -> ChosenCalls:
     """The float calls that every position is fed with."""
 
@@ -53,7 +52,7 @@ def judged_calls(
             return max_calls
         return None if weights_of(network) < LARGE else JUDGED
 
-    return _spread(adapter, pipeline, networks, planned, wanted)
+    return _spread(model, networks, planned, wanted)
 
 
 def is_huge(networks: Sequence[Network]) -> bool:
@@ -67,15 +66,11 @@ def weights_of(network: Network) -> int:
 
 
 def _spread(
-    adapter: ModelAdapter,
-    pipeline: Any,
-    networks: Sequence[Network],
-    planned: Planned,
-    wanted: Callable[[Network], int | None],
+    model: LoadedModel, networks: Sequence[Network], planned: PlannedSamples, wanted: Callable[[Network], int | None]
 ) -> ChosenCalls:
     """So many calls of each denoising network, spread over samples, its own steps and branches."""
     samples, how = [index for index, _, _ in planned], planned[0][2]
-    made, branches = adapter.call_counts(pipeline, how), len(adapter.branches_of(how))
+    made, branches = model.call_counts(how), len(model.adapter.branches_of(how))
     places: dict[str, Mapping[int, Sequence[int]]] = {}
     for network in networks:
         name = network.part.name
@@ -87,16 +82,16 @@ def _spread(
     return ChosenCalls(places)
 
 
-def samples_to_run(networks: Sequence[Network], planned: Planned, chosen: ChosenCalls) -> Planned:
+def samples_to_run(networks: Sequence[Network], planned: PlannedSamples, chosen: ChosenCalls) -> PlannedSamples:
     """Those of which some call is chosen; all of them where encoders are looked at, of which every call is."""
     if any(network.needs for network in networks if network.part.section != "video_gen"):
         return planned
     return [one for one in planned if any(chosen.last(one[0]).values())]
 
 
-def tell_budget(adapter: ModelAdapter, pipeline: Any, planned: Planned, chosen: ChosenCalls) -> None:
+def tell_budget(model: LoadedModel, planned: PlannedSamples, chosen: ChosenCalls) -> None:
     """Say how much of the float run is observed, and how much of it is made for that, where it is not all."""
-    made = adapter.call_counts(pipeline, planned[0][2])
+    made = model.call_counts(planned[0][2])
     for part in chosen.places:
         if (observed := chosen.total(part)) < (whole := made[part] * len(planned)):
             log.info("of %s %d of %d calls are observed", part, observed, whole)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llmc import distributed
 from llmc.atomic import scratch_folder
-from llmc.calib.budget import ChosenCalls
 from llmc.calib.coverage import Coverage
-from llmc.calib.finite import Finite
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
-from llmc.calib.record import record_calls
+from llmc.calib.record import Watch, record_calls
 from llmc.calib.sample_journal import SampleJournal
 from llmc.log import log, progress
 from llmc.memory import needed_for
-from llmc.models.base import ModelAdapter, Sample, Sampling
+from llmc.models.base import PlannedSamples
+from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
 
-Planned = Sequence[tuple[int, Sample, Sampling]]
 LESS = (
     "calib.streamed: True, which observes one block at a time; less base.memory, beyond which what blocks give lies in "
     "files; fewer calib.max_rows; smaller or shorter videos (calib.target_height, target_width, num_frames); "
@@ -40,21 +38,19 @@ def folder_of_calls(journal: Journal | None) -> Iterator[Path]:
 
 
 def float_run(
-    adapter: ModelAdapter,
-    pipeline: Any,
+    model: LoadedModel,
     parts: Sequence[Part],
-    planned: Planned,
+    planned: PlannedSamples,
     samples: SampleJournal,
     observations: Sequence[Observation],
-    until: Callable[[int], AbstractContextManager[None]],
-    chosen: ChosenCalls,
-    finite: Finite,
+    watch: Watch,
 ) -> Coverage:
-    """Run the samples of this rank that are not finished; returns the `chosen` calls of all of them, counted. Of a
-    sample that `finite` refuses nothing is kept."""
+    """Run the samples of this rank that are not finished; returns the chosen calls of all of them, counted. Of a sample
+    with NaN or infinity nothing is kept."""
     if samples.finished:
         log.info("%d of %d calibration samples were recorded before", len(samples.finished), len(planned))
     coverage = samples.coverage
+    watch = replace(watch, coverage=coverage)
     with ExitStack() as stack:
         stack.enter_context(needed_for("recording the calibration videos", LESS))
         advance = stack.enter_context(progress("calibration videos", len(samples.missing)))
@@ -63,11 +59,9 @@ def float_run(
         waiting = planned[len(samples.finished) :]
         for turn in range(max(distributed.gather(len(waiting)))):  # all ranks check as often
             one = waiting[turn : turn + 1]
-            record_calls(
-                adapter, pipeline, parts, one, samples.stores,
-                coverage=coverage, until=until, chosen=chosen, finite=finite,
-            )  # fmt: skip
-            finite.check()
+            record_calls(model, parts, one, samples.stores, watch=watch)
+            if watch.finite is not None:
+                watch.finite.check()
             for index, _, _ in one:
                 samples.keep(index, coverage)
                 advance()

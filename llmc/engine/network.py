@@ -109,7 +109,8 @@ def prepare_all(
         policy, recipe = orders[part.section]
         prefix = "" if alone and part.section == "video_gen" else f"{part.name}."
         table = original(part.module) if part.section == "video_gen" else ()
-        networks.append(prepare(part, policy, exporters, recipe, prefix, attention, table))
+        networks.append(prepare(part, policy, exporters, recipe, attention, table))
+        networks[-1].prefix = prefix
     return networks
 
 
@@ -124,7 +125,6 @@ def prepare(
     policy: Policy,
     exporters: Sequence[Exporter],
     recipe: Sequence[Algorithm] = (),
-    prefix: str = "",
     attention: AttentionPolicy | None = None,
     original: Original = (),
 ) -> Network:
@@ -139,7 +139,7 @@ def prepare(
 
     layers = swap_linears(part.blocks, linears_of(part), spec_of)
     attentions = quantized_attentions(part, attention, exporters)
-    network = Network(part, layers, block_steps(part), recipe, original, prefix, attentions)
+    network = Network(part, layers, block_steps(part), recipe, original, attentions=attentions)
     dtypes = [exporter.multiplier_dtype for exporter in exporters if exporter.multiplier_dtype is not None]
     for together in fused_by(exporters, original, layers).values():
         for name in together:

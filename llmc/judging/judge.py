@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
 from llmc import distributed
 from llmc.calib.budget import ChosenCalls
 from llmc.calib.kept import Kept
-from llmc.calib.record import record_calls
+from llmc.calib.record import Watch, record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
 from llmc.calib.store import CallStore
 from llmc.config.schema import Config
@@ -22,11 +22,11 @@ from llmc.engine.budget import is_huge, judged_calls
 from llmc.engine.network import Network
 from llmc.engine.source import sources
 from llmc.judging.broken import check_float_videos
-from llmc.judging.positions import Planned, make_videos
+from llmc.judging.positions import make_videos
 from llmc.judging.replay import encoder_errors, replay_samples
-from llmc.ledger.folder import RunFolder
 from llmc.memory import needed_for
-from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+from llmc.models.base import PlannedSamples, Sample, Sampling, Video
+from llmc.models.loaded import LoadedModel
 
 Key = TypeVar("Key", str, int)
 LESS = (
@@ -58,21 +58,19 @@ class Judgement:
         return {position: judged for position, judged in self.positions.items() if judged.videos}
 
 
-def judge(
-    config: Config, adapter: ModelAdapter, pipeline: Any, networks: Sequence[Network], folder: RunFolder, kept: Kept
-) -> Judgement:
+def judge(config: Config, model: LoadedModel, networks: Sequence[Network], folder: Path, kept: Kept) -> Judgement:
     """Float, the baseline and every position of `eval.eval_pos`, from the same seeds. The float run stays in the run's
-    folder; all else is `kept` until the run is over."""
+    `folder`; all else is `kept` until the run is over."""
     assert config.eval is not None
-    samples = config.eval.samples(adapter)
+    samples = config.eval.samples(model.adapter)
     everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
     planned = [(index, sample, how) for index, (sample, how) in enumerate(everything)]
-    chosen = judged_calls(adapter, pipeline, networks, planned, config.eval.max_calls)
+    chosen = judged_calls(model, networks, planned, config.eval.max_calls)
     planned = [one for _, one in distributed.share(planned)]
     loras = [(lora.path, lora.strength, lora.part) for lora in config.model.lora]
     with needed_for("making the float videos", LESS):
         depends = [*sources(config.model), *loras]
-        recording = judge_float(adapter, pipeline, networks, planned, chosen, folder.path, depends)
+        recording = judge_float(model, networks, planned, chosen, folder, depends)
     check_float_videos(planned, recording.videos)
     for store in recording.calls.values():
         store.number_over_ranks()
@@ -83,7 +81,7 @@ def judge(
         if position == "baseline" and not makes_baseline(config.eval.baseline_videos, networks):
             continue
         with needed_for(f"making the videos of {position}", LESS):
-            videos[position] = make_videos(position, adapter, pipeline, networks, planned, kept.of(position))
+            videos[position] = make_videos(position, model, networks, planned, kept.of(position))
     with needed_for("replaying the float trajectory", LESS):
         replays = replay_all(networks, positions, recording, [index for index, _, _ in planned], kept)
     judged = {"float": Judged(recording.videos, [], [], [])}
@@ -143,10 +141,9 @@ def averaged(figures: Iterable[tuple[Key, float]]) -> list[tuple[Key, float]]:
 
 
 def judge_float(
-    adapter: ModelAdapter,
-    pipeline: Any,
+    model: LoadedModel,
     networks: Sequence[Network],
-    planned: Planned,
+    planned: PlannedSamples,
     chosen: ChosenCalls,
     cache: Path,
     depends: Sequence[object],
@@ -160,7 +157,7 @@ def judge_float(
     images = [image for _, sample, _ in planned for image in (sample.image, sample.last_image) if image]
     what = [part.name for part in parts]
     key = fingerprint(
-        adapter.name,
+        model.adapter.name,
         depends,
         samples,
         *images,
@@ -174,7 +171,7 @@ def judge_float(
     by_index = {index: (index, sample, how) for index, sample, how in planned}
 
     def record(index: int, stores: dict[str, CallStore]) -> Video:
-        (video,) = record_calls(adapter, pipeline, parts, [by_index[index]], stores, keep_outputs=True, chosen=chosen)
+        (video,) = record_calls(model, parts, [by_index[index]], stores, True, Watch(chosen))
         return video
 
     return cached_recording(cache / f"float-{key}", what, list(by_index), record)

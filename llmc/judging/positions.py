@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 from llmc.calib.block import BlockStep
 from llmc.calib.kept import Kept
@@ -16,9 +15,9 @@ from llmc.errors import UnsupportedSpec
 from llmc.layers.kernels import arithmetic
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.log import log, progress
-from llmc.models.base import ModelAdapter, Sample, Sampling, Video
+from llmc.models.base import PlannedSamples, Sample, Sampling, Video
+from llmc.models.loaded import LoadedModel
 
-Planned = Sequence[tuple[int, Sample, Sampling]]  # this rank's samples, each with its place in the whole
 MODES = {
     "pretrain": "float",
     "transformed": "transformed",
@@ -45,14 +44,9 @@ def in_position(
 
 
 def make_videos(
-    position: str,
-    adapter: ModelAdapter,
-    pipeline: Any,
-    networks: Sequence[Network],
-    planned: Planned,
-    kept: Kept,
+    position: str, model: LoadedModel, networks: Sequence[Network], planned: PlannedSamples, kept: Kept
 ) -> list[Video]:
-    """A video of each sample with the layers as the position asks; one that is kept is not made again."""
+    """A video of each sample of this rank with the layers as the position asks; one that is kept is not made again."""
     parts = [network.part for network in networks]
     missing = [index for index, _, _ in planned if not kept.has(_video(index))]
     with ExitStack() as stack:
@@ -61,7 +55,8 @@ def make_videos(
         advance = stack.enter_context(progress(f"{position} videos", len(missing)))
 
         def make(index: int, sample: Sample, how: Sampling) -> Video:
-            (video,) = record_calls(adapter, pipeline, parts, [(index, sample, how)], {}, on_video=advance)
+            (video,) = record_calls(model, parts, [(index, sample, how)], {})
+            advance()
             return video
 
         return [kept.made(_video(one[0]), partial(make, *one)) for one in planned]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -47,6 +47,9 @@ class Sampling(Strict):
     guidance_scale_2: float | None = None  # of the low-noise expert; None: the same
     shift: float | None = None  # of the schedule towards noise
     denoising_step_list: tuple[int, ...] | None = None  # of a distilled model: its steps of 1000, before the shift
+
+
+PlannedSamples = Sequence[tuple[int, Sample, Sampling]]  # each with its place among those of all ranks
 
 
 @dataclass(frozen=True)

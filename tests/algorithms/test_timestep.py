@@ -24,12 +24,14 @@ from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.calib.teacher import relative_error, teacher_forced_errors
-from llmc.engine.calibrate import calibrate, quantize_on_calls
+from llmc.engine.blocks import quantize_on_calls
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.layers.linear import LayerState, QuantLinear, in_mode
 from llmc.layers.steps import at_step, running_step
 from llmc.ledger.coverage import filled_steps
 from llmc.models.base import Sample, Sampling
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import WanI2V
 from llmc.numerics.quantize import static_grid
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -64,7 +66,9 @@ class Float:
 
     def _calls(self, steps: int) -> CallStore:
         calls, (part,) = CallStore(), WanI2V().parts(self.pipeline)
-        record_calls(WanI2V(), self.pipeline, [part], self.planned(steps), {part.name: calls}, keep_outputs=True)
+        record_calls(
+            LoadedModel(WanI2V(), self.pipeline), [part], self.planned(steps), {part.name: calls}, keep_outputs=True
+        )
         return calls
 
 
@@ -83,7 +87,11 @@ class Quantized:
         pipeline, self.calls = deepcopy(floats.pipeline), floats.calls(steps)
         (part,) = WanI2V().parts(pipeline)
         self.network: Network = prepare(part, Policy(grid(symmetric)), (), recipe)
-        calibrate(WanI2V(), pipeline, [self.network], floats.planned(steps), 64, streamed)
+        calibrate(
+            LoadedModel(WanI2V(), pipeline),
+            [self.network],
+            CalibrationPlan(floats.planned(steps), 64, streamed=streamed),
+        )
 
     def reaches(self) -> dict[str, dict[int, list[tuple[float, float]]]]:
         """What each linear reads in its present basis in the float model: layer -> step -> (low, high) of each call."""

@@ -11,13 +11,14 @@ import pytest
 from llmc.algorithms.gptq import GPTQ
 from llmc.calib.budget import FEW, LARGE, ChosenCalls, spread_calls
 from llmc.calib.coverage import Coverage
-from llmc.calib.record import record_calls
+from llmc.calib.record import Watch, record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.engine.budget import calls_wanted, chosen_calls, samples_to_run
 from llmc.engine.calibrate import until_seen
 from llmc.engine.network import Network, prepare
 from llmc.models.base import Sample, Sampling, adapters
+from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from tests.tiny_pipelines import TINY, save_samples
@@ -103,7 +104,13 @@ class Experts:
         ]
         until = until_seen(parts, chosen, {})
         planned = self.planned if planned is None else planned
-        record_calls(self.adapter, self.pipeline, parts, planned, stores, coverage=coverage, until=until, chosen=chosen)
+        record_calls(
+            LoadedModel(self.adapter, self.pipeline),
+            parts,
+            planned,
+            stores,
+            watch=Watch(chosen, until, coverage=coverage),
+        )
         for hook in hooks:
             hook.remove()
         return stores, coverage, began
@@ -111,7 +118,7 @@ class Experts:
 
 def test_each_expert_has_its_own_calls_of_its_own_steps(folder: Path) -> None:
     experts = Experts(folder)
-    chosen = chosen_calls(experts.adapter, experts.pipeline, experts.networks, experts.planned, 4)
+    chosen = chosen_calls(LoadedModel(experts.adapter, experts.pipeline), experts.networks, experts.planned, 4)
     stores, coverage, _ = experts.record(chosen)
     for name, store in stores.items():
         calls = store.headers()
@@ -126,8 +133,8 @@ def test_each_expert_has_its_own_calls_of_its_own_steps(folder: Path) -> None:
 
 def test_chosen_calls_are_those_of_a_recording_of_all(folder: Path) -> None:
     experts = Experts(folder)
-    everything = chosen_calls(experts.adapter, experts.pipeline, experts.networks, experts.planned, None)
-    some = chosen_calls(experts.adapter, experts.pipeline, experts.networks, experts.planned, 5)
+    everything = chosen_calls(LoadedModel(experts.adapter, experts.pipeline), experts.networks, experts.planned, None)
+    some = chosen_calls(LoadedModel(experts.adapter, experts.pipeline), experts.networks, experts.planned, 5)
     (whole, _, _), (few, _, _) = experts.record(everything), experts.record(some)
     for name in whole:
         by_place = {(call.sample, call.step, call.branch): call for call in whole[name].calls("cpu")}

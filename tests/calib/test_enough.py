@@ -16,11 +16,12 @@ from diffusers import FlowMatchHeunDiscreteScheduler
 from llmc.calib.budget import ChosenCalls
 from llmc.calib.enough import left_when_seen
 from llmc.calib.group import Group
-from llmc.calib.record import record_calls
+from llmc.calib.record import Watch, record_calls
 from llmc.calib.store import CallStore
 from llmc.engine.calibrate import until_seen
 from llmc.engine.network import prepare
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
+from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from tests.tiny_pipelines import TINY
@@ -56,7 +57,7 @@ def run(adapter: ModelAdapter, pipeline: Any, how: Sampling, until: Any) -> tupl
     parts = adapter.parts(pipeline)
     for part in parts:
         part.module.register_forward_hook(lambda *_, name=part.name: ended.update([name]))
-    return record_calls(adapter, pipeline, parts, [(0, SAMPLE, how)], {}, until=until), ended
+    return record_calls(LoadedModel(adapter, pipeline), parts, [(0, SAMPLE, how)], {}, watch=Watch(until=until)), ended
 
 
 def test_an_expert_of_which_nothing_is_wanted_does_not_run(experts: tuple[ModelAdapter, Any, Sampling]) -> None:
@@ -123,9 +124,11 @@ def test_a_scheduler_that_looks_twice_at_each_step_is_not_left_half_way(tmp_path
     pipeline.scheduler = FlowMatchHeunDiscreteScheduler()
     store = CallStore()
     part = adapter.parts(pipeline)[0]
-    record_calls(adapter, pipeline, [part], [(0, SAMPLE, how)], {part.name: store})
+    record_calls(LoadedModel(adapter, pipeline), [part], [(0, SAMPLE, how)], {part.name: store})
     assert adapter.call_counts(pipeline, how) == {part.name: len(store)}
     left = CallStore()
     until = until_called(adapter, pipeline, how, [part.name], {})
-    assert not record_calls(adapter, pipeline, [part], [(0, SAMPLE, how)], {part.name: left}, until=until)
+    assert not record_calls(
+        LoadedModel(adapter, pipeline), [part], [(0, SAMPLE, how)], {part.name: left}, watch=Watch(until=until)
+    )
     assert left.headers() == store.headers()

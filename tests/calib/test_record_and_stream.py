@@ -17,14 +17,15 @@ from llmc.calib.record import record_calls
 from llmc.calib.recording import cached_recording
 from llmc.calib.samples import read_samples
 from llmc.calib.store import Call, CallStore
-from llmc.calib.stream import BlockStream
+from llmc.calib.stream import BlockStream, Observing
 from llmc.calib.teacher import first_tensor
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.errors import AdapterError, CalibrationError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
 from llmc.models.base import OnStep, Sample, Sampling, Video
+from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -68,7 +69,9 @@ def planned(folder: Path) -> list[tuple[int, Sample, Sampling]]:
 
 
 def record(pipeline: Any, part: Part, folder: Path, store: CallStore) -> list[Video]:
-    return record_calls(WanI2V(), pipeline, [part], planned(folder), {"transformer": store}, keep_outputs=True)
+    return record_calls(
+        LoadedModel(WanI2V(), pipeline), [part], planned(folder), {"transformer": store}, keep_outputs=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ class ByPosition(WanI2V):
 
 def test_a_timestep_is_found_wherever_it_stands_in_the_call(pipeline: Any, folder: Path) -> None:
     store, adapter = CallStore(), ByPosition()
-    record_calls(adapter, pipeline, adapter.parts(pipeline), planned(folder)[:1], {"transformer": store})
+    record_calls(LoadedModel(adapter, pipeline), adapter.parts(pipeline), planned(folder)[:1], {"transformer": store})
     assert [call.timestep for call in store.headers()] == [700.0]
 
 
@@ -129,7 +132,7 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(pipeline: Any, netwo
     observation.attach()
     at_once = {group.name: group.stats for group in network.groups}
     seen: dict[str, list[torch.Tensor]] = {}
-    for block in BlockStream(network.part, network.blocks, store, STATISTICS, 64, CPU):
+    for block in BlockStream(network.part, network.blocks, store, Observing(STATISTICS, 64)):
         for group in block.groups:
             for name, value in group.stats.items():
                 assert torch.equal(value, at_once[group.name][name]), (group.name, name)
@@ -145,9 +148,8 @@ def test_a_second_look_sees_what_the_rounded_linears_before_give(
     network: Network, store: CallStore, early: frozenset[str]
 ) -> None:
     needs = frozenset({"gram", "rows"})
-    stream = BlockStream(
-        network.part, network.blocks, store, needs, 64, CPU, "quantized", within=True, early=early
-    )  # fmt: skip
+    how = Observing(needs, 64, "quantized", within=True, early=early)
+    stream = BlockStream(network.part, network.blocks, store, how)
     for block in stream:
         names = [[group.name.partition(f"{block.name}.")[2] for group in stage] for stage in block.stages]
         assert names == [
@@ -190,7 +192,7 @@ def grams_of(network: Network, groups: Sequence[Group], store: CallStore) -> lis
 def test_a_wrong_block_order_is_refused(network: Network, store: CallStore) -> None:
     turned = replace(network.part, blocks=tuple(reversed(network.part.blocks)))
     with pytest.raises(AdapterError, match=r"blocks\.1"):
-        list(BlockStream(turned, network.blocks[::-1], store, STATISTICS, 8, CPU))
+        list(BlockStream(turned, network.blocks[::-1], store, Observing(STATISTICS, 8)))
 
 
 def test_a_value_error_in_the_pipeline_ends_the_recording_with_that_error(
@@ -210,7 +212,7 @@ def test_later_blocks_see_the_errors_of_earlier_ones_when_quantized_outputs_are_
 ) -> None:
     rows: dict[str, list[torch.Tensor]] = {}
     for propagate in ("float", "quantized"):
-        for block in BlockStream(network.part, network.blocks, store, STATISTICS, 64, CPU, propagate):  # type: ignore[arg-type]
+        for block in BlockStream(network.part, network.blocks, store, Observing(STATISTICS, 64, propagate)):  # type: ignore[arg-type]
             rows.setdefault(block.name, []).append(block.groups[0].stats["rows"])
             for layer in block.linears.values():
                 layer.round()
@@ -225,7 +227,7 @@ def test_a_recording_on_disk_is_read_by_the_next_run(
 
     def make(sample: int, stores: dict[str, CallStore]) -> Video:
         parts = [network.part]
-        return record_calls(WanI2V(), pipeline, parts, [one_by_one[sample]], stores, keep_outputs=True)[0]
+        return record_calls(LoadedModel(WanI2V(), pipeline), parts, [one_by_one[sample]], stores, keep_outputs=True)[0]
 
     fresh = cached_recording(tmp_path / "float", ["transformer"], [0, 1], make)
     again = cached_recording(
@@ -341,7 +343,7 @@ def test_a_static_activation_gets_the_range_of_every_call(pipeline: Any, folder:
     hook = layer.register_forward_pre_hook(
         lambda module, args: seen.append(torch.stack([args[0].min(), args[0].max()]))
     )
-    calibrate(WanI2V(), pipeline, [network], planned(folder), max_rows=32)
+    calibrate(LoadedModel(WanI2V(), pipeline), [network], CalibrationPlan(planned(folder), 32))
     hook.remove()
     low, high = torch.stack(seen).T
     assert layer.state.static is not None

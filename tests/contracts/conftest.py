@@ -20,6 +20,7 @@ from llmc.calib.store import CallStore
 from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter
 from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
+from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from tests.tiny_pipelines import TINY, save_samples
@@ -65,7 +66,9 @@ class Family:
         observation = Observation(groups, frozenset({"rows"}), 1, 10**9)
         with observation.watching():
             parts = [network.part for network in networks]
-            (video,) = record_calls(self.adapter, pipeline, parts, self.planned[:1], stores, keep_outputs=True)
+            (video,) = record_calls(
+                LoadedModel(self.adapter, pipeline), parts, self.planned[:1], stores, keep_outputs=True
+            )
         observation.attach()
         return FloatRun(video, stores, [group.stats["rows"] for group in groups])
 

@@ -10,9 +10,9 @@ import torch
 from llmc.calib.budget import ChosenCalls
 from llmc.calib.group import Group
 from llmc.calib.observation import Observation
-from llmc.calib.record import record_calls
+from llmc.calib.record import Watch, record_calls
 from llmc.calib.store import CallStore
-from llmc.calib.stream import BlockStream
+from llmc.calib.stream import BlockStream, Observing
 from llmc.calib.teacher import relative_error, teacher_forced_errors
 from llmc.convert.names import Known, Names
 from llmc.convert.rename import Renamer
@@ -24,6 +24,7 @@ from llmc.export.folding import folded_tensors
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import ModulatedRows, ProducerRows, Scale
 from llmc.models.base import adapters
+from llmc.models.loaded import LoadedModel
 from tests.contracts.conftest import Family
 from tests.tiny_pipelines import TINY
 
@@ -59,7 +60,7 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(family: Family) -> N
     _, networks = family.load()
     for network in networks:
         calls = family.float_calls[network.part.name]
-        steps = BlockStream(network.part, network.blocks, calls, EVERY_ROW, 10**9, CPU)
+        steps = BlockStream(network.part, network.blocks, calls, Observing(EVERY_ROW, 10**9))
         assert [step.name for step in steps] == [name for name, _ in network.part.blocks]
     groups = [group for network in networks for group in network.groups]
     for group, wanted in zip(groups, family.float_run.rows, strict=True):
@@ -121,7 +122,7 @@ def test_recorded_calls_say_their_step_and_branch(family: Family, guided: bool) 
         sampling = sampling.model_copy(update={"guidance_scale": 1.0})
         stores = {network.part.name: CallStore() for network in networks}
         parts = [network.part for network in networks]
-        record_calls(family.adapter, pipeline, parts, [(index, sample, sampling)], stores)
+        record_calls(LoadedModel(family.adapter, pipeline), parts, [(index, sample, sampling)], stores)
     found = {name: [(call.step, call.branch) for call in store.headers()] for name, store in stores.items()}
     assert {name: len(calls) for name, calls in found.items()} == family.adapter.call_counts(pipeline, sampling)
     branches = family.adapter.branches_of(sampling)
@@ -142,7 +143,9 @@ def test_a_recording_that_is_left_early_has_every_call_and_every_row(family: Fam
     counts = family.adapter.call_counts(pipeline, how)
     until = until_seen(parts, ChosenCalls({part: {index: range(count)} for part, count in counts.items()}), groups)
     with observation.watching():
-        videos = record_calls(family.adapter, pipeline, parts, family.planned[:1], stores, until=until)
+        videos = record_calls(
+            LoadedModel(family.adapter, pipeline), parts, family.planned[:1], stores, watch=Watch(until=until)
+        )
     observation.attach()
     assert videos == []
     assert {name: store.headers() for name, store in stores.items()} == {
@@ -155,7 +158,10 @@ def test_a_recording_that_is_left_early_has_every_call_and_every_row(family: Fam
 def test_generating_twice_gives_the_same_video(family: Family) -> None:
     pipeline, networks = family.load()
     parts = [network.part for network in networks]
-    one, (two,) = family.float_run.video, record_calls(family.adapter, pipeline, parts, family.planned[:1], {})
+    one, (two,) = (
+        family.float_run.video,
+        record_calls(LoadedModel(family.adapter, pipeline), parts, family.planned[:1], {}),
+    )
     assert torch.equal(one.frames, two.frames) and torch.equal(one.latents, two.latents)
     assert one.frames.dtype == torch.uint8 and one.frames.shape[-1] == 3
     assert relative_error(one.latents, two.latents) == 0

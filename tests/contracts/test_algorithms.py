@@ -22,10 +22,11 @@ from llmc.calib.observation import Observation
 from llmc.calib.packed import Packer
 from llmc.calib.record import record_calls
 from llmc.calib.teacher import teacher_forced_errors
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network
 from llmc.layers.linear import in_mode
 from llmc.models.base import adapters
+from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
 from tests.contracts.conftest import W8A8, Family
@@ -60,7 +61,11 @@ def calibrated(
 ) -> list[Network]:
     """The family's networks after the methods."""
     pipeline, networks = family.load(recipe=[METHODS[name]() for name in names])
-    calibrate(family.adapter, pipeline, networks, family.planned[:samples], rows, streamed)
+    calibrate(
+        LoadedModel(family.adapter, pipeline),
+        networks,
+        CalibrationPlan(family.planned[:samples], rows, streamed=streamed),
+    )
     return networks
 
 
@@ -129,8 +134,8 @@ def test_after_one_sample_of_two_steps_no_layer_is_worse_than_plain_rounding_on_
     others = Observation(groups, frozenset({"rows"}), calls=1, max_rows=10**6)
     with others.watching():
         other = (index, sample, how.model_copy(update={"seed": 77}))
-        record_calls(family.adapter, pipeline, [network.part for network in networks], [other], {})
-    calibrate(family.adapter, pipeline, networks, family.planned[:1], 64)
+        record_calls(LoadedModel(family.adapter, pipeline), [network.part for network in networks], [other], {})
+    calibrate(LoadedModel(family.adapter, pipeline), networks, CalibrationPlan(family.planned[:1], 64))
     others.attach()
     for network in networks:
         for block in network.blocks:
@@ -200,7 +205,10 @@ def test_a_calibration_that_was_cut_off_goes_on_and_gives_the_same(
     def resumed(journal: Journal | None) -> tuple[list[Network], Coverage]:
         pipeline, networks = family.load(recipe=recipe)
         return networks, calibrate(
-            family.adapter, pipeline, networks, family.planned[:1], 64, streamed, journal=journal
+            LoadedModel(family.adapter, pipeline),
+            networks,
+            CalibrationPlan(family.planned[:1], 64, streamed=streamed),
+            journal,
         )
 
     def assert_same_again() -> None:

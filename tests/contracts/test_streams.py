@@ -11,8 +11,9 @@ import torch
 from llmc.algorithms.gptq import GPTQ
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.packed import Packer
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.models.base import adapters
+from llmc.models.loaded import LoadedModel
 from tests.contracts.conftest import Family
 from tests.slices import by_default
 
@@ -28,7 +29,9 @@ def test_streams_in_files_give_the_codes_of_streams_in_memory(
     found: list[dict[str, torch.Tensor]] = []
     for memory in (10**9, 20_000):
         pipeline, networks = family.load(recipe=[SmoothQuant(), FLOAT_BESIDE])
-        calibrate(family.adapter, pipeline, networks, family.planned[:1], 64, memory=memory)
+        calibrate(
+            LoadedModel(family.adapter, pipeline), networks, CalibrationPlan(family.planned[:1], 64, memory=memory)
+        )
         packer = Packer()
         packer.pack([layer.state for network in networks for layer in network.layers.values()])
         found.append(packer.tensors)

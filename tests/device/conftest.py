@@ -16,6 +16,7 @@ from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.engine.network import Network, prepare
 from llmc.models.base import ModelAdapter, Sample, Sampling
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
@@ -60,7 +61,7 @@ class Tiny:
         pipeline = self.adapter.load(self.source, "auto", str(device))
         (part,) = self.adapter.parts(pipeline)
         store = CallStore()
-        record_calls(self.adapter, pipeline, [part], planned, {part.name: store}, keep_outputs=True)
+        record_calls(LoadedModel(self.adapter, pipeline), [part], planned, {part.name: store}, keep_outputs=True)
         return pipeline, prepare(part, Policy(grids), (), recipe), store
 
 

@@ -11,8 +11,9 @@ import torch
 
 from llmc.algorithms.base import Algorithm
 from llmc.calib.teacher import every_error, teacher_forced_errors
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.layers.linear import in_mode
+from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
 from tests.device.conftest import Tiny
@@ -66,7 +67,7 @@ def judged(tiny: Tiny, device: torch.device, grids: LayerSpec, recipe: Sequence[
     """The error of the quantized network on its float calls, after it was calibrated; that of its changes of basis
     alone is nearly none."""
     pipeline, network, calls = tiny.load(device, grids, recipe)
-    calibrate(tiny.adapter, pipeline, [network], tiny.planned, 64)
+    calibrate(LoadedModel(tiny.adapter, pipeline), [network], CalibrationPlan(tiny.planned, 64))
     found = {}
     for mode in ("transformed", "quantized"):
         with in_mode(network.layers.values(), mode):

@@ -15,7 +15,7 @@ from llmc.calib.observation import Observation
 from llmc.calib.observers import OBSERVERS
 from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore
-from llmc.calib.stream import BlockStream
+from llmc.calib.stream import BlockStream, Observing
 from llmc.engine.network import Network, quantize_block
 from llmc.judging.replay import replay
 from llmc.layers.linear import in_mode
@@ -77,9 +77,7 @@ def computing(pretended: Pretended, pipeline: Any, network: Network, store: Call
 def streaming(pretended: Pretended, pipeline: Any, network: Network, store: CallStore) -> Counted:
     """Each block in each call."""
     needs = frozenset({"absmax", "gram"})
-    found = counted(
-        pretended, lambda: list(BlockStream(network.part, network.blocks, store, needs, 64, pretended.device))
-    )
+    found = counted(pretended, lambda: list(BlockStream(network.part, network.blocks, store, Observing(needs, 64))))
     return beyond(found, (0, 0), len(network.blocks) * len(store))
 
 

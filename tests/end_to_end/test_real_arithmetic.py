@@ -12,12 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.errors import UnsupportedSpec
 from llmc.eval.metrics.psnr import PSNR
 from llmc.judging.positions import in_position
 from llmc.models.base import Sampling
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
@@ -53,7 +54,7 @@ def test_real_arithmetic_makes_the_video_that_was_judged(name: str, product: str
         LayerSpec(weight=TensorSpec(format=name, granularity="per_channel"), act=act)
     )
     sample = read_samples(ASSETS / "wan_i2v/eval", needs_image=True)[0]
-    calibrate(adapter, pipeline, [network], [(0, sample, SAMPLING)], 256)
+    calibrate(LoadedModel(adapter, pipeline), [network], CalibrationPlan([(0, sample, SAMPLING)], 256))
     outputs: list[torch.Tensor] = []
     network.part.module.register_forward_hook(lambda *io: outputs.append(io[-1][0]))
     with in_position([network], "pretrain"):

@@ -19,11 +19,13 @@ from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import first_tensor, relative_error
 from llmc.checks.attentions import check_attentions
 from llmc.engine.attention import calibrate_attentions, plainly_rounded
+from llmc.engine.calibrate import CalibrationPlan
 from llmc.engine.calibrate import calibrate as calibrate_all
 from llmc.engine.network import Network, prepare
 from llmc.errors import AdapterError, CalibrationError, ConfigError, UnsupportedSpec
 from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.layers.linear import in_mode
+from llmc.models.loaded import LoadedModel
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy, AttentionRule
@@ -47,7 +49,7 @@ def recorded(make_family: Callable[[str], Family]) -> Callable[[str], tuple[Fami
             family = make_family(name)
             pipeline = family.adapter.load(family.source, "auto", "cpu")
             part, store = family.adapter.parts(pipeline)[0], CallStore()
-            record_calls(family.adapter, pipeline, [part], family.planned[:1], {part.name: store})
+            record_calls(LoadedModel(family.adapter, pipeline), [part], family.planned[:1], {part.name: store})
             found[name] = family, store
         return found[name]
 
@@ -315,7 +317,7 @@ def test_scales_are_of_values_as_smoothing_leaves_them(make_family: Callable[[st
     for name, layer in network.layers.items():
         if name.endswith("to_out.0"):
             layer.weight.data[:, ::16] *= 100  # one column of each head, so that its values are scaled up before
-    calibrate_all(family.adapter, pipeline, [network], family.planned[:1], max_rows=256)
+    calibrate_all(LoadedModel(family.adapter, pipeline), [network], CalibrationPlan(family.planned[:1], max_rows=256))
     assert all(network.layers[f"{name}.to_v"].state.out_transforms for name in network.attentions)
     reached: dict[str, float] = {}  # of an attention's two calls, to text and to the image, the larger has the range
 

@@ -14,13 +14,14 @@ from llmc.algorithms.base import Algorithm
 from llmc.algorithms.rtn import RTN
 from llmc.calib.samples import read_samples
 from llmc.convert.rename import Renamer
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter, FinishedPart
 from llmc.export.fake.exporter import FakeQuant
 from llmc.export.fake.transformed import Transformed
 from llmc.export.lightx2v.exporter import LightX2V
 from llmc.layers.linear import in_mode
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import LIGHTX2V, WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
@@ -34,7 +35,11 @@ def quantized(
     pipeline = adapter.load(folder / "model", "auto", "cpu")
     network = prepare(adapter.parts(pipeline)[0], Policy(spec(name)), [exporter], recipe)
     samples = read_samples(folder / "samples", needs_image=True)
-    calibrate(adapter, pipeline, [network], [(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
+    calibrate(
+        LoadedModel(adapter, pipeline),
+        [network],
+        CalibrationPlan([(i, s, SAMPLING) for i, s in enumerate(samples)], 64),
+    )
     return pipeline, network
 
 

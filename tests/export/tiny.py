@@ -12,11 +12,12 @@ import torch
 from llmc.algorithms.base import Algorithm
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter, FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling, adapters
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
@@ -49,7 +50,11 @@ def finished_part(
     (whole,) = adapter.parts(pipeline)
     network = prepare(whole, policy, [exporter], recipe, original=adapter.original(whole.module))
     samples = read_samples(folder / "samples", needs_image=True)
-    calibrate(adapter, pipeline, [network], [(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
+    calibrate(
+        LoadedModel(adapter, pipeline),
+        [network],
+        CalibrationPlan([(i, s, SAMPLING) for i, s in enumerate(samples)], 64),
+    )
     part = FinishedPart(
         "transformer", network.part.module, network.layers, adapter.renames, folder / "model",
         {"producer": "test"}, {**SAMPLING.model_dump(), "shift": 3.0}, original=network.original,
@@ -107,7 +112,7 @@ def finished_family(
     )
     network = prepare(whole, Policy(grids), [exporter], SMOOTH, original=adapter.original(whole.module))
     (sample,) = read_samples(folder / "samples", needs_image=False)
-    calibrate(adapter, pipeline, [network], [(0, sample, sampling)], 64)
+    calibrate(LoadedModel(adapter, pipeline), [network], CalibrationPlan([(0, sample, sampling)], 64))
     hook.remove()
     part = FinishedPart(
         "transformer", whole.module, network.layers, adapter.renames, folder / "model", {"producer": "test"}, {},

@@ -11,7 +11,7 @@ import torch
 from llmc.calib.observation import Observation
 from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore
-from llmc.calib.stream import BlockStream
+from llmc.calib.stream import BlockStream, Observing
 from llmc.calib.teacher import first_tensor, relative_error, teacher_forced_errors
 from llmc.engine.network import Network, prepare
 from llmc.errors import AdapterError
@@ -84,7 +84,7 @@ def test_streamed_blocks_equal_the_full_forward_bit_for_bit(encoder: tuple[Netwo
         network.part.module(**call)
     full.attach()
     wanted = {group.name: group.stats["rows"] for group in network.groups}
-    steps = BlockStream(network.part, network.blocks, store, ROWS, 10**9, CPU)
+    steps = BlockStream(network.part, network.blocks, store, Observing(ROWS, 10**9))
     assert [step.name for step in steps] == [name for name, _ in network.part.blocks]
     for group in network.groups:
         assert torch.equal(group.stats["rows"], wanted[group.name]), group.name

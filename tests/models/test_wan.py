@@ -16,6 +16,7 @@ from llmc.calib.store import CallStore
 from llmc.convert.rename import Renamer
 from llmc.errors import AdapterError
 from llmc.models.base import Sample, adapters, check_adapter
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import LIGHTX2V, Wan, scheduler_for
 from llmc.models.wan_config import to_original
 from tests.end_to_end.small_run import small_config
@@ -57,7 +58,7 @@ def test_a_distilled_schedule_takes_the_steps_of_its_list_after_the_shift(pipeli
     own = pipeline.scheduler
     stores = {"transformer": CallStore(), "transformer_2": CallStore()}
     sample = Sample(prompt="a red circle moving left")
-    video = record_calls(adapter, pipeline, adapter.parts(pipeline), [(0, sample, few)], stores, True)[0]
+    video = record_calls(LoadedModel(adapter, pipeline), adapter.parts(pipeline), [(0, sample, few)], stores, True)[0]
     calls = [call for store in stores.values() for call in store.calls("cpu")]
     assert [call.timestep for call in calls] == pytest.approx(timesteps)
     assert [(call.step, call.branch) for call in calls] == [(step, "cond") for step in range(4)]

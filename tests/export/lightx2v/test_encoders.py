@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from llmc.algorithms.base import Algorithm
 from llmc.algorithms.rtn import RTN
 from llmc.calib.samples import read_samples
-from llmc.engine.calibrate import calibrate
+from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.errors import ExportError
 from llmc.export.base import Exporter, FinishedPart
@@ -25,6 +25,7 @@ from llmc.export.lightx2v.exporter import LightX2V
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling
 from llmc.models.encoders import encoder_parts
+from llmc.models.loaded import LoadedModel
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy
@@ -45,7 +46,9 @@ def quantized(
         weight.data += torch.randn_like(weight) * norms
     networks = [prepare(part, Policy(spec(name)), [exporter], recipe) for part in parts]
     samples = read_samples(folder / "samples", needs_image=True)
-    calibrate(adapter, pipeline, networks, [(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
+    calibrate(
+        LoadedModel(adapter, pipeline), networks, CalibrationPlan([(i, s, SAMPLING) for i, s in enumerate(samples)], 64)
+    )
     return pipeline, {network.part.name: finished(folder, network) for network in networks}
 
 

@@ -21,7 +21,7 @@ from llmc.compat.modelslim.scripted.ranks import get_rank
 from llmc.compat.modelslim.scripted.session import ActMethod, SessionConfig
 from llmc.config.quant import NetworkConfig
 from llmc.engine.attention import calibrate_attentions
-from llmc.engine.calibrate import quantize_all, quantize_on_calls
+from llmc.engine.blocks import quantize_all, quantize_on_calls
 from llmc.engine.device import choose_device
 from llmc.engine.network import Network, layer_names, prepare
 from llmc.errors import CalibrationError, ConfigError, UnsupportedSpec

@@ -1,0 +1,29 @@
+"""A float model that can run: its pipeline, and the adapter that knows how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video
+from llmc.models.parts import Part
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An adapter and the pipeline that it loaded, or takes apart all the same."""
+
+    adapter: ModelAdapter
+    pipeline: Any = None  # None where weights are all that is looked at
+
+    def parts(self) -> list[Part]:
+        """The networks that can be quantized."""
+        return self.adapter.parts(self.pipeline)
+
+    def call_counts(self, sampling: Sampling) -> dict[str, int]:
+        """How many times each part is called for one sample."""
+        return self.adapter.call_counts(self.pipeline, sampling)
+
+    def generate(self, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
+        """Run the pipeline once."""
+        return self.adapter.generate(self.pipeline, sample, sampling, on_step)
