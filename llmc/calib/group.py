@@ -12,7 +12,7 @@ from llmc.calib.apart import APART
 from llmc.calib.observers import channel_absmax
 from llmc.calib.probe import ROWS, Probe, spread
 from llmc.layers.linear import QuantLinear
-from llmc.layers.transforms import ModulatedRows, ProducerRows, Rotate, Scale, Transform
+from llmc.layers.transforms import ModulatedRows, ProducerRows, Rotate, Rotation, Scale, Transform
 from llmc.numerics.quantize import at_once
 from llmc.numerics.spec import ScaleDtype
 
@@ -31,6 +31,7 @@ class Group:
     fold: tuple[tuple[Place, nn.Module], ...]
     stats: Stats = field(default_factory=dict)
     may_scale: bool = True  # whether every target can carry a scale of this input
+    rotation: Rotation = "may"  # whether targets can rotate it online, or always do
     multiplier_dtype: ScaleDtype | None = None  # where a target multiplies at run time: what it keeps multipliers in
     head_width: int | None = None  # of the attention whose output is read; None if it is no such output
 

@@ -28,6 +28,7 @@ def check_layers(
     policy, _ = order
     check_tiles(networks, policy, exporters)
     check_fused(networks, order, exporters, adapter.original)
+    check_rotations(networks, policy, exporters)
     for exporter, part in product(exporters, networks):
         linears = {name: (policy.spec_of(name, part.name), layer) for name, layer in _linears(part)}
         if problems := exporter.layer_problems(linears, adapter.renames, adapter.original(part.module)):
@@ -75,6 +76,22 @@ def check_tiles(parts: Sequence[Part], policy: Policy, exporters: Sequence[Expor
             )
 
 
+def check_rotations(parts: Sequence[Part], policy: Policy, exporters: Sequence[Exporter]) -> None:
+    """Refuse layers that read one input which some kernels always rotate, and others cannot; skeletons will do."""
+    for part in parts:
+        for block_name, block in part.blocks:
+            for group in part.groups(block):
+                names = [f"{block_name}.{linear}" for linear in group.linears]
+                specs = [policy.spec_of(name, part.name) for name in names]
+                asked = {exporter.rotation(spec) for exporter, spec in product(exporters, specs)}
+                if {"must", "never"} <= asked:
+                    found = ", ".join(f"{name} is {spec}" for name, spec in zip(names, specs, strict=True))
+                    raise UnsupportedSpec(
+                        f"{', '.join(names)} read one input, which kernels of some of these grids always rotate, and "
+                        f"those of others cannot: {found}.\n  What to do: write rules that match all of them, or none."
+                    )
+
+
 def check_fused(parts: Sequence[Part], order: Order, exporters: Sequence[Exporter], original: OriginalOf) -> None:
     """Refuse layers that are one in a target, and that it could not store as one; skeletons will do."""
     policy, recipe = order
@@ -90,10 +107,10 @@ def check_fused(parts: Sequence[Part], order: Order, exporters: Sequence[Exporte
                     "  What to do: write rules that match all of them, or none."
                 )
             weight = specs[0].weight
-            if own_scales and weight is not None and weight.granularity == "per_tensor":
+            if own_scales and weight is not None and weight.one_scale_for_all:
                 raise UnsupportedSpec(
                     f"{', '.join(names)} are one layer in the original network, {target}, whose weight has one scale "
-                    f"(per_tensor); {own_scales[0]} chooses one for each of them by itself.\n"
+                    f"({weight}); {own_scales[0]} chooses one for each of them by itself.\n"
                     "  What to do: round to nearest, with SmoothQuant alone or RTN with range absmax; or choose a grid "
                     "with a scale for each output channel, such as int8 per_channel."
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
@@ -15,14 +16,21 @@ from llmc.numerics.spec import LayerSpec
 
 # field of Sampling -> its key in `eval`: what says which step has which noise
 EVAL_SCHEDULE = {"steps": "steps", "shift": "sample_shift", "denoising_step_list": "denoising_step_list"}
-CHANGES_ACTS = frozenset({"scale", "rotate", "static"})  # what methods leave that changes how acts are rounded
+ROTATES = frozenset({"rotate", "rotate_regular"})
+CHANGES_ACTS = frozenset({"scale", "static", *ROTATES})  # what methods leave that changes how acts are rounded
 
 
 def recipe_problems(config: Config) -> Iterator[Problem]:
     """Why what is asked of the layers cannot be done, or not be stored."""
     checks = (
-        order_problems, per_step_problems, target_problems, attention_problems, arithmetic_problems, rounding_problems
-    )  # fmt: skip
+        order_problems,
+        basis_problems,
+        per_step_problems,
+        target_problems,
+        attention_problems,
+        arithmetic_problems,
+        rounding_problems,
+    )
     for check in checks:
         yield from check(config)
 
@@ -46,6 +54,25 @@ def order_problems(config: Config) -> Iterator[Problem]:
                 rounding = method.name
             if "static" in method.leaves:
                 fixing = method.name
+
+
+def basis_problems(config: Config) -> Iterator[Problem]:
+    """Whether targets can store one change of basis after the other."""
+    exporters = [exporter for exporter, _ in config.save.targets()]
+    for section, quant in config.quant.sections().items():
+        rotating: str | None = None
+        for index, method in enumerate(quant.method):
+            keys: KeyPath = ("quant", section, "method", index)
+            for exporter, (_, spec) in product(exporters, _specs(section, quant) if rotating else ()):
+                if "scale" in method.leaves and "nobody" not in exporter.carries(spec):
+                    text = f"{exporter.name} folds smoothing into what is before a layer, where no rotation is yet"
+                    yield Problem(keys, f"{text}; put {method.name} before {rotating}")
+                    break
+            if rotating and "rotate_regular" in method.leaves:
+                yield Problem(
+                    keys, f"{rotating} rotates online already, and runtimes rotate once; leave one of them out"
+                )
+            rotating = method.name if method.leaves & ROTATES else rotating
 
 
 def per_step_problems(config: Config) -> Iterator[Problem]:

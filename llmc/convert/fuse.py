@@ -19,10 +19,10 @@ from llmc.errors import ExportError
 
 Layer: TypeAlias = Mapping[str, LazyTensor]  # `weight`, `bias`, `weight_scale`, ... of one module
 
-BY_ROW = ("weight", "bias", "weight_scale")
+BY_ROW = ("weight", "bias", "weight_scale", "weight_zeros", "weight_s_rel", "weight_s_channel")
 OF_THE_LAYER = (
     *("input_scale", "alpha", "input_global_scale", "weight_global_scale", "input_absmax"),
-    *("pre_quant_scale", "weight_scale_2", "scale_weight", "scale_input", "comfy_quant"),
+    *("pre_quant_scale", "weight_scale_2", "scale_weight", "scale_input", "comfy_quant", "weight_codebook"),
 )
 TILE = 128  # rows that scales of blocks, and swizzled ones, are laid out by
 

@@ -22,6 +22,7 @@ from llmc.layers.attention import QuantAttention
 from llmc.layers.finite import check_tensors
 from llmc.layers.linear import LayerState, QuantLinear, Switched
 from llmc.layers.swap import swap_linears
+from llmc.layers.transforms import Rotation
 from llmc.models.parts import Part, Section
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
@@ -147,9 +148,9 @@ def prepare(
     for group in network.groups:
         if dtypes:
             group.fold, group.multiplier_dtype = (), dtypes[0]
-        group.may_scale = is_carried(
-            carrier([module for _, module in group.fold]), [layer.spec for layer in group.linears], exporters
-        )
+        specs = [layer.spec for layer in group.linears]
+        group.may_scale = is_carried(carrier([module for _, module in group.fold]), specs, exporters)
+        group.rotation = rotation_of(specs, exporters)
     return network
 
 
@@ -171,6 +172,12 @@ def is_static(layer: QuantLinear) -> bool:
 def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> bool:
     """Whether every target can keep a Scale of the input of such layers."""
     return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
+
+
+def rotation_of(specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> Rotation:
+    """Whether the input that such layers share can be rotated for every target, or always is."""
+    asked = {exporter.rotation(spec) for spec in specs for exporter in exporters}
+    return "never" if "never" in asked else "must" if "must" in asked else "may"
 
 
 def fused_by(exporters: Sequence[Exporter], table: Original, names: Iterable[str]) -> dict[str, tuple[str, ...]]:

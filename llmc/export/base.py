@@ -21,6 +21,7 @@ from llmc.renames import Original, Renames
 if TYPE_CHECKING:
     from llmc.layers.attention import QuantAttention
     from llmc.layers.linear import QuantLinear
+    from llmc.layers.transforms import Rotation
 
 # who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
 # nobody in the float network
@@ -66,7 +67,7 @@ class Exporter(Plugin):
 
     switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
     subfolder: ClassVar[str] = ""  # of save_path, where it writes
-    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", "static", "steps", "attention"
+    accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", ..., as methods leave them
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
     looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do
@@ -147,6 +148,10 @@ class Exporter(Plugin):
     def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
         """Who may multiply the input of such a layer: by default who leaves the float network's form as it is."""
         return frozenset({"linear", "norm"})
+
+    def rotation(self, spec: LayerSpec) -> Rotation:
+        """Whether such a layer's input can be rotated at run time, or always is."""
+        return "may" if self.accepts & {"rotate", "rotate_regular"} else "never"
 
     @abstractmethod
     def write(self, part: FinishedPart, folder: Path) -> Path:

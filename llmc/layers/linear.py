@@ -35,6 +35,7 @@ from llmc.numerics.quantize import (
     scales,
     sliced,
     static_grid,
+    whole_scale,
 )
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
@@ -238,7 +239,7 @@ class QuantLinear(nn.Module):
     def _nearest(self, spec: TensorSpec) -> Quantized:
         """Each value on the nearest point of its grid; some rows at a time, where none needs to know of others."""
         if self.mixes_outputs or not spec.rows_apart:
-            return quantize(self.float_weight(), spec, self._common_scale(spec))
+            return quantize(self.float_weight(), spec, self._common_scale(spec), whole=self._common_whole(spec))
         count = at_once(self.out_features, self.in_features, self.device)
         firsts = range(0, self.out_features, count)
         return joined([quantize(self.float_weight(slice(first, first + count)), spec) for first in firsts])
@@ -248,6 +249,13 @@ class QuantLinear(nn.Module):
         if not self.peers or spec.granularity != "per_tensor" or not spec.symmetric:
             return None
         return torch.stack([scales(sliced(peer.float_weight(), spec), spec)[0] for peer in self.peers]).amax(0)
+
+    def _common_whole(self, spec: TensorSpec) -> Tensor | None:
+        """The same in a format of two levels, of the upper one."""
+        if not self.peers or spec.granularity == "per_tensor" or not spec.one_scale_for_all:
+            return None
+        wholes = [whole_scale(peer.float_weight(), spec) for peer in self.peers]
+        return torch.stack([whole for whole in wholes if whole is not None]).amax(0)
 
     def _must_not_be_rounded(self) -> None:
         if self.state.rounded is not None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
-from llmc.numerics.hadamard import times_kronecker
+from llmc.numerics.hadamard import times_blocks, times_kronecker
+
+# whether a runtime rotates an input: it cannot, it does where the file says so, it always does
+Rotation = Literal["never", "may", "must"]
 
 
 class Transform(Protocol):
@@ -115,11 +119,19 @@ class Rotate:
     factors: tuple[torch.Tensor, ...]  # orthogonal, float32; the matrix is their Kronecker product
     within_heads: bool = False
     upstream: bool = False
+    regular: bool = False  # one matrix, that of ConvRot, which runtimes make themselves from its size
+
+    @property
+    def size(self) -> int:
+        """How many channels a block mixes."""
+        return math.prod(len(factor) for factor in self.factors)
 
     def input(self, x: torch.Tensor) -> torch.Tensor:
-        return times_kronecker(x, self.factors)
+        return times_blocks(x, self.factors[0]) if self.regular else times_kronecker(x, self.factors)
 
     def undo(self, x: torch.Tensor) -> torch.Tensor:
+        if self.regular:  # its own inverse
+            return self.input(x)
         return times_kronecker(x, [factor.T for factor in self.factors])
 
     def weight(self, w: torch.Tensor) -> torch.Tensor:
@@ -129,4 +141,5 @@ class Rotate:
         return self.undo(w)
 
     def __str__(self) -> str:
-        return "rotate, folded into the linear before" if self.upstream else "rotate, at run time"
+        kind = f"rotate {self.size} at a time" if self.regular else "rotate"
+        return f"{kind}, {'folded into the linear before' if self.upstream else 'at run time'}"

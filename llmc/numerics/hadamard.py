@@ -11,6 +11,7 @@ import torch
 from llmc.errors import UnsupportedSpec
 
 LARGEST_DOUBLING = 6  # factors of 64: products of small matrices, and few of them
+REGULAR_ORDERS = (256, 64, 16)  # powers of four that runtimes have kernels for
 
 
 def block_hadamard(width: int, block_size: int | None = None) -> tuple[torch.Tensor, ...]:
@@ -64,6 +65,32 @@ def hadamard(order: int) -> tuple[torch.Tensor, ...]:
     if prime is not None or not factors:
         factors.append(torch.ones(1, 1) if prime is None else _paley(prime))
     return tuple(factor / len(factor) ** 0.5 for factor in factors)
+
+
+def regular_order(width: int) -> int | None:
+    """The largest of the orders of regular matrices that divides `width`; None if none does."""
+    return next((order for order in REGULAR_ORDERS if width % order == 0), None)
+
+
+@cache
+def regular_hadamard(order: int) -> torch.Tensor:
+    """The orthogonal matrix of ConvRot, a Kronecker power of one of order 4 whose rows have equal sums: no output
+    collects what all inputs have in common, as the first one of Sylvester's does. It is its own inverse."""
+    if order not in REGULAR_ORDERS:
+        raise UnsupportedSpec(f"no regular Hadamard matrix of order {order} is known here; use 256, 64 or 16")
+    four = torch.ones(4, 4) - 2 * torch.eye(4).flip(0)
+    matrix = four
+    while len(matrix) < order:
+        matrix = torch.kron(matrix, four)
+    return matrix / order**0.5
+
+
+def times_blocks(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Each block of the last dimension times one matrix, summed in float32 or better: in one product, as runtimes that
+    rotate inputs do it, so that what they round is the same."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    turned = x.reshape(-1, len(matrix)).to(exact) @ matrix.to(exact)
+    return turned.to(x.dtype).reshape(x.shape)
 
 
 @cache

@@ -92,6 +92,13 @@ class TensorSpec(Strict):
         """Whether the rows of a matrix are rounded each by itself."""
         return self.granularity in ("per_channel", "per_token", "per_group") and self.format.whole_max is None
 
+    @property
+    def one_scale_for_all(self) -> bool:
+        """Whether all values of a tensor share a scale, be it above those of groups."""
+        return self.granularity == "per_tensor" or (
+            self.format.whole_max is not None and self.format.whole_groups is None
+        )
+
     def measured_per_token(self) -> TensorSpec:
         """The symmetric grid of the same format that runtimes measure for each token."""
         measured = {"granularity": "per_token", "symmetric": True, "dynamic": True, "scale_dtype": "float32"}

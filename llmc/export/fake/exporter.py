@@ -36,7 +36,9 @@ class FakeQuant(Exporter):
     name: Literal["fake_quant"] = "fake_quant"
     switch: ClassVar[str] = "save_fake"
     subfolder: ClassVar[str] = "fake_quant"
-    accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate", "lowrank", "static", "steps", "attention"})
+    accepts: ClassVar[frozenset[str]] = frozenset(
+        {"scale", "rotate", "rotate_regular", "lowrank", "static", "steps", "attention"}
+    )
     encoders: ClassVar[frozenset[str] | None] = None
 
     def source_problem(self, folder: Path, released: bool) -> str | None:

@@ -1,0 +1,149 @@
+"""Every form of a quantized linear that ComfyUI reads: for which grids, what is stored, what its kernels do.
+
+One file may hold all of them. A new form is one row of `FORMS`, and a function that makes its tensors if none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from llmc.export.base import LazyTensor, kept
+from llmc.numerics.packing import float_bits, pack_nibbles, swizzle_scales
+from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
+
+if TYPE_CHECKING:
+    from llmc.layers.transforms import Rotation
+    from llmc.numerics.quantize import Quantized
+
+Tensors: TypeAlias = "Callable[[Quantized], dict[str, LazyTensor]]"
+Layout: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+FIRST_VERSION = "0.29"  # that was seen to read the forms which do not ask for a newer one
+LATER = "later than 0.29"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What one `format` of a layer's description means."""
+
+    format: str
+    weights: tuple[TensorSpec, ...]  # grids that can be stored so
+    acts: tuple[TensorSpec | None, ...]  # how inputs are rounded; None: weights alone are quantized
+    tensors: Tensors  # what is stored of a weight, by what follows the layer's name, row by row
+    layouts: Mapping[str, Layout] = field(default_factory=dict)  # of what is stored in another order than by rows
+    rotation: Rotation = "never"
+    says_whether_rotated: bool = True  # what else is said of a rotation is how many channels it mixes
+    multiplies_inputs: bool = False  # whether the file can hold what an input is multiplied by
+    multiples: tuple[int, int] = (1, 1)  # of in and out features
+    scale_dtype: ScaleDtype = "bfloat16"  # in which scales are exact; where a weight is dequantized they become that
+    says: Mapping[str, object] = field(default_factory=dict)  # in the description, beside `format`
+    since: str = FIRST_VERSION  # the least version of ComfyUI
+
+    def fits(self, spec: LayerSpec) -> bool:
+        """Whether layers on these grids can be stored so."""
+        return any(_alike(spec.weight, each) for each in self.weights) and any(
+            _alike(spec.act, each) for each in self.acts
+        )
+
+    def __str__(self) -> str:
+        first, granularities = self.weights[0], " or ".join(weight.granularity for weight in self.weights)
+        acts = " or ".join(str(act or "float") for act in self.acts)
+        size = f" {first.group_size}" if first.group_size else ""
+        return f"{first.format.name} weights ({granularities}{size}) with act {acts}"
+
+
+def _alike(one: TensorSpec | None, other: TensorSpec | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    grid = ("granularity", "group_size", "symmetric", "dynamic")
+    return one.format.name == other.format.name and all(getattr(one, name) == getattr(other, name) for name in grid)
+
+
+def codes_and_scales(rounded: Quantized) -> dict[str, LazyTensor]:
+    """Codes as they are; float32 scales of the rows (out, 1), or one without dimension."""
+    dtype: torch.dtype = getattr(torch, rounded.spec.format.dtype)
+    scale = rounded.scale.reshape(()) if rounded.spec.granularity == "per_tensor" else rounded.scale
+    return {"weight": LazyTensor(dtype, rounded.shape, lambda: rounded.stored().cpu()), "weight_scale": kept(scale)}
+
+
+def int4_rows(rounded: Quantized) -> dict[str, LazyTensor]:
+    """Two's complement nibbles, the even column in the low one; one float32 scale a row, of one dimension."""
+    return {"weight": _nibbles(rounded, lambda codes: codes.view(torch.uint8)),
+            "weight_scale": kept(rounded.scale.reshape(-1))}  # fmt: skip
+
+
+def nvfp4(rounded: Quantized) -> dict[str, LazyTensor]:
+    """The even column in the high nibble; e4m3 scales under one float32 scale of the tensor."""
+    assert rounded.whole is not None
+    fmt: Any = rounded.spec.format
+    rows, columns = rounded.shape
+
+    def codes() -> torch.Tensor:
+        bits = float_bits(rounded.stored(), fmt.exponent_bits, fmt.mantissa_bits).cpu()
+        return pack_nibbles(bits, low_first=False)
+
+    return {
+        "weight": LazyTensor(torch.uint8, (rows, columns // 2), codes),
+        "weight_scale": kept(rounded.stored_scales().float()),
+        "weight_scale_2": kept(rounded.whole.reshape(())),
+    }
+
+
+def mxfp8(rounded: Quantized) -> dict[str, LazyTensor]:
+    """e4m3 codes as they are, powers of two."""
+    return {**codes_and_scales(rounded), "weight_scale": kept(rounded.scale_grid())}
+
+
+def swizzled(dtype: str) -> Layout:
+    """Scales of one byte in the order in which tensor cores read them."""
+    return lambda grid: swizzle_scales(grid.to(getattr(torch, dtype)))
+
+
+def _nibbles(rounded: Quantized, bits: Layout) -> LazyTensor:
+    rows, columns = rounded.shape
+
+    def codes() -> torch.Tensor:
+        return pack_nibbles(bits(rounded.stored().cpu()), low_first=True).view(torch.int8)
+
+    return LazyTensor(torch.int8, (rows, columns // 2), codes)
+
+
+def _grid(name: str, granularity: str, **own: Any) -> TensorSpec:
+    return TensorSpec.model_validate({"format": name, "granularity": granularity, **own})
+
+
+def _fp8(name: str, format_: str) -> Form:
+    act = _grid(format_, "per_tensor", dynamic=False)  # without a scale in the file acts are rounded at a scale of 1
+    return Form(name, (_grid(format_, "per_tensor"),), (act, None), codes_and_scales)
+
+
+INT8_ACT = _grid("int8", "per_token")
+NVFP4, MXFP8 = TensorSpec(format="nvfp4"), TensorSpec(format="mxfp8")
+FORMS: tuple[Form, ...] = (
+    Form(
+        "int8_tensorwise", (_grid("int8", "per_channel"), _grid("int8", "per_tensor")), (INT8_ACT, None),
+        codes_and_scales, rotation="may",
+    ),
+    _fp8("float8_e4m3fn", "fp8_e4m3"),
+    _fp8("float8_e5m2", "fp8_e5m2"),
+    Form(
+        "convrot_w4a4", (_grid("int4", "per_channel"),), (_grid("int4", "per_token"),), int4_rows, rotation="must",
+        says_whether_rotated=False, multiples=(64, 1), says={"linear_dtype": "int4"},
+    ),
+    Form(
+        "nvfp4", (NVFP4,), (NVFP4, NVFP4.model_copy(update={"dynamic": False}), None), nvfp4,
+        {"weight_scale": swizzled("float8_e4m3fn")}, multiplies_inputs=True, multiples=(32, 32),
+        scale_dtype="float32",
+    ),
+    Form(
+        "mxfp8", (MXFP8,), (MXFP8, None), mxfp8, {"weight_scale": swizzled("float8_e8m0fnu")}, multiples=(32, 32)
+    ),
+)  # fmt: skip
+
+
+def form_of(spec: LayerSpec) -> Form | None:
+    """The form that stores such layers; None if there is none."""
+    return next((form for form in FORMS if form.fits(spec)), None)
