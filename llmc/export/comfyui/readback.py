@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from llmc.errors import ExportError
 from llmc.export.comfyui.names import original_layers
@@ -23,6 +22,8 @@ from llmc.numerics.packing import float_values, unpack_nibbles, unswizzle_scales
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch import Tensor
 
     from llmc.convert.safetensors_file import LazyTensor
     from llmc.export.base import FinishedPart
