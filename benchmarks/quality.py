@@ -34,6 +34,7 @@ from llmc.algorithms.rtn import RTN
 from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.algorithms.static import Static
 from llmc.algorithms.timestep import Timestep
+from llmc.algorithms.tune import Tune
 from llmc.calib.budget import spread_calls
 from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
@@ -85,6 +86,9 @@ RECIPES = (
     Recipe("smoothing, GPTQ asymmetric", "W4A8", (SMOOTH, AIM)),
     Recipe("smoothing, low rank, GPTQ asymmetric", "W4A8", (SMOOTH, LowRank(), AIM)),
     Recipe("full stack", "W4A4 g64", (SMOOTH, Hadamard(), LowRank(), SOLVE)),
+    Recipe("GPTQ, tuned", "W4A8", (SOLVE, Tune()), against="GPTQ"),
+    Recipe("smoothing, low rank, GPTQ asymmetric, tuned", "W4A8", (SMOOTH, LowRank(), AIM, Tune())),
+    Recipe("full stack, tuned", "W4A4 g64", (SMOOTH, Hadamard(), LowRank(), SOLVE, Tune())),
     Recipe("GPTQ asymmetric against symmetric", "W4A8", (AIM,), against="GPTQ"),
     Recipe("the same, smoothed", "W4A8", (SMOOTH, AIM), against="smoothing, GPTQ"),
     Recipe("GPTQ on the first quarter of the steps against all", "W4A8", (SOLVE,), against="GPTQ", steps=0.25),

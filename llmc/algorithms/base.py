@@ -49,6 +49,11 @@ class Algorithm(Plugin):
         """Whether a linear must also be observed on what the rounded linears before it in the block give."""
         return False
 
+    @property
+    def on_whole_block(self) -> bool:
+        """Whether it works on a block as a whole, once all methods before it have worked on each of its layers."""
+        return False
+
     def schedule_problem(self, steps: int) -> str | None:
         """Why it cannot work with a schedule of so many steps; None if it can."""
         return None

@@ -13,6 +13,7 @@ from torch import nn
 from llmc.calib.apart import Fit
 from llmc.calib.group import JUDGED_BY, Group, Place
 from llmc.calib.probe import ROWS, output_error
+from llmc.calib.rerun import Rerun
 from llmc.calib.shelf import put_away
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.transforms import ModulatedRows, ProducerRows, Transform
@@ -52,10 +53,12 @@ class BlockStep:
     fits: dict[str, Fit] = field(default_factory=dict)  # of linears whose solution was judged by calls kept apart
     steps: int = 0  # of the schedule that the calibration runs
     samples: int = 0  # that it is calibrated on, where some of what is seen is kept apart
+    sample_numbers: frozenset[int] = frozenset()  # of those, of all ranks
     observe_again: Callable[[Sequence[Group]], None] | None = None  # on what the rounded linears before them give
     errors: dict[str, LayerError] = field(default_factory=dict)  # of each linear, once the recipe is done
     stages: Sequence[Sequence[Group]] = ()  # groups in running order; those of one stage need nothing of one another
     needed_later: frozenset[str] = frozenset()  # statistics that methods after the one at work read
+    rerun: Rerun | None = None  # its calls, for who learns from what the whole block gives
     on_disk: bool = False  # whether its codes are read from there
 
     @cached_property

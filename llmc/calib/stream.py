@@ -16,6 +16,7 @@ from llmc.calib.apart import APART, keeps_apart
 from llmc.calib.block import BlockStep
 from llmc.calib.group import Group
 from llmc.calib.observation import Observation, See, reading
+from llmc.calib.rerun import Rerun
 from llmc.calib.running import at_call
 from llmc.calib.store import Call, CallStore, map_tree
 from llmc.calib.streams import Outputs, Room, Streams
@@ -124,6 +125,7 @@ class Observing:
     propagate: Literal["float", "quantized"] = "float"
     within: bool = False
     early: frozenset[str] = frozenset()
+    outputs: bool = False  # whether the float block runs beside, on float inputs: methods learn from what it gives
     first_is_known: bool = False  # what the first block reads is float, and was observed during the recording
 
 
@@ -151,9 +153,11 @@ class BlockStream:
         self.samples = frozenset[int]().union(*distributed.gather(own))
         for block in blocks:
             block.samples = len(self.samples) if keeps_apart(how.needs) else 0
+            block.sample_numbers = self.samples
         room = Room() if room is None else room
         self.streams = Streams(len(store), room)
-        self.float_streams = Streams(len(store), room) if {"cross", "cross64"} & how.needs else None
+        beside = how.outputs or {"cross", "cross64"} & how.needs
+        self.float_streams = Streams(len(store), room) if beside else None
         self.float_outputs = Streams(len(store), room)  # of the block at work: it may be observed again
 
     @torch.no_grad()
@@ -172,8 +176,9 @@ class BlockStream:
                 self._observe(index, looks, ahead, len(ahead) if starts else 0)
             for finished in before:
                 finished.put_away()
+            block.rerun = self._rerun(index) if self.how.outputs else None
             yield block
-            block.observe_again = None
+            block.observe_again = block.rerun = None
             if self.float_streams is not None:
                 self.float_streams.take(self.float_outputs)
         for last in self.blocks[-1:]:
@@ -219,6 +224,15 @@ class BlockStream:
                 self.float_outputs.put(number, {} if again else {key: output})
         for observation in observations:
             observation.attach()
+
+    def _rerun(self, index: int) -> Rerun:
+        """A block over its calls, as it is then."""
+        key = key_of(self.part, index)
+
+        def run(number: int, call: Call) -> Any:
+            return run_to_block(self.part, index, call, _on(self.device, self.streams.get(number)))
+
+        return Rerun(self.part.module, self.store, run, lambda number: self.float_outputs.get(number)[key], self.device)
 
     @torch.no_grad()
     def _observe_again(self, index: int, groups: Sequence[Group]) -> None:

@@ -68,8 +68,8 @@ class SamplesConfig(Strict):
     """Samples, and the size of what is generated from them."""
 
     name: Task = Field(
-        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image; i2i, "
-        "one with an image to change"
+        description="what a sample is: i2v, a prompt with a first frame; t2v, a prompt alone; t2i, one for an image; "
+        "i2i, one with an image to change"
     )
     download: StrictBool = Field(False, description="False: nothing is ever downloaded")
     path: InputPath = Field(

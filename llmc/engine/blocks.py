@@ -61,7 +61,7 @@ def quantize_on_calls(
     `memory` does not hold of the streams lies beside the `journal`."""
     propagate: Literal["quantized", "float"] = "quantized" if network.sequential else "float"
     early, within = network.early_needs, network.within_block
-    how = Observing(network.needs, max_rows, propagate, within, early, first_is_known)
+    how = Observing(network.needs, max_rows, propagate, within, early, network.learns, first_is_known)
     memory = available_memory() // (2 * distributed.ranks_here()) if memory is None else memory
     with ExitStack() as stack:
         room = stack.enter_context(Room(memory, None if journal is None else journal.folder))

@@ -64,7 +64,8 @@ class Network:
     def first_is_like_float(self) -> bool:
         """Whether all that is asked of the first block can be had from a run of the float model: only later ones read
         what quantized blocks give, and only the outputs of quantized blocks are passed on."""
-        return self.sequential and not self.within_block and self.part.section == "video_gen"
+        alone = self.sequential and not self.within_block and not self.learns
+        return alone and self.part.section == "video_gen"
 
     @property
     def errors(self) -> dict[str, LayerError]:
@@ -88,6 +89,11 @@ class Network:
     def sequential(self) -> bool:
         """Whether a block is to be observed on what the quantized blocks before it give."""
         return any(method.sequential for method in self.recipe)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a method learns from what whole blocks give, so that float blocks run beside."""
+        return any(method.on_whole_block for method in self.recipe)
 
     @property
     def within_block(self) -> bool:
@@ -189,18 +195,22 @@ def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:
     """All methods of the recipe in order; what none of them rounded is rounded to nearest. Changes of basis look at
     the whole block (one linear may absorb another's scale), rounding at what earlier linears give when rounded."""
     before = before_rounding(recipe)
+    rounding = [method for method in recipe[len(before) :] if not method.on_whole_block]
     block.on_disk = False
     for method in before:
         method.apply(block)
     for stage in block.in_turn():
-        for position, method in enumerate(recipe[len(before) :], len(before) + 1):
-            stage.needed_later = frozenset[str]().union(*(later.needs for later in recipe[position:]))
+        for position, method in enumerate(rounding, 1):
+            stage.needed_later = frozenset[str]().union(*(later.needs for later in rounding[position:]))
             method.apply(stage)
         for group in stage.groups:
             fix_act_scales(group)
         for layer in stage.linears.values():
             if layer.state.rounded is None:
                 layer.round()
+    for method in recipe:
+        if method.on_whole_block:
+            method.apply(block)
     block.errors = layer_errors(block)
     for group in block.groups:
         group.forget()

@@ -52,6 +52,7 @@ class LayerState:
     static: StaticGrid | None = None  # calibrated, of the input
     steps: StepGrids | None = None  # the same for each denoising step; goes before `static`
     rounded: Quantized | None = None
+    bias: Tensor | None = None  # learned, in place of the float one and what is folded into that
 
 
 class QuantLinear(nn.Module):
@@ -148,11 +149,22 @@ class QuantLinear(nn.Module):
 
     def float_bias(self) -> Tensor | None:
         """The bias, with what is folded into this layer's outputs."""
+        if self.state.bias is not None:
+            return self.state.bias
         bias: Tensor | None = self.bias
         if bias is not None and self.state.out_transforms:
             bias = bias.float()
             for transform in self.state.out_transforms:
                 bias = transform.input(bias)
+        return bias
+
+    def restored_bias(self) -> Tensor | None:
+        """The bias in the original basis: that of the float layer, if none was learned."""
+        bias: Tensor | None = self.state.bias
+        if bias is None:
+            return self.bias
+        for transform in reversed(self.state.out_transforms):
+            bias = transform.undo(bias)
         return bias
 
     def restored_weight(self, channels: slice = slice(None)) -> Tensor:

@@ -49,8 +49,8 @@ class LinearGroup:
     """Linears of one block that read the same tensor, and modules of that block that could absorb a scale of it.
 
     `fold` names an affine norm, a modulated norm whose runtime multiplies, the linear that modulates a norm (of several
-    the one that has as many rows), or the linears whose outputs are linearly that tensor; empty: nobody. `attention` names the module whose heads lie side by
-    side in that tensor.
+    the one that has as many rows), or the linears whose outputs are linearly that tensor; empty: nobody. `attention`
+    names the module whose heads lie side by side in that tensor.
     """
 
     linears: tuple[str, ...]

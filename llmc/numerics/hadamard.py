@@ -82,7 +82,7 @@ def regular_hadamard(order: int) -> torch.Tensor:
     matrix = four
     while len(matrix) < order:
         matrix = torch.kron(matrix, four)
-    return matrix / order**0.5
+    return matrix / math.sqrt(order)
 
 
 def times_blocks(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:

@@ -71,4 +71,5 @@ def restored_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     """Weight and bias of one layer in the original basis; float32, since a rounded weight is not exact in less."""
     shape = (layer.out_features, layer.in_features)
     tensors = {f"{name}.weight": LazyTensor(torch.float32, shape, lambda: layer.restored_weight().cpu())}
-    return tensors if layer.bias is None else tensors | {f"{name}.bias": kept(layer.bias)}
+    bias = layer.restored_bias()
+    return tensors if bias is None else tensors | {f"{name}.bias": kept(bias)}

@@ -37,6 +37,10 @@ class Format(Plugin):
         """The scale with which values up to `absmax` fill the grid; `whole` is that of the tensor, if it has one."""
         return absmax / self.max
 
+    def step(self, codes: torch.Tensor) -> torch.Tensor:
+        """How far the grid's next point is from each code, away from zero."""
+        return torch.ones_like(codes)
+
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
         """The codes as they are stored, one element each."""
         return codes.to(getattr(torch, self.dtype))

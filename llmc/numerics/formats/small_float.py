@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from llmc.errors import UnsupportedSpec
-from llmc.numerics.float_round import half_away, half_even, qtorch_round
+from llmc.numerics.float_round import half_away, half_even, power_of_two, qtorch_round
 from llmc.numerics.formats.base import Format, Rounding
 
 
@@ -26,6 +26,11 @@ class SmallFloat(Format):
             raise UnsupportedSpec(f"{self.name} is a float format, and no kernel truncates to those; round to nearest")
         by = half_away if rounding == "half_away" else qtorch_round
         return by(x.clamp(-self.max, self.max), self.exponent_bits, self.mantissa_bits).clamp_(-self.max, self.max)
+
+    def step(self, codes: torch.Tensor) -> torch.Tensor:
+        lowest = 2 - 2 ** (self.exponent_bits - 1)  # the exponent of the smallest normal number
+        exponent = torch.frexp(codes).exponent - 1
+        return power_of_two(exponent.clamp(min=lowest) - self.mantissa_bits)
 
     def nearest_even(self, x: torch.Tensor) -> torch.Tensor:
         """The nearest code, ties to the even one."""
