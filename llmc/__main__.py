@@ -13,6 +13,7 @@ from llmc.errors import ConfigError, ExportError
 from llmc.later import import_later
 from llmc.log import visible
 from llmc.pipe import ended_with_its_reader
+from llmc.section import Section
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from llmc.config.schema import Config
     from llmc.engine.network import Order
     from llmc.export.base import Exporter
-    from llmc.models.parts import Section
 
 import_later("torch")
 

@@ -21,8 +21,9 @@ from llmc.engine.network import Network, prepare_all
 from llmc.engine.source import check_components, pipeline_around, skeleton
 from llmc.errors import ExportError
 from llmc.eval.results import Results
-from llmc.export.base import Exporter, FinishedPart
+from llmc.export.base import Exporter
 from llmc.export.manifest import MANIFEST, UNFINISHED
+from llmc.export.part import FinishedPart
 from llmc.judging.judge import LESS, judge
 from llmc.layers.turns import AT_ONCE
 from llmc.ledger.coverage import coverage_table

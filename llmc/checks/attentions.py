@@ -15,7 +15,7 @@ def check_attentions(parts: Sequence[Part], policy: AttentionPolicy | None, expo
     """Refuse globs that match nothing, and attentions that the format or a target cannot take; skeletons will do."""
     if policy is None:
         return
-    parts = [part for part in parts if part.section == "video_gen"]
+    parts = [part for part in parts if part.is_denoiser]
     policy.check({part.name: attention_names(part) for part in parts})
     taken = [(name, module, asks_itself, spec) for part in parts for name, module, asks_itself in attentions_of(part)
              if (spec := policy.spec_of(name, part.name)) is not None]  # fmt: skip

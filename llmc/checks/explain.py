@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from llmc.config.schema import Config
 from llmc.engine.attention import attention_names
 from llmc.engine.network import is_carried, layer_names
-from llmc.export.base import Carrier, Exporter, as_computed, as_computed_attention
-from llmc.export.folding import carrier
+from llmc.export.base import Exporter
+from llmc.layers.target import Carrier, as_computed, as_computed_attention, carrier_of
 from llmc.models.parts import LinearGroup, Part, linear_of
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import block_number
@@ -34,11 +34,11 @@ def explain(config: Config, parts: Sequence[Part]) -> str:
     attention = config.attention_policy()
     for part in parts:
         policy = config.policy(part.section)
-        targets = [exporter if part.section == "video_gen" else exporter.for_encoders() for exporter in exporters]
+        targets = [exporter if part.is_denoiser else exporter.for_encoders() for exporter in exporters]
         found: dict[tuple[str, str, str], list[int]] = {}
         for block, module in part.blocks:
             for group in part.groups(module):
-                who = carrier([module.get_submodule(linear_of(fold)) for fold in group.fold])
+                who = carrier_of([module.get_submodule(linear_of(fold)) for fold in group.fold])
                 specs = [policy.spec_of(f"{block}.{linear}", part.name) for linear in group.linears]
                 scale = smoothing(group, who, is_carried(who, specs, targets))
                 for linear in group.linears:
@@ -54,7 +54,7 @@ def explain(config: Config, parts: Sequence[Part]) -> str:
             tiles = {exporter.multiples(policy.spec_of(name, part.name)) for name in names} - {(1, 1)}
             lines += [f"{exporter.name}: sizes are multiples of {ins} inputs and {outs} outputs, as its kernels need"
                       for ins, outs in sorted(tiles)]  # fmt: skip
-        if attention is not None and part.section == "video_gen":
+        if attention is not None and part.is_denoiser:
             lines += attention_lines(part, attention, targets)
     for section in config.quant.sections():
         matched = config.policy(section).check(
@@ -62,7 +62,7 @@ def explain(config: Config, parts: Sequence[Part]) -> str:
         )
         lines += [f"rule {glob}: {count} layers" for glob, count in matched.items()]
     if attention is not None:
-        names_of = {part.name: attention_names(part) for part in parts if part.section == "video_gen"}
+        names_of = {part.name: attention_names(part) for part in parts if part.is_denoiser}
         lines += [f"attention {glob}: {count} attentions" for glob, count in attention.check(names_of).items()]
     return "\n".join(lines)
 

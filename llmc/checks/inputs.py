@@ -15,6 +15,7 @@ from llmc.errors import LlmcError
 from llmc.models.base import adapters, check_adapter
 from llmc.models.encoders import encoder_classes, known_class, section_of
 from llmc.models.folder import folder_problems
+from llmc.section import Section
 
 CHECKPOINTS = (".safetensors", ".pth", ".pt")  # how files of weights end
 TASKS = {
@@ -81,7 +82,7 @@ def encoder_problems(config: Config) -> Iterator[Problem]:
         yield Problem(("model", name), f"the pipeline has {has}; leave model.{name} out")
     for section in config.quant.sections():
         mine = {name: found for name, found in classes.items() if section_of(name) == section}
-        if section != "video_gen" and not mine:
+        if section != Section.VIDEO_GEN and not mine:
             has = ", ".join(classes) or "no encoder at all"
             yield Problem(("quant", section), f"the pipeline has {has}; leave quant.{section} out")
         for name, found in mine.items():

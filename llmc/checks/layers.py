@@ -12,9 +12,10 @@ from llmc.engine.network import Order, OriginalOf, check_names, fused_by, layer_
 from llmc.errors import UnsupportedSpec
 from llmc.export.base import Exporter
 from llmc.models.base import ModelAdapter
-from llmc.models.parts import Part, Section
+from llmc.models.parts import Part
 from llmc.numerics.quantize import sliced
 from llmc.policy.rules import Policy
+from llmc.section import Section
 
 SHOWN = 3  # problems in one message
 
@@ -24,7 +25,7 @@ def check_layers(
 ) -> None:
     """Refuse rules that match nothing, and linears that a grid, a method or a target cannot take; skeletons will do."""
     check_names(parts, orders)
-    networks, order = [part for part in parts if part.section == "video_gen"], orders["video_gen"]
+    networks, order = [part for part in parts if part.is_denoiser], orders[Section.VIDEO_GEN]
     policy, _ = order
     check_tiles(networks, policy, exporters)
     check_fused(networks, order, exporters, adapter.original)

@@ -10,9 +10,12 @@ from llmc.config.explain import Problem
 from llmc.config.quant import NetworkConfig
 from llmc.config.schema import Config, IgnoredLayersConfig
 from llmc.errors import LlmcError, UnsupportedSpec
-from llmc.export.base import ORIGINAL, Exporter, as_computed
+from llmc.export.base import Exporter
+from llmc.layers.target import as_computed
 from llmc.numerics.float_round import need_build_tools
 from llmc.numerics.spec import LayerSpec
+from llmc.renames import ORIGINAL
+from llmc.section import Section
 
 # field of Sampling -> its key in `eval`: what says which step has which noise
 EVAL_SCHEDULE = {"steps": "steps", "shift": "sample_shift", "denoising_step_list": "denoising_step_list"}
@@ -118,9 +121,9 @@ def target_problems(config: Config) -> Iterator[Problem]:
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
         specs = _specs(section, quant)
-        if section == "video_gen" and config.ignored_layers != IgnoredLayersConfig():
+        if section == Section.VIDEO_GEN and config.ignored_layers != IgnoredLayersConfig():
             specs.append((("ignored_layers",), LayerSpec()))
-        targets = [exporter if section == "video_gen" else exporter.for_encoders() for exporter in exporters]
+        targets = [exporter if section == Section.VIDEO_GEN else exporter.for_encoders() for exporter in exporters]
         for exporter in targets:
             yield from _grid_problems(exporter, specs, left)
         for keys, spec in specs:
@@ -135,7 +138,7 @@ def attention_problems(config: Config) -> Iterator[Problem]:
     policy = config.attention_policy()
     if policy is None:
         return
-    keys: KeyPath = ("quant", "video_gen", "attention")
+    keys: KeyPath = ("quant", Section.VIDEO_GEN, "attention")
     specs = {keys: policy.default} | {(*keys, "rules", index): rule.spec for index, rule in enumerate(policy.rules)}
     for exporter, _ in config.save.targets():
         for place, spec in specs.items():

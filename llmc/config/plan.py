@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmc.calib.budget import FEW
 from llmc.config.schema import CalibConfig, Config
 from llmc.models.base import Sampling
+from llmc.section import Section
 
 
 def plan(config: Config) -> str:
@@ -18,13 +19,13 @@ def plan(config: Config) -> str:
     for section in sections:
         policy = config.policy(section)
         methods = ", then ".join(method.label() for method in config.recipe(section))
-        steps.append(("methods" if section == "video_gen" else section, methods))
+        steps.append(("methods" if section == Section.VIDEO_GEN else section, methods))
         steps.append(("layers", str(policy.default)))
         steps += [(f"  {rule.match}", str(rule.spec)) for rule in policy.rules]
         if policy.ignored_blocks or policy.ignored_layers:
             ignored = [*(f"block {number}" for number in sorted(policy.ignored_blocks)), *policy.ignored_layers]
             steps.append(("  float", ", ".join(ignored)))
-        if section == "video_gen" and attention is not None:
+        if section == Section.VIDEO_GEN and attention is not None:
             steps.append(("attention", str(attention.default)))
             steps += [(f"  {rule.match}", str(rule.spec or "float")) for rule in attention.rules]
     steps += [("export", f"{exporter.name} to {folder}") for exporter, folder in config.save.targets()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError, field_validator, model_validator
 
@@ -12,10 +12,10 @@ from llmc.algorithms.base import Algorithm
 from llmc.config.attention import AttentionConfig
 from llmc.config.numbers import MAX_BLOCK, MAX_GROUP, MAX_RULES, Glob
 from llmc.config.words import choice, shown
-from llmc.models.parts import Section
 from llmc.numerics.formats.base import Format
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import Strict, by_name, discover
+from llmc.section import Section
 
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
@@ -224,14 +224,14 @@ class QuantConfig(Strict):
     @model_validator(mode="after")
     def _encoders_attend_in_float(self) -> QuantConfig:
         for name, network in self.sections().items():
-            if name != "video_gen" and network.attention is not None:
+            if name != Section.VIDEO_GEN and network.attention is not None:
                 raise ValueError(f"{name}.attention is given; only networks of video_gen attend in another way: "
                                  "leave it out")  # fmt: skip
         return self
 
     def sections(self) -> dict[Section, NetworkConfig]:
         """The sections that are given, the denoising networks first."""
-        given = {section: getattr(self, section) for section in get_args(Section)}
+        given = {section: getattr(self, section) for section in Section}
         return {section: network for section, network in given.items() if network is not None}
 
 

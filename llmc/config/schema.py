@@ -22,10 +22,10 @@ from llmc.eval.metrics.base import Metric
 from llmc.files.numbers import MOST_BLOCKS
 from llmc.log import visible
 from llmc.models.base import ModelAdapter, Sample, Sampling, Task
-from llmc.models.parts import Section
 from llmc.plugin import Strict, by_name
 from llmc.policy.attention import AttentionPolicy, AttentionRule
 from llmc.policy.rules import Policy, Rule, parse_block_ids
+from llmc.section import Section
 
 if TYPE_CHECKING:
     AnyMetric = Metric
@@ -168,7 +168,7 @@ class EvalConfig(SamplesConfig):
         "fake_quant, rounded; real_quant, rounded and multiplied in int8 or fp8 by the device itself; if it is empty, "
         "nothing is judged, as if there was no `eval`",
     )
-    type: Literal["video_gen"] = Field("video_gen", description="the kind of evaluation")
+    type: Literal[Section.VIDEO_GEN] = Field(Section.VIDEO_GEN, description="the kind of evaluation")
     output_video_path: OutputPath | None = Field(
         None, description="folder of the videos; default: `videos` in the run folder"
     )
@@ -271,15 +271,15 @@ class Config(Strict):
         stem = visible(self._source.path.stem)[:100] if self._source else "run"
         return self.base.run_dir or Path("runs") / f"{stem}-{self.fingerprint()[:8]}"
 
-    def recipe(self, section: Section = "video_gen") -> tuple[Algorithm, ...]:
+    def recipe(self, section: Section = Section.VIDEO_GEN) -> tuple[Algorithm, ...]:
         """The methods in order."""
         return self.quant.sections()[section].method
 
-    def policy(self, section: Section = "video_gen") -> Policy:
+    def policy(self, section: Section = Section.VIDEO_GEN) -> Policy:
         """Which layer gets which grid."""
         quant = self.quant.sections()[section]
         rules = tuple(Rule(rule.match, quant.rule_spec(rule)) for rule in quant.rules)
-        ignored = self.ignored_layers if section == "video_gen" else IgnoredLayersConfig()
+        ignored = self.ignored_layers if section == Section.VIDEO_GEN else IgnoredLayersConfig()
         return Policy(quant.default_spec(), rules, parse_block_ids(ignored.block_ids), ignored.layer_names)
 
     def attention_policy(self) -> AttentionPolicy | None:

@@ -13,8 +13,8 @@ from torch import nn
 from llmc.calib.attention import CALLS, attention_errors, calibrated_scales
 from llmc.calib.block import heads_of
 from llmc.calib.store import CallStore
-from llmc.export.base import Exporter, as_computed_attention
 from llmc.layers.attention import AttentionState, QuantAttention
+from llmc.layers.target import Target, as_computed_attention
 from llmc.log import log, progress
 from llmc.models.parts import ATTENDS, Part
 from llmc.numerics.hadamard import random_hadamard
@@ -27,11 +27,11 @@ def attention_names(part: Part) -> list[str]:
 
 
 def quantized_attentions(
-    part: Part, policy: AttentionPolicy | None, exporters: Sequence[Exporter]
+    part: Part, policy: AttentionPolicy | None, targets: Sequence[Target]
 ) -> dict[str, QuantAttention]:
     """The attentions of a part that are to be quantized, by full name, as the targets compute them."""
     found: dict[str, QuantAttention] = {}
-    if policy is None or part.section != "video_gen":
+    if policy is None or not part.is_denoiser:
         return found
     generator = torch.Generator().manual_seed(policy.seed)
     rotations: dict[int, torch.Tensor] = {}  # one for each width: nothing is gained by more
@@ -39,7 +39,7 @@ def quantized_attentions(
         asked = policy.spec_of(name, part.name)
         if asked is None:
             continue
-        spec = as_computed_attention(asked, exporters)
+        spec = as_computed_attention(asked, targets)
         found[name] = QuantAttention(name, module, spec, heads_of(module), asks_itself)
         if spec.rotate:
             width, weight = head_width(module), next(module.parameters())

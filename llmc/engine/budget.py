@@ -26,7 +26,7 @@ def chosen_calls(
     made = model.call_counts(how)
     for network in networks:
         name = network.part.name
-        if network.part.section == "video_gen" and made[name] == 0 and (network.needs or network.attentions):
+        if network.part.is_denoiser and made[name] == 0 and (network.needs or network.attentions):
             raise CalibrationError(
                 f"{name} runs in none of the {how.steps} steps of this schedule, so nothing would be known of "
                 "it: another expert has them all; give calib more steps, or another shift"
@@ -57,7 +57,7 @@ def judged_calls(
 
 def is_huge(networks: Sequence[Network]) -> bool:
     """Whether a network is so large that a video which can be done without is not made."""
-    return any(weights_of(network) >= HUGE for network in networks if network.part.section == "video_gen")
+    return any(weights_of(network) >= HUGE for network in networks if network.part.is_denoiser)
 
 
 def weights_of(network: Network) -> int:
@@ -74,7 +74,7 @@ def _spread(
     places: dict[str, Mapping[int, Sequence[int]]] = {}
     for network in networks:
         name = network.part.name
-        if network.part.section == "video_gen":
+        if network.part.is_denoiser:
             count = wanted(network)
             count = made[name] * len(samples) if count is None else count
             chosen = spread_calls(len(samples), made[name] // branches, branches, count)
@@ -84,7 +84,7 @@ def _spread(
 
 def samples_to_run(networks: Sequence[Network], planned: PlannedSamples, chosen: ChosenCalls) -> PlannedSamples:
     """Those of which some call is chosen; all of them where encoders are looked at, of which every call is."""
-    if any(network.needs for network in networks if network.part.section != "video_gen"):
+    if any(network.needs for network in networks if not network.part.is_denoiser):
         return planned
     return [one for one in planned if any(chosen.last(one[0]).values())]
 

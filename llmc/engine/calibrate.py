@@ -118,7 +118,7 @@ class Calibration:
 def goes_by_block(network: Network, streamed: bool) -> bool:
     """Whether its blocks are observed one by one over recorded calls."""
     waits = bool(network.needs and network.unfinished)
-    return waits and (streamed or network.sequential or network.part.section != "video_gen")
+    return waits and (streamed or network.sequential or not network.part.is_denoiser)
 
 
 def tell_blocks(networks: Sequence[Network], planned: PlannedSamples, chosen: ChosenCalls) -> None:
@@ -127,7 +127,7 @@ def tell_blocks(networks: Sequence[Network], planned: PlannedSamples, chosen: Ch
     for network in networks:
         samples = len(chosen.samples(network.part.name))
         for block in network.blocks:
-            if network.part.section == "video_gen":
+            if network.part.is_denoiser:
                 block.steps = steps
             if keeps_apart(network.needs):
                 block.samples = samples

@@ -52,7 +52,7 @@ def lent_parts(model: ModelConfig, skeletons: Sequence[Part], lending: Lending) 
         folder = model.path / (part.folder or part.name)
         if part.name in elsewhere:
             opened[part.name] = _read_elsewhere(adapter, part, elsewhere[part.name])
-        elif part.section == "video_gen" and any(folder.glob("*.safetensors")):
+        elif part.is_denoiser and any(folder.glob("*.safetensors")):
             opened[part.name] = _read_folder(folder, part)
     dtype, free = _dtype(model, opened), free_memory(lending.device)
     room = None if free is None else SHARE * free / max(1, len(opened))

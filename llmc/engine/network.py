@@ -15,19 +15,18 @@ from llmc.calib.block import BlockStep, LayerError, block_steps
 from llmc.calib.group import Group
 from llmc.calib.layer_errors import layer_errors
 from llmc.engine.attention import plainly_rounded, quantized_attentions
-from llmc.export.base import ORIGINAL, Carrier, Exporter, as_computed
-from llmc.export.folding import carrier
-from llmc.export.fused import fused_layers
 from llmc.layers.attention import QuantAttention
 from llmc.layers.finite import check_tensors
 from llmc.layers.linear import LayerState, QuantLinear, Switched
 from llmc.layers.swap import swap_linears
+from llmc.layers.target import Carrier, Target, as_computed, carrier_of
 from llmc.layers.transforms import Rotation
-from llmc.models.parts import Part, Section
+from llmc.models.parts import Part
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.attention import AttentionPolicy
 from llmc.policy.rules import Policy
-from llmc.renames import Original
+from llmc.renames import ORIGINAL, Original, fused_layers
+from llmc.section import Section
 
 Order = tuple[Policy, Sequence[Algorithm]]  # of one section of `quant`: each layer's grid, and the methods
 OriginalOf = Callable[[nn.Module], Original]  # an adapter's table of a network
@@ -65,7 +64,7 @@ class Network:
         """Whether all that is asked of the first block can be had from a run of the float model: only later ones read
         what quantized blocks give, and only the outputs of quantized blocks are passed on."""
         alone = self.sequential and not self.within_block and not self.learns
-        return alone and self.part.section == "video_gen"
+        return alone and self.part.is_denoiser
 
     @property
     def errors(self) -> dict[str, LayerError]:
@@ -104,19 +103,19 @@ class Network:
 def prepare_all(
     parts: Sequence[Part],
     orders: Mapping[Section, Order],
-    exporters: Sequence[Exporter],
+    targets: Sequence[Target],
     attention: AttentionPolicy | None = None,
     original: OriginalOf = lambda network: (),
 ) -> list[Network]:
     """Every part made ready as its section orders; a rule that matches no layer of the section's parts is refused."""
     check_names(parts, orders)
-    alone = sum(part.section == "video_gen" for part in parts) == 1
+    alone = sum(part.is_denoiser for part in parts) == 1
     networks = []
     for part in parts:
         policy, recipe = orders[part.section]
-        prefix = "" if alone and part.section == "video_gen" else f"{part.name}."
-        table = original(part.module) if part.section == "video_gen" else ()
-        networks.append(prepare(part, policy, exporters, recipe, attention, table))
+        prefix = "" if alone and part.is_denoiser else f"{part.name}."
+        table = original(part.module) if part.is_denoiser else ()
+        networks.append(prepare(part, policy, targets, recipe, attention, table))
         networks[-1].prefix = prefix
     return networks
 
@@ -130,33 +129,33 @@ def check_names(parts: Sequence[Part], orders: Mapping[Section, Order]) -> None:
 def prepare(
     part: Part,
     policy: Policy,
-    exporters: Sequence[Exporter],
+    targets: Sequence[Target],
     recipe: Sequence[Algorithm] = (),
     attention: AttentionPolicy | None = None,
     original: Original = (),
 ) -> Network:
-    """Swap the linears of a part, and take hold of its attentions; an input is scaled only where every exporter can
+    """Swap the linears of a part, and take hold of its attentions; an input is scaled only where every target can
     carry the scale, and linears that one of them makes a single layer of know each other."""
     check_tensors(part.name, part.module)
-    if part.section != "video_gen":
-        exporters = [exporter.for_encoders() for exporter in exporters]
+    if not part.is_denoiser:
+        targets = [target.for_encoders() for target in targets]
 
     def spec_of(name: str) -> LayerSpec:
-        return as_computed(policy.spec_of(name, part.name), exporters)
+        return as_computed(policy.spec_of(name, part.name), targets)
 
     layers = swap_linears(part.blocks, linears_of(part), spec_of)
-    attentions = quantized_attentions(part, attention, exporters)
+    attentions = quantized_attentions(part, attention, targets)
     network = Network(part, layers, block_steps(part), recipe, original, attentions=attentions)
-    dtypes = [exporter.multiplier_dtype for exporter in exporters if exporter.multiplier_dtype is not None]
-    for together in fused_by(exporters, original, layers).values():
+    dtypes = [target.multiplier_dtype for target in targets if target.multiplier_dtype is not None]
+    for together in fused_by(targets, original, layers).values():
         for name in together:
             layers[name].peers = tuple(layers[other] for other in together)
     for group in network.groups:
         if dtypes:
             group.fold, group.multiplier_dtype = (), dtypes[0]
         specs = [layer.spec for layer in group.linears]
-        group.may_scale = is_carried(carrier([module for _, module in group.fold]), specs, exporters)
-        group.rotation = rotation_of(specs, exporters)
+        group.may_scale = is_carried(carrier_of([module for _, module in group.fold]), specs, targets)
+        group.rotation = rotation_of(specs, targets)
     return network
 
 
@@ -175,20 +174,20 @@ def is_static(layer: QuantLinear) -> bool:
     return layer.spec.act is not None and not layer.spec.act.dynamic
 
 
-def is_carried(by: Carrier, specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> bool:
+def is_carried(by: Carrier, specs: Iterable[LayerSpec], targets: Sequence[Target]) -> bool:
     """Whether every target can keep a Scale of the input of such layers."""
-    return all(by in exporter.carries(spec) for spec in specs for exporter in exporters)
+    return all(by in target.carries(spec) for spec in specs for target in targets)
 
 
-def rotation_of(specs: Iterable[LayerSpec], exporters: Sequence[Exporter]) -> Rotation:
+def rotation_of(specs: Iterable[LayerSpec], targets: Sequence[Target]) -> Rotation:
     """Whether the input that such layers share can be rotated for every target, or always is."""
-    asked = {exporter.rotation(spec) for spec in specs for exporter in exporters}
+    asked = {target.rotation(spec) for spec in specs for target in targets}
     return "never" if "never" in asked else "must" if "must" in asked else "may"
 
 
-def fused_by(exporters: Sequence[Exporter], table: Original, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def fused_by(targets: Sequence[Target], table: Original, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Layers that targets make one of, by what it is called there."""
-    return fused_layers(table, names) if any(exporter.names == ORIGINAL for exporter in exporters) else {}
+    return fused_layers(table, names) if any(target.names == ORIGINAL for target in targets) else {}
 
 
 def quantize_block(block: BlockStep, recipe: Sequence[Algorithm]) -> None:

@@ -19,7 +19,8 @@ from llmc.layers.finite import check_tensors
 from llmc.log import log
 from llmc.models.encoders import empty_encoder, encoder_skeletons, filled_encoder, section_of
 from llmc.models.networks import dtype_of, empty_network, filled_network
-from llmc.models.parts import Part, Section
+from llmc.models.parts import Part
+from llmc.section import Section
 
 
 def load_pipeline(model: ModelConfig, device: str) -> Any:

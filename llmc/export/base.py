@@ -3,63 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 
-from llmc.errors import UnsupportedSpec
 from llmc.export.card import write_card
 from llmc.export.manifest import write_manifest
+from llmc.export.part import FinishedPart
+from llmc.layers.target import Carrier
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.plugin import Plugin, discover
 from llmc.renames import Original, Renames
 
 if TYPE_CHECKING:
-    from llmc.layers.attention import QuantAttention
-    from llmc.layers.linear import QuantLinear
     from llmc.layers.transforms import Rotation
 
-# who multiplies an input by a Scale: the rows of linears before it, an affine norm, a norm that time modulates, or
-# nobody in the float network
-Carrier = Literal["linear", "norm", "modulated norm", "nobody"]
-Spec = TypeVar("Spec", LayerSpec, AttentionSpec)
 Linears: TypeAlias = "Mapping[str, tuple[LayerSpec, torch.nn.Linear]]"  # by name, and how each is to be quantized
-ORIGINAL = "original"  # what `names` says of targets that read names and rows of the network's own repository
-EVERY_CARRIER: frozenset[Carrier] = frozenset({"linear", "norm", "modulated norm", "nobody"})
-
-
-@dataclass(frozen=True)
-class LazyTensor:
-    """A tensor of a checkpoint: its header at once, its values when they are written."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    make: Callable[[], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class FinishedPart:
-    """One network after calibration, and what an exporter may want to say about it."""
-
-    name: str
-    module: torch.nn.Module
-    layers: Mapping[str, QuantLinear]
-    renames: Mapping[str, tuple[tuple[str, str], ...]]  # target -> table, from the adapter
-    source: Path  # the folder of the float pipeline
-    provenance: Mapping[str, str]  # producer, recipe, fingerprint: goes into the files' metadata
-    sampling: Mapping[str, Any]  # how the videos were judged: goes into ready runtime configurations
-    section: str = "video_gen"  # of `quant`; another one for encoders
-    others: tuple[str, ...] = ()  # names of the parts that are written beside this one
-    folder: str = ""  # of the source, where this network lies; its name if left out
-    config: Mapping[str, Any] | None = None  # the network's config.json, where it is not the one of diffusers
-    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of each layer that was measured
-    versions: Mapping[str, str] = field(default_factory=dict)
-    attentions: Mapping[str, QuantAttention] = field(default_factory=dict)  # those that are quantized, and say how
-    original: Original = ()  # names and rows in the repository that the network comes from, where they are known
 
 
 class Exporter(Plugin):
@@ -170,51 +132,3 @@ class Exporter(Plugin):
     def usage(self, parts: Sequence[FinishedPart]) -> str:
         """How to run it, in Markdown: a part of the model card."""
         return ""
-
-
-def as_computed(spec: LayerSpec, exporters: Sequence[Exporter]) -> LayerSpec:
-    """The spec as the targets compute with it: scales exact in what they keep, activations rounded as their kernels do,
-    so that what is judged is what will run."""
-    return _the_form({exporter.computed(spec): exporter.name for exporter in exporters}, spec, str(spec))
-
-
-def as_computed_attention(spec: AttentionSpec, exporters: Sequence[Exporter]) -> AttentionSpec:
-    """The same of attention."""
-    forms = {exporter.computed_attention(spec): exporter.name for exporter in exporters}
-    return _the_form(forms, spec, f"attention in {spec}")
-
-
-def _the_form(forms: Mapping[Spec, str], spec: Spec, what: str) -> Spec:
-    """The one form, of those with a target that computes so; a target that computes the spec as it is takes any."""
-    others = {form: name for form, name in forms.items() if form != spec}
-    if len(others) > 1:
-        raise UnsupportedSpec(
-            f"{' and '.join(others.values())} compute {what} in different ways, and the videos can only be judged in "
-            "one: export one at a time"
-        )
-    return next(iter(others), spec)
-
-
-def kept(tensor: torch.Tensor) -> LazyTensor:
-    """A tensor that is there already."""
-    return LazyTensor(tensor.dtype, tuple(tensor.shape), lambda: tensor.detach().cpu().contiguous())
-
-
-def unquantized_tensors(part: FinishedPart) -> dict[str, torch.Tensor]:
-    """The tensors of a part that no quantized layer owns, under their own names; of tied ones the first."""
-    owned = {f"{name}.{leaf}" for name in part.layers for leaf in ("weight", "bias")}
-    tied = {name for name, _ in part.module.named_parameters(remove_duplicate=False)}
-    tied -= {name for name, _ in part.module.named_parameters()}
-    state = part.module.state_dict(keep_vars=True)  # what is lent comes when it is written
-    return {name: tensor for name, tensor in state.items() if name not in owned | tied}
-
-
-def network_config(part: FinishedPart) -> dict[str, Any]:
-    """The network's config.json, without where it was loaded from."""
-    if part.config is not None:
-        return dict(part.config)
-    config: Any = part.module.config
-    if part.section != "video_gen":  # transformers' own class
-        return {**config.to_dict(), "architectures": [type(part.module).__name__]}
-    own = {key: value for key, value in config.items() if key not in ("_name_or_path", "_use_default_values")}
-    return {"_class_name": type(part.module).__name__, **own}

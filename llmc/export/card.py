@@ -16,7 +16,7 @@ from llmc.files.json_text import read_object_if_there
 from llmc.log import one_line
 
 if TYPE_CHECKING:
-    from llmc.export.base import FinishedPart
+    from llmc.export.part import FinishedPart
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # organization/model
 HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}

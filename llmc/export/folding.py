@@ -4,29 +4,19 @@ beside a norm without weight."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from llmc.export.base import Carrier, FinishedPart, LazyTensor, kept, unquantized_tensors
+from llmc.export.part import FinishedPart, LazyTensor, kept, unquantized_tensors
 from llmc.layers.transforms import ModulatedRows, Scale
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
 
 MODULATED_NORMS = ("norm1", "norm3")  # scaled and shifted by time, so that a multiplier must stand on both
-
-
-def carrier(fold: Sequence[torch.nn.Module]) -> Carrier:
-    """Who multiplies a group's input by a Scale, told from the modules that could absorb it."""
-    if not fold:
-        return "nobody"
-    weight = getattr(fold[0], "weight", None)
-    if weight is None:
-        return "modulated norm"
-    return "linear" if weight.ndim == 2 else "norm"
 
 
 def multipliers(part: FinishedPart) -> dict[str | ModulatedRows, torch.Tensor]:

@@ -6,25 +6,10 @@ same of all of them, so that targets which keep such things let them be rounded 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from llmc.export.base import LazyTensor
-from llmc.renames import Fused, Original
-
-
-def fused_layers(table: Original, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Layer of the original -> those of ours that it is made of, in the order of its rows, among the `names`."""
-    found = {}
-    for row in table:
-        if isinstance(row, Fused):
-            first = re.compile(re.escape(row.sources[0]).replace(r"\{\}", r"(\d+)"))
-            for name in names:
-                if numbers := first.fullmatch(name):
-                    found[row.target.format(*numbers.groups())] = tuple(
-                        source.format(*numbers.groups()) for source in row.sources
-                    )
-    return found
+from llmc.export.part import LazyTensor
+from llmc.renames import Original
 
 
 def original_tensors(table: Original, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -11,7 +11,7 @@ from llmc.convert.writer import write_json
 from llmc.lock import LOCK
 
 if TYPE_CHECKING:
-    from llmc.export.base import FinishedPart
+    from llmc.export.part import FinishedPart
 
 MANIFEST = "llmc_manifest.json"
 UNFINISHED = ".llmc.unfinished"  # until then: the fingerprint of the configuration whose export this becomes

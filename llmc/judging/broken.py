@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from llmc import distributed
 from llmc.checks.explain import ranges
 from llmc.errors import CalibrationError
 from llmc.eval.results import POSITIONS
+from llmc.judging.judgement import Judgement
 from llmc.models.base import Sample, Sampling, Video
-
-if TYPE_CHECKING:
-    from llmc.judging.judge import Judgement
 
 
 def check_float_videos(planned: Sequence[tuple[int, Sample, Sampling]], videos: Sequence[Video]) -> None:

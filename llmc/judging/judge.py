@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -22,10 +22,11 @@ from llmc.engine.budget import is_huge, judged_calls
 from llmc.engine.network import Network
 from llmc.engine.source import sources
 from llmc.judging.broken import check_float_videos
+from llmc.judging.judgement import Judged, Judgement
 from llmc.judging.positions import make_videos
 from llmc.judging.replay import encoder_errors, replay_samples
 from llmc.memory import needed_for
-from llmc.models.base import PlannedSamples, Sample, Sampling, Video
+from llmc.models.base import PlannedSamples, Video
 from llmc.models.loaded import LoadedModel
 
 Key = TypeVar("Key", str, int)
@@ -33,29 +34,6 @@ LESS = (
     "smaller or shorter videos (eval.target_height, target_width, num_frames), or fewer (eval.n_samples, eval.seeds): "
     "all of them are compared at the end"
 )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What one position gave: a video of each sample, its teacher-forced error step by step, each block's error, and
-    that of what the pipeline reads of each quantized encoder."""
-
-    videos: list[Video]  # none of a position that only replays the float trajectory
-    steps: list[list[float | None]]  # None where no call of a step was chosen
-    blocks: list[tuple[str, float]]  # of each call that was looked at, until all ranks are gathered
-    encoders: list[tuple[str, float]]  # of each call
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Every position that was judged, `float` first, over all samples of all ranks in order."""
-
-    samples: list[tuple[Sample, Sampling]]
-    positions: dict[str, Judged]
-
-    def filmed(self) -> dict[str, Judged]:
-        """Those that made videos."""
-        return {position: judged for position, judged in self.positions.items() if judged.videos}
 
 
 def judge(config: Config, model: LoadedModel, networks: Sequence[Network], folder: Path, kept: Kept) -> Judgement:
@@ -98,7 +76,7 @@ def replay_all(
     networks: Sequence[Network], positions: Sequence[str], recording: Recording, samples: Sequence[int], kept: Kept
 ) -> dict[str, Judged]:
     """What every position makes of the float trajectory, without videos."""
-    denoisers = [network for network in networks if network.part.section == "video_gen"]
+    denoisers = [network for network in networks if network.part.is_denoiser]
     replays = [replay_samples(each, positions, recording.calls[each.part.name], samples, kept) for each in denoisers]
     found = {}
     for position in positions:

@@ -30,11 +30,12 @@ from llmc.eval.results import (
 )
 from llmc.eval.video import write_preview, write_video
 from llmc.judging.broken import broken
-from llmc.judging.judge import Judgement
+from llmc.judging.judgement import Judgement
 from llmc.ledger.coverage import CoverageTable
 from llmc.ledger.folder import RunFolder, versions
 from llmc.ledger.usage import Usage
 from llmc.log import log, progress
+from llmc.section import Section
 
 LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error", "overfit")
 ATTENTION_COLUMNS = ("name", "spec", "quantized", "error")
@@ -91,8 +92,8 @@ def describe(config: Config) -> str:
     said = {section: f"{methods(quant.method)}: {quant.default_spec()}"
             for section, quant in config.quant.sections().items()}  # fmt: skip
     if (attention := config.attention_policy()) is not None:
-        said["video_gen"] += f", attention {' and '.join(map(str, attention.specs))}"
-    return "; ".join(text if section == "video_gen" else f"{section} {text}" for section, text in said.items())
+        said[Section.VIDEO_GEN] += f", attention {' and '.join(map(str, attention.specs))}"
+    return "; ".join(text if section == Section.VIDEO_GEN else f"{section} {text}" for section, text in said.items())
 
 
 def methods(recipe: Sequence[Algorithm]) -> str:

@@ -46,7 +46,7 @@ def counting(networks: Sequence[Network], note: Callable[[float], None]) -> Iter
     """Tell of each block of a denoising network that runs, as its share of the linears of all blocks."""
     with ExitStack() as hooks:
         for network in networks:
-            if network.part.section != "video_gen":
+            if not network.part.is_denoiser:
                 continue
             sizes = [
                 sum(layer.in_features * layer.out_features for layer in block.linears.values())

@@ -13,9 +13,10 @@ from llmc.files.numbers import source_of
 from llmc.models.base import PipelineIndex, quiet_libraries
 from llmc.models.libraries import Loading
 from llmc.models.networks import Made
-from llmc.models.parts import Layout, LinearGroup, Part, Section
+from llmc.models.parts import Layout, LinearGroup, Part
 from llmc.models.settings import check_settings
 from llmc.renames import Renames
+from llmc.section import Section
 
 # Norms are affine and read by one group. A product of a gate and a linear branch is linear in the branch, so that its
 # rows can absorb a scale. Nobody: what stands after CLIP's GELU, or after Llama's attention, where heads share values.
@@ -166,7 +167,7 @@ def encoder_classes(index: PipelineIndex, names: Collection[str]) -> dict[str, s
 
 def section_of(name: str) -> Section:
     """The section of `quant` that an encoder of that name is quantized by."""
-    return "image_encoder" if name.startswith("image") else "text_encoder"
+    return Section.IMAGE_ENCODER if name.startswith("image") else Section.TEXT_ENCODER
 
 
 def known_class(name: str, class_name: str) -> None:

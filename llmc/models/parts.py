@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from llmc.errors import AdapterError
+from llmc.section import Section
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ class LinearGroup:
 # as attentions call their linears for queries and keys, which can be one
 ATTENDS = (("to_q", "to_k"), ("to_query", "to_key"), ("to_qkv_mlp_proj", "to_qkv_mlp_proj"))
 Layout = Mapping[str, tuple[LinearGroup, ...]]  # block class name -> its groups
-Section = Literal["video_gen", "text_encoder", "image_encoder"]  # of `quant`: what says how a part is quantized
 Expert = Literal["high_noise", "low_noise"] | None
 
 
@@ -77,11 +77,16 @@ class Part:
     module: torch.nn.Module
     blocks: Sequence[tuple[str, torch.nn.Module]]
     layout: Layout
-    section: Section = "video_gen"
+    section: Section = Section.VIDEO_GEN
     expert: Expert = None  # which half of the schedule it denoises, if not all
     lasting: frozenset[str] = frozenset()  # block classes of which later blocks read every output, not only the last
     folder: str = ""
     config: Mapping[str, Any] | None = None
+
+    @property
+    def is_denoiser(self) -> bool:
+        """Whether the pipeline asks it in each step; encoders run before."""
+        return self.section == Section.VIDEO_GEN
 
     def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[Any, dict[str, Any], Any]:
         """What a recording keeps of a call: all of it. Without outputs, calls are kept as they begin (None)."""

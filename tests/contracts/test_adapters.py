@@ -18,9 +18,9 @@ from llmc.convert.names import Known, Names
 from llmc.convert.rename import Renamer
 from llmc.engine.calibrate import until_seen
 from llmc.engine.network import Network
-from llmc.export.base import FinishedPart
 from llmc.export.fake.transformed import transformed_tensors
 from llmc.export.folding import folded_tensors
+from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.layers.transforms import ModulatedRows, ProducerRows, Scale
 from llmc.models.base import adapters

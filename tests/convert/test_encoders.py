@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from llmc.convert.encoders import UNREAD, load_encoder, naming_of_release, to_release
 from llmc.convert.writer import write_checkpoint
 from llmc.errors import ExportError
-from llmc.export.base import LazyTensor, kept
+from llmc.export.part import LazyTensor, kept
 from tests.models.tiny_encoders import tiny_encoder
 
 CLASSES = ["UMT5EncoderModel", "CLIPVisionModel"]

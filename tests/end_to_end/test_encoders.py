@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from llmc.__main__ import main
 from llmc.convert.encoders import to_release
 from llmc.convert.writer import write_checkpoint
-from llmc.export.base import kept
+from llmc.export.part import kept
 from tests.end_to_end.small_run import small_config
 
 GRIDS = {"weight": {"bit": 8}, "act": {"bit": 8}}

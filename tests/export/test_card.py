@@ -9,9 +9,9 @@ import torch
 import yaml
 from markdown_it import MarkdownIt  # rich needs it, and so do we
 
-from llmc.export.base import FinishedPart
 from llmc.export.card import inline_code, write_card
 from llmc.export.comfyui.exporter import ComfyUI
+from llmc.export.part import FinishedPart
 
 HOSTILE = "a|b `c` **d** [e](http:f) <script>g</script> &lt;\n---\n# h\x1b[31m"
 

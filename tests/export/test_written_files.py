@@ -16,10 +16,11 @@ from llmc.calib.samples import read_samples
 from llmc.convert.rename import Renamer
 from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
-from llmc.export.base import Exporter, FinishedPart
+from llmc.export.base import Exporter
 from llmc.export.fake.exporter import FakeQuant
 from llmc.export.fake.transformed import Transformed
 from llmc.export.lightx2v.exporter import LightX2V
+from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.models.loaded import LoadedModel
 from llmc.models.wan import LIGHTX2V, WanI2V

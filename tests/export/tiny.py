@@ -14,7 +14,8 @@ from llmc.algorithms.smoothquant import SmoothQuant
 from llmc.calib.samples import read_samples
 from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
-from llmc.export.base import Exporter, FinishedPart
+from llmc.export.base import Exporter
+from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling, adapters
 from llmc.models.loaded import LoadedModel

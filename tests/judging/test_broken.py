@@ -7,7 +7,7 @@ import torch
 
 from llmc.errors import CalibrationError
 from llmc.judging.broken import broken, check_float_videos
-from llmc.judging.judge import Judged, Judgement
+from llmc.judging.judgement import Judged, Judgement
 from llmc.models.base import Sample, Sampling, Video
 
 NAN, INF = float("nan"), float("inf")

@@ -13,8 +13,9 @@ from llmc.config.document import Document, KeyPath
 from llmc.config.explain import Problem, problems_error
 from llmc.config.schema import SamplesConfig
 from llmc.config.words import shown
+from llmc.section import Section
 
-NETWORK: KeyPath = ("quant", "video_gen")
+NETWORK: KeyPath = ("quant", Section.VIDEO_GEN.value)
 SPECIAL: KeyPath = (*NETWORK, "special")
 NOT_USED: Mapping[KeyPath, str] = {
     ("model", "use_cpu_to_save_cuda_mem_for_catcher"): "of what blocks read, a bounded sample is kept",

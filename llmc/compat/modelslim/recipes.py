@@ -11,7 +11,7 @@ from typing import Any
 from llmc.config.document import read_document
 from llmc.config.paths import REPOSITORY
 
-RECIPES = REPOSITORY / "configs" / "quantization" / "video_gen"
+RECIPES = REPOSITORY / "configs/quantization/video_gen"
 PREFIX = "mindie_"
 
 

@@ -19,6 +19,7 @@ from llmc.config.override import apply_overrides
 from llmc.config.paths import input_of
 from llmc.errors import ConfigError
 from llmc.models.base import adapters, check_adapter
+from llmc.section import Section
 
 NEEDED = {"model": ("path", "--model_path"), "save": ("save_path", "--save_path")}
 
@@ -54,15 +55,15 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
     values = {
         "model": {"type": name},
         "calib": calib.values,
-        "quant": {"video_gen": quant.values},
+        "quant": {Section.VIDEO_GEN.value: quant.values},
         "save": {"save_mindie": True, **quant.save},
     }
     sources: dict[KeyPath, KeyPath] = {
         ("calib",): ("spec", "multimodal_sd_config"),
         ("save",): ("spec", "save"),
         **{("calib", *keys): place for keys, place in calib.sources.items()},
-        **{("quant", "video_gen", *keys): place for keys, place in quant.sources.items()},
-        **{("quant", "video_gen", "attention", *keys): place for keys, place in attention.sources.items()},
+        **{("quant", Section.VIDEO_GEN.value, *keys): place for keys, place in quant.sources.items()},
+        **{("quant", Section.VIDEO_GEN.value, "attention", *keys): place for keys, place in attention.sources.items()},
     }
     source = document.source()
     places = {keys: source.where(place) for keys, place in sources.items()}

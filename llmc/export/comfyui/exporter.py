@@ -15,14 +15,17 @@ import torch
 from pydantic import Field
 
 from llmc.convert.writer import write_checkpoint
-from llmc.export.base import EVERY_CARRIER, ORIGINAL, Carrier, Exporter, FinishedPart, kept
+from llmc.export.base import Exporter
 from llmc.export.card import inline_code
 from llmc.export.comfyui.forms import FORMS, form_of
 from llmc.export.comfyui.layers import layer_tensors, older_tensors
 from llmc.export.comfyui.names import in_original_names
 from llmc.export.comfyui.readback import check_written
 from llmc.export.folding import absorbed_tensors
+from llmc.export.part import FinishedPart, kept
+from llmc.layers.target import EVERY_CARRIER, Carrier
 from llmc.numerics.spec import LayerSpec
+from llmc.renames import ORIGINAL
 
 if TYPE_CHECKING:
     from llmc.layers.transforms import Rotation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from llmc.export.base import LazyTensor, kept
+from llmc.export.part import LazyTensor, kept
 from llmc.numerics.packing import float_bits, pack_nibbles, swizzle_scales
 from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmc.errors import ExportError
-from llmc.export.base import LazyTensor, kept
 from llmc.export.comfyui.forms import Form, codes_and_scales, form_of
 from llmc.export.folding import bias_tensor, left_multiplier, transformed_tensors
+from llmc.export.part import LazyTensor, kept
 from llmc.layers.transforms import Rotate
 
 if TYPE_CHECKING:

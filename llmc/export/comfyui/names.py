@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmc.export.base import FinishedPart, LazyTensor
 from llmc.export.comfyui.forms import form_of
-from llmc.export.fused import fused_layers, original_tensors
+from llmc.export.fused import original_tensors
+from llmc.export.part import FinishedPart, LazyTensor
+from llmc.renames import fused_layers
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear

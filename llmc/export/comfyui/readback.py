@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmc.convert.safetensors_file import LazyTensor
-    from llmc.export.base import FinishedPart
+    from llmc.export.part import FinishedPart
     from llmc.layers.linear import QuantLinear
 
 FAR = 1e-4  # of a weight's norm: more than float arithmetic leaves, far less than any mistake does

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from llmc.convert.writer import write_checkpoint
-from llmc.export.base import EVERY_CARRIER, Carrier, Exporter, FinishedPart, LazyTensor, kept, network_config
+from llmc.export.base import Exporter
 from llmc.export.folding import absorbed_tensors, bias_tensor, left_multiplier, transformed_tensors
+from llmc.export.part import FinishedPart, LazyTensor, kept, network_config
 from llmc.export.pipeline_folder import link_pipeline
+from llmc.layers.target import EVERY_CARRIER, Carrier
 from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec
 
 if TYPE_CHECKING:

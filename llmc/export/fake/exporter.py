@@ -13,17 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from llmc.convert.writer import STEM, write_checkpoint
-from llmc.export.base import (
-    EVERY_CARRIER,
-    Carrier,
-    Exporter,
-    FinishedPart,
-    LazyTensor,
-    kept,
-    network_config,
-    unquantized_tensors,
-)
+from llmc.export.base import Exporter
+from llmc.export.part import FinishedPart, LazyTensor, kept, network_config, unquantized_tensors
 from llmc.export.pipeline_folder import link_pipeline
+from llmc.layers.target import EVERY_CARRIER, Carrier
 from llmc.numerics.spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -58,7 +51,7 @@ class FakeQuant(Exporter):
         tensors = {name: kept(tensor) for name, tensor in unquantized_tensors(part).items()}
         for name, layer in part.layers.items():
             tensors |= restored_tensors(name, layer)
-        stem = STEM if part.section == "video_gen" else "model"
+        stem = STEM if part.is_denoiser else "model"
         config = network_config(part)
         write_checkpoint(folder / inside, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from llmc.convert.writer import STEM, write_checkpoint
-from llmc.export.base import Carrier, Exporter, FinishedPart, network_config
+from llmc.export.base import Exporter
 from llmc.export.folding import folded_tensors, is_smoothed_at_run_time, transformed_tensors
+from llmc.export.part import FinishedPart, network_config
+from llmc.layers.target import Carrier
 from llmc.numerics.spec import LayerSpec
 
 
@@ -31,6 +33,6 @@ class Transformed(Exporter):
         if is_smoothed_at_run_time(tensors):
             config["quant_method"] = "advanced_ptq"
         target = folder / part.name if part.others else folder
-        stem = STEM if part.section == "video_gen" else "model"
+        stem = STEM if part.is_denoiser else "model"
         write_checkpoint(target, tensors, "sharded", part.provenance, stem=stem, config=config)
         return folder

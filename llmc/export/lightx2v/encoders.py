@@ -15,8 +15,8 @@ import torch
 
 from llmc.convert.writer import write_checkpoint
 from llmc.errors import ExportError
-from llmc.export.base import FinishedPart, LazyTensor, kept
 from llmc.export.folding import folded_tensors
+from llmc.export.part import FinishedPart, LazyTensor, kept
 from llmc.log import log
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def encoder_keys(parts: Sequence[FinishedPart], folder: Path, file: EncoderFile)
     """What LightX2V's runtime JSON says of the encoders among `parts`."""
     keys: dict[str, object] = {}
     for part in parts:
-        if part.section != "video_gen":
+        if not part.is_denoiser:
             key = TARGETS[type(part.module).__name__].key
             keys |= {
                 f"{key}_quantized": True,

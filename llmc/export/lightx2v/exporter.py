@@ -16,11 +16,13 @@ from pydantic import Field
 from llmc.convert.rename import Renamer
 from llmc.convert.writer import STEM, is_replaced, write_checkpoint, write_json
 from llmc.errors import ExportError
-from llmc.export.base import Carrier, Exporter, FinishedPart, LazyTensor, kept, network_config
+from llmc.export.base import Exporter
 from llmc.export.folding import folded_tensors, is_smoothed_at_run_time
 from llmc.export.lightx2v.encoders import ENCODER_SCHEMES, TARGETS, EncoderFile, encoder_keys, write_encoder
 from llmc.export.lightx2v.runtime import CONFIG_KEYS, EXPERTS, runtime_config, schedule_problem
 from llmc.export.lightx2v.schemes import SCHEMES, FileLayout, Runtime, find_scheme, served_by
+from llmc.export.part import FinishedPart, LazyTensor, kept, network_config
+from llmc.layers.target import Carrier
 from llmc.log import log
 from llmc.numerics.spec import LayerSpec
 
@@ -101,7 +103,7 @@ class LightX2V(Exporter):
         return super().carries(spec) | {"modulated norm"}
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
-        if part.section != "video_gen":
+        if not part.is_denoiser:
             write_encoder(part, folder, self.encoder_file)
             return folder
         scheme = SCHEMES[self._scheme([part])]
@@ -134,7 +136,7 @@ class LightX2V(Exporter):
 
     def finish(self, parts: Sequence[FinishedPart], folder: Path) -> None:
         if self.native_names:
-            networks = [part for part in parts if part.section == "video_gen"]
+            networks = [part for part in parts if part.is_denoiser]
             folders = {part.name: network_folder(part, folder) for part in networks}
             scheme = self._scheme(parts)
             encoders = encoder_keys(parts, folder, self.encoder_file)

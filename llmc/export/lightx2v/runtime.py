@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from llmc.export.base import FinishedPart
 from llmc.export.folding import multipliers
 from llmc.export.lightx2v.schemes import SCHEMES, Runtime
+from llmc.export.part import FinishedPart
 
 # of a native config.json. It overrides the runtime JSON, so nothing else belongs there
 CONFIG_KEYS = frozenset({

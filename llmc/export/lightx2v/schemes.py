@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from llmc.export.base import LazyTensor, kept
+from llmc.export.part import LazyTensor, kept
 from llmc.numerics.marlin import pack_marlin, permute_marlin_scales
 from llmc.numerics.packing import TILE, float_bits, pack_fp6, pack_nibbles, swizzle_scales
 from llmc.numerics.spec import LayerSpec, ScaleDtype, TensorSpec

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmc.errors import ExportError
-from llmc.export.base import LazyTensor, kept
 from llmc.export.mindie.types import Version
+from llmc.export.part import LazyTensor, kept
 from llmc.numerics.attention_spec import ROLES, AttentionSpec
 from llmc.numerics.spec import ScaleDtype
 from llmc.renames import Fused, Original

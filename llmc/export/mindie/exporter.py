@@ -15,16 +15,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from llmc.convert.writer import write_checkpoint, write_json
-from llmc.export.base import (
-    EVERY_CARRIER,
-    Carrier,
-    Exporter,
-    FinishedPart,
-    LazyTensor,
-    Linears,
-    kept,
-    unquantized_tensors,
-)
+from llmc.export.base import Exporter, Linears
 from llmc.export.mindie.attention import attention_problem, attention_tensors, computed_attention
 from llmc.export.mindie.names import (
     RuntimeLinear,
@@ -47,6 +38,8 @@ from llmc.export.mindie.types import (
     layer_problem,
     type_of,
 )
+from llmc.export.part import FinishedPart, LazyTensor, kept, unquantized_tensors
+from llmc.layers.target import EVERY_CARRIER, Carrier
 from llmc.numerics.attention_spec import AttentionSpec
 from llmc.numerics.spec import LayerSpec, ScaleDtype
 from llmc.renames import Original, Renames

@@ -18,7 +18,7 @@ from llmc.renames import Original, Renames
 
 if TYPE_CHECKING:
     from llmc.convert.safetensors_file import LazyTensor
-    from llmc.export.base import FinishedPart
+    from llmc.export.part import FinishedPart
     from llmc.layers.linear import QuantLinear
     from llmc.layers.steps import StepGrids
     from llmc.layers.transforms import Scale

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import torch
 
 from llmc.errors import ExportError
-from llmc.export.base import LazyTensor, kept
+from llmc.export.part import LazyTensor, kept
 from llmc.layers.integer_sums import bias_in_units, sum_scale
 from llmc.numerics.packing import float_bits, pack_nibbles
 from llmc.numerics.spec import LayerSpec, ScaleDtype, SumScale, TensorSpec

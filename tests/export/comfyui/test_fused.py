@@ -14,10 +14,10 @@ from llmc.__main__ import main
 from llmc.algorithms.rtn import RTN
 from llmc.convert.names import Known, Names
 from llmc.engine.network import Network
-from llmc.export.base import FinishedPart
 from llmc.export.comfyui.exporter import ComfyUI
-from llmc.export.fused import fused_layers
+from llmc.export.part import FinishedPart
 from llmc.numerics.spec import LayerSpec
+from llmc.renames import fused_layers
 from tests.end_to_end.test_families import family_config
 from tests.export.comfyui.test_exporter import FP8, INT8, dequantized
 from tests.export.tiny import Call, finished_family, judged_output

@@ -17,11 +17,12 @@ from llmc.calib.samples import read_samples
 from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.errors import ExportError
-from llmc.export.base import Exporter, FinishedPart
+from llmc.export.base import Exporter
 from llmc.export.fake.exporter import FakeQuant
 from llmc.export.fake.transformed import Transformed
 from llmc.export.lightx2v.encoders import encoder_keys, encoder_path, write_encoder
 from llmc.export.lightx2v.exporter import LightX2V
+from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling
 from llmc.models.encoders import encoder_parts

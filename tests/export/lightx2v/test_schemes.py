@@ -20,11 +20,11 @@ from llmc.__main__ import main
 from llmc.convert.rename import Renamer
 from llmc.engine.network import Network, as_computed
 from llmc.errors import UnsupportedSpec
-from llmc.export.base import FinishedPart
 from llmc.export.fake.transformed import Transformed
 from llmc.export.lightx2v.exporter import LightX2V
 from llmc.export.lightx2v.runtime import sampling_keys, steps_above
 from llmc.export.lightx2v.schemes import SCHEMES, Runtime, find_scheme, served_by
+from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.models.base import Sampling
 from llmc.models.wan import LIGHTX2V, WanI2V

@@ -18,12 +18,13 @@ from llmc.checks.layers import check_layers
 from llmc.config.save import SaveConfig
 from llmc.engine.network import prepare
 from llmc.errors import UnsupportedSpec
-from llmc.export.base import Carrier, FinishedPart
 from llmc.export.mindie.exporter import MindIE
 from llmc.export.mindie.names import fused_names, runtime_linears, table_of
 from llmc.export.mindie.types import layer_problem
+from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
 from llmc.layers.steps import at_step
+from llmc.layers.target import Carrier
 from llmc.layers.transforms import Scale
 from llmc.models.base import adapters
 from llmc.models.wan import WanI2V

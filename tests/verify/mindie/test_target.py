@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from llmc.__main__ import main
 from llmc.convert.names import Names
-from llmc.export.base import kept
+from llmc.export.part import kept
 from llmc.models.base import adapters
 from llmc.verify.mindie.names import expected_tensors
 from llmc.verify.run import verify

@@ -14,11 +14,11 @@ from llmc.compat.modelslim.scripted.ranks import get_rank, get_rank_suffix_file
 from llmc.compat.modelslim.scripted.session import SaveProcessorConfig
 from llmc.engine.network import Network
 from llmc.errors import ExportError
-from llmc.export.base import FinishedPart
 from llmc.export.card import write_card
 from llmc.export.manifest import write_manifest
 from llmc.export.mindie.exporter import MindIE
 from llmc.export.mindie.types import RunDtype
+from llmc.export.part import FinishedPart
 from llmc.files.json_text import read_object
 from llmc.ledger.folder import versions
 from llmc.log import log
