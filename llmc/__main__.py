@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,18 +13,13 @@ from llmc.errors import ConfigError, ExportError
 from llmc.later import import_later
 from llmc.log import visible
 from llmc.pipe import ended_with_its_reader
-from llmc.section import Section
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from llmc.config.schema import Config
-    from llmc.engine.network import Order
-    from llmc.export.base import Exporter
 
 import_later("torch")
-
-COMMON_TILE = 16  # sizes of layers are nearly always a multiple: no need to import a model's library to see
 
 # msModelSlim's options, and the keys that they are short for
 SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.save_path", "device": "base.device"}
@@ -104,26 +99,14 @@ def _run(config: Config, options: argparse.Namespace) -> None:
 
 def check_command(options: argparse.Namespace) -> None:
     """Say what a configuration would do, or all that is wrong with it, without loading a model."""
-    from llmc.checks.configuration import check_config
+    from llmc.checks.entry import check
     from llmc.checks.scarce import scarcity
     from llmc.compat.load import config_of, load_document
     from llmc.config.plan import plan
 
     document = load_document(options.config, _overrides(options))
     config = config_of(document)
-    check_config(config)
-    targets = [exporter for exporter, _ in config.save.targets()]
-    orders = {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
-    named = [*config.model.networks(), *config.model.lora]  # what is in their files is soon read
-    if options.explain or named or _depends_on_layers(orders, targets):
-        from llmc.checks.attentions import check_attentions
-        from llmc.checks.layers import check_layers
-        from llmc.engine.source import check_files, skeleton
-
-        parts = skeleton(config.model, orders.keys())
-        check_files(config.model, parts)
-        check_layers(config.model.adapter(), parts, orders, targets)
-        check_attentions(parts, config.attention_policy(), targets)
+    parts = check(config, look_at_layers=options.explain)
     if options.translate:
         print(document.as_yaml(), end="")
         return
@@ -190,20 +173,6 @@ def _show(table: Table) -> None:
     with console.capture() as shown:
         console.print(table)
     print(shown.get(), end="")
-
-
-def _depends_on_layers(orders: Mapping[Section, Order], targets: Sequence[Exporter]) -> bool:
-    """Whether names or sizes of layers, which only a model's library tells, decide if the configuration can work."""
-    policies = [policy for policy, _ in orders.values()]
-    if any(policy.rules or policy.ignored_blocks or policy.ignored_layers for policy in policies):
-        return True
-    specs = [policy.default for policy in policies]
-    grids = [grid for spec in specs for grid in (spec.weight, spec.act) if grid is not None]
-    if any(grid.granularity == "per_group" and COMMON_TILE % (grid.group_size or 1) for grid in grids):
-        return True
-    if any(method.width_problem(COMMON_TILE) for _, recipe in orders.values() for method in recipe):
-        return True
-    return any(target.looks_at_layers or max(target.multiples(specs[0])) > COMMON_TILE for target in targets)
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:

@@ -22,6 +22,7 @@ from llmc.calib.observation import Observation
 from llmc.calib.record import Watch
 from llmc.calib.sample_journal import SampleJournal
 from llmc.calib.store import CallStore
+from llmc.config.schema import Config
 from llmc.engine.blocks import attend, attended_before, finished_before, quantize_all, quantize_on_calls
 from llmc.engine.budget import chosen_calls, samples_to_run, tell_budget
 from llmc.engine.float_run import float_run, folder_of_calls
@@ -41,6 +42,17 @@ class CalibrationPlan:
     streamed: bool = False  # statistics are gathered block by block over recorded calls, not all at once
     max_attention_error: float | None = None  # attentions above it stay float
     memory: int | None = None  # bytes for what grows with calls; None: half of what is free
+
+    @classmethod
+    def of(cls, config: Config) -> CalibrationPlan:
+        """What a configuration says of it."""
+        samples = config.calib_samples(config.model.adapter())
+        each = [(index, sample, config.calib_sampling(index)) for index, sample in enumerate(samples)]
+        attention, calib, memory = config.attention_policy(), config.calib, config.base.memory
+        allowed = None if attention is None else attention.max_error
+        if calib is None:
+            return cls(each, max_attention_error=allowed, memory=memory)
+        return cls(each, calib.max_rows, calib.max_calls, calib.streamed, allowed, memory)
 
 
 @torch.no_grad()

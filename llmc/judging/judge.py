@@ -17,7 +17,7 @@ from llmc.calib.kept import Kept
 from llmc.calib.record import Watch, record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
 from llmc.calib.store import CallStore
-from llmc.config.schema import Config
+from llmc.config.schema import Config, EvalConfig
 from llmc.engine.budget import is_huge, judged_calls
 from llmc.engine.network import Network
 from llmc.engine.source import sources
@@ -28,6 +28,7 @@ from llmc.judging.replay import encoder_errors, replay_samples
 from llmc.memory import needed_for
 from llmc.models.base import PlannedSamples, Video
 from llmc.models.loaded import LoadedModel
+from llmc.models.parts import Part
 
 Key = TypeVar("Key", str, int)
 LESS = (
@@ -47,13 +48,12 @@ def judge(config: Config, model: LoadedModel, networks: Sequence[Network], folde
     planned = [one for _, one in distributed.share(planned)]
     loras = [(lora.path, lora.strength, lora.part) for lora in config.model.lora]
     with needed_for("making the float videos", LESS):
-        depends = [*sources(config.model), *loras]
-        recording = judge_float(model, networks, planned, chosen, folder, depends)
+        depends, parts = [*sources(config.model), model.weights, *loras], [network.part for network in networks]
+        recording = judge_float(model, parts, planned, chosen, folder, depends)
     check_float_videos(planned, recording.videos)
     for store in recording.calls.values():
         store.number_over_ranks()
-    asked = [*(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
-    positions = [position for position in dict.fromkeys(asked) if position != "pretrain"]  # float is there already
+    positions = asked_positions(config.eval)
     videos: dict[str, list[Video]] = {position: [] for position in positions}
     for position in positions:
         if position == "baseline" and not makes_baseline(config.eval.baseline_videos, networks):
@@ -65,6 +65,12 @@ def judge(config: Config, model: LoadedModel, networks: Sequence[Network], folde
     judged = {"float": Judged(recording.videos, [], [], [])}
     judged |= {position: replace(replays[position], videos=videos[position]) for position in positions}
     return Judgement(everything, {name: gathered(own, len(everything)) for name, own in judged.items()})
+
+
+def asked_positions(section: EvalConfig) -> list[str]:
+    """The positions that are judged, the baseline first; float is there already."""
+    asked = dict.fromkeys([*(["baseline"] if section.baseline else []), *section.eval_pos])
+    return [position for position in asked if position != "pretrain"]
 
 
 def makes_baseline(asked: bool | Literal["auto"], networks: Sequence[Network]) -> bool:
@@ -120,36 +126,36 @@ def averaged(figures: Iterable[tuple[Key, float]]) -> list[tuple[Key, float]]:
 
 def judge_float(
     model: LoadedModel,
-    networks: Sequence[Network],
+    parts: Sequence[Part],
     planned: PlannedSamples,
     chosen: ChosenCalls,
     cache: Path,
     depends: Sequence[object],
 ) -> Recording:
     """The float videos and the chosen calls behind them; from the cache if the very same were made before."""
-    parts = [network.part for network in networks]
+    names = [part.name for part in parts]
     if not planned:  # ranks without a sample would all write to one place
-        return Recording([], {part.name: CallStore() for part in parts})
-    weight = next(parts[0].module.parameters())
-    samples = [(index, sample.model_dump(mode="json"), sampling.model_dump()) for index, sample, sampling in planned]
-    images = [image for _, sample, _ in planned for image in (sample.image, sample.last_image) if image]
-    what = [part.name for part in parts]
-    key = fingerprint(
-        model.adapter.name,
-        depends,
-        samples,
-        *images,
-        what,
-        chosen.as_lists(),
-        str(weight.dtype),
-        str(weight.device),
-        torch.__version__,
-    )
-
+        return Recording([], {name: CallStore() for name in names})
+    key = fingerprint(model.adapter.name, depends, *asked_of(planned), names, chosen.as_lists(), *runs_as(parts[0]))
     by_index = {index: (index, sample, how) for index, sample, how in planned}
 
     def record(index: int, stores: dict[str, CallStore]) -> Video:
         (video,) = record_calls(model, parts, [by_index[index]], stores, True, Watch(chosen))
         return video
 
-    return cached_recording(cache / f"float-{key}", what, list(by_index), record)
+    return cached_recording(cache / f"float-{key}", names, list(by_index), record)
+
+
+def asked_of(planned: PlannedSamples) -> list[object]:
+    """What the samples ask for, and the images that they name, whose content counts."""
+    samples = [(index, sample.model_dump(mode="json"), sampling.model_dump()) for index, sample, sampling in planned]
+    images: list[object] = []
+    for _, sample, _ in planned:
+        images += [image for image in (sample.image, sample.last_image) if image]
+    return [samples, *images]
+
+
+def runs_as(part: Part) -> tuple[str, ...]:
+    """In which type, where, and by which torch a network computes."""
+    weight = next(part.module.parameters())
+    return str(weight.dtype), str(weight.device), torch.__version__

@@ -37,6 +37,14 @@ class RunFolder:
     phases: dict[str, Usage] = field(default_factory=dict)  # those that are over
     now: Usage = field(default_factory=Usage)  # of the phase that goes on
 
+    def introduce(self, config: Config) -> None:
+        """Write down what is about to run, and with which versions."""
+        if self.writes:
+            self.write_json("config.json", config.model_dump(mode="json"))
+            self.write_json("versions.json", versions())
+            for note in config.source.notes if config.source else ():
+                log.info("note: %s", note)
+
     @contextmanager
     def phase(self, name: str, smaller: str) -> Iterator[None]:
         """Measure one phase of the run, and say what takes less memory in it where that does not suffice."""

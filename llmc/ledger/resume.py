@@ -16,21 +16,22 @@ from llmc.config.schema import Config
 from llmc.engine.source import sources
 from llmc.ledger.folder import RunFolder, versions
 from llmc.models.base import Sample
+from llmc.models.loaded import LoadedModel
 from llmc.plugin import Plugin, subclasses
 
 CALIBRATION, JUDGING = "calibration-", "judging-"  # how the folders begin
 
 
-def calibration_journal(config: Config, samples: Sequence[Sample], device: torch.device, folder: RunFolder) -> Journal:
+def calibration_journal(config: Config, model: LoadedModel, folder: RunFolder) -> Journal:
     """Where finished blocks of this very calibration are kept; how it will be judged does not matter to it."""
-    key = _key(config, config.fingerprint("eval"), samples, device)
+    key = _key(config, config.fingerprint("eval"), config.calib_samples(model.adapter), model, folder.device)
     return Journal(folder.path / f"{CALIBRATION}{key}", folder.writes)
 
 
-def judging_kept(config: Config, samples: Sequence[Sample], device: torch.device, folder: RunFolder) -> Kept:
-    """Where is kept what was judged of it; `samples` are those of the calibration."""
-    judged = config.eval.samples(config.model.adapter()) if config.eval is not None else []
-    key = _key(config, config.fingerprint(), [*samples, *judged], device)
+def judging_kept(config: Config, model: LoadedModel, folder: RunFolder) -> Kept:
+    """Where is kept what was judged of it."""
+    judged = config.eval.samples(model.adapter) if config.eval is not None else []
+    key = _key(config, config.fingerprint(), [*config.calib_samples(model.adapter), *judged], model, folder.device)
     return Kept(folder.path / f"{JUDGING}{key}")
 
 
@@ -41,12 +42,12 @@ def forget(folder: RunFolder) -> None:
             shutil.rmtree(kept, ignore_errors=True)
 
 
-def _key(config: Config, work: str, samples: Sequence[Sample], device: torch.device) -> str:
+def _key(config: Config, work: str, samples: Sequence[Sample], model: LoadedModel, device: torch.device) -> str:
     images = [image for sample in samples for image in (sample.image, sample.last_image) if image]
     loras = [lora.path for lora in config.model.lora]
     return fingerprint(
         work, [sample.model_dump(mode="json") for sample in samples], images,
-        sources(config.model), loras, device.type, versions(), code_files(),
+        sources(config.model), model.weights, loras, device.type, versions(), code_files(),
     )  # fmt: skip
 
 

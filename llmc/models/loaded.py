@@ -15,6 +15,7 @@ class LoadedModel:
 
     adapter: ModelAdapter
     pipeline: Any = None  # None where weights are all that is looked at
+    weights: str = ""  # a digest of them, where they may be others than those in the model's files
 
     def parts(self) -> list[Part]:
         """The networks that can be quantized."""

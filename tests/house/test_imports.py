@@ -43,6 +43,7 @@ ALLOWED = {
         "checks",
         "engine",
         "judging",
+        "export",
     },
     "compat": {
         "layers",
