@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llmc.calib.block import BlockStep
     from llmc.calib.group import Group
-    from llmc.calib.trial import Moments, Solved
+    from llmc.calib.trial import Moments, Seen, Solved
     from llmc.layers.linear import QuantLinear
     from llmc.numerics.quantize import Quantized
     from llmc.numerics.spec import TensorSpec
@@ -83,33 +83,29 @@ class GPTQ(Algorithm):
         for group in block.groups:
             layers = {name: layer for name, layer in zip(group.names, group.linears, strict=True) if layer.spec.weight}
             if layers:
-                used, apart = self._moments(group, block), self._moments(group, block, APART)
-                self._round(layers, used, apart, group, block)
+                self._round(layers, self._seen(group, block), block)
 
-    def _round(
-        self, layers: dict[str, QuantLinear], used: Moments, apart: Moments, group: Group, block: BlockStep
-    ) -> None:
+    def _round(self, layers: dict[str, QuantLinear], seen: Seen, block: BlockStep) -> None:
         """Solve for all calls, damped as a trial on some of them says. Layers that this does not help on those kept
         apart aim at the float layer on the inputs observed, if they aimed at more, and are else rounded to nearest."""
-        from llmc.calib.trial import Moments, choose_damping
+        from llmc.calib.trial import choose_damping
 
         trial = choose_damping(
-            lambda damping: self._fits(list(layers.values()), used, apart, damping), self.damping, block.samples
+            lambda damping: self._fits(list(layers.values()), seen, damping), self.damping, block.samples
         )
         block.fits.update(zip(layers, trial.fits, strict=True))
         fits = zip(layers.items(), trial.fits, strict=True)
-        others = {name: layer for (name, layer), fit in fits if not trial.pays(fit, group)}
+        others = {name: layer for (name, layer), fit in fits if not trial.pays(fit, seen.group)}
         kept = [layer for name, layer in layers.items() if name not in others]
-        if others and used.cross is not None:
-            self._round(others, Moments(used.gram.clone()), Moments(apart.gram), group, block)
+        if others and seen.cross is not None:
+            self._round(others, seen.symmetric(keep=bool(kept)), block)
         elif others:
             block.rejected[f"{self.name} of layers that it does not help on calls kept apart"] += len(others)
             for layer in others.values():
                 layer.round()
         if not kept:
             return
-        used.add_(apart)
-        solved, damping = self._solved(kept, [slice(None)] * len(kept), used, trial.damping, self.range)
+        solved, damping = self._solved(kept, [slice(None)] * len(kept), seen.all(), trial.damping, self.range)
         for layer, solution in zip(kept, solved, strict=True):
             layer.round(solution.codes)
             if solution.turned is not None and layer.state.lowrank is not None:
@@ -118,31 +114,31 @@ class GPTQ(Algorithm):
         if damping > self.damping:
             block.rejected[f"{self.name} damping"] += 1
 
-    def _fits(self, layers: list[QuantLinear], used: Moments, apart: Moments, damping: float) -> list[Fit]:
+    def _fits(self, layers: list[QuantLinear], seen: Seen, damping: float) -> list[Fit]:
         """How solutions for the calls used fare on those kept apart: told from some output channels of each layer."""
         from llmc.calib.probe import channels_of
         from llmc.calib.trial import fits_of
 
         channels = [channels_of(layer.spec.weight, layer.out_features) for layer in layers]
         once = "mse" if self.range == "search" else self.range  # how calls are fitted does not hang on each scale
-        solved, _ = self._solved(layers, channels, replace(used, gram=used.gram.clone()), damping, once)
-        return fits_of(layers, channels, solved, used, apart)
+        solved, _ = self._solved(layers, channels, seen.used(), damping, once)
+        return fits_of(layers, channels, solved, seen)
 
     def _solved(
         self, layers: list[QuantLinear], channels: list[slice], moments: Moments, damping: float, by: Range
     ) -> tuple[list[Solved], float]:
         """Solutions for layers that read one input, and the damping that they took; the Gram matrix is used up."""
         from llmc.calib.trial import Solved
-        from llmc.numerics.gptq import Factor, gptq_on_best_grid, least_squares
+        from llmc.numerics.gptq import Factor, Rows, gptq_on_best_grid, least_squares
 
-        weights = [layer.float_weight(some) for layer, some in zip(layers, channels, strict=True)]
         gram = moments.gram
+        aims: list[Rows] = [layer.float_rows(some) for layer, some in zip(layers, channels, strict=True)]
         if moments.cross is not None:
             aim = Factor.of(gram, self.pull * damping, self.act_order)
             branches = [layer.lowrank_product(some) for layer, some in zip(layers, channels, strict=True)]
-            weights = [
-                least_squares(weight + branch, moments.cross, aim) - branch
-                for weight, branch in zip(weights, branches, strict=True)
+            aims = [
+                least_squares(weight[:] + branch, moments.cross, aim) - branch
+                for weight, branch in zip(aims, branches, strict=True)
             ]
             gram = aim.gram()
         factor = Factor.of(gram, damping, self.act_order)
@@ -150,26 +146,23 @@ class GPTQ(Algorithm):
         for spec in dict.fromkeys(layer.spec.weight for layer in layers):  # linears of one grid are solved at once
             assert spec is not None
             alike = [index for index, layer in enumerate(layers) if layer.spec.weight == spec]
-            own = [weights[index] for index in alike]
-            rounded = gptq_on_best_grid(own, factor, spec, [self._grids(weight, spec, by) for weight in own])
+            own = [aims[index] for index in alike]
+            rounded = gptq_on_best_grid(own, factor, spec, [self._grids(weight[:], spec, by) for weight in own])
             codes.update(zip(alike, rounded, strict=True))
-        gram = factor.gram()
+        back = factor.gram() if any(layer.state.lowrank is not None for layer in layers) else None
         return [
-            Solved.of(layer, weight, codes[index], gram)
-            for index, (layer, weight) in enumerate(zip(layers, weights, strict=True))
+            Solved.of(layer, weight, codes[index], back)
+            for index, (layer, weight) in enumerate(zip(layers, aims, strict=True))
         ], factor.damping
 
-    def _moments(self, group: Group, block: BlockStep, which: str = "") -> Moments:
-        """What the solution reads of the calls: those that it may use, or those kept apart."""
-        from llmc.calib.trial import Moments
+    def _seen(self, group: Group, block: BlockStep) -> Seen:
+        """What the solution reads of the calls."""
+        from llmc.calib.trial import Seen
 
-        def moment(kind: str) -> Tensor:
-            name = kind + ("" if self.precision == "float32" else "64") + which
-            return group.moment(name, keep=name in block.needed_later)
-
+        exact = "" if self.precision == "float32" else "64"
         # what makes up for errors of earlier layers in a single sample does so in no other
         more = self.target == "asymmetric" and block.samples != 1
-        return Moments(moment("gram"), moment("cross") if more else None)
+        return Seen(group, f"gram{exact}", f"cross{exact}" if more else None, block.needed_later)
 
     def _grids(self, weight: Tensor, spec: TensorSpec, by: Range) -> list[tuple[Tensor, Tensor | None]]:
         from llmc.numerics.clip import shrunk_scales, weight_scales

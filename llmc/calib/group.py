@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from llmc.calib.apart import APART
-from llmc.calib.observers import channel_absmax
+from llmc.calib.observers import Gram, channel_absmax
 from llmc.calib.probe import ROWS, Probe, spread
 from llmc.layers.linear import QuantLinear
 from llmc.layers.transforms import ModulatedRows, ProducerRows, Rotate, Rotation, Scale, Transform
+from llmc.memory import give_back
 from llmc.numerics.quantize import at_once
 from llmc.numerics.spec import ScaleDtype
 
@@ -30,6 +31,7 @@ class Group:
     linears: tuple[QuantLinear, ...]
     fold: tuple[tuple[Place, nn.Module], ...]
     stats: Stats = field(default_factory=dict)
+    sums: dict[str, Gram] = field(default_factory=dict)  # of products of inputs, by such names
     may_scale: bool = True  # whether every target can carry a scale of this input
     rotation: Rotation = "may"  # whether targets can rotate it online, or always do
     multiplier_dtype: ScaleDtype | None = None  # where a target multiplies at run time: what it keeps multipliers in
@@ -74,12 +76,15 @@ class Group:
         """x^T x of the inputs, or (float x)^T x, in the present basis. It is for the caller to change; who is the last
         to need it does not `keep` it, since nothing else is as large."""
         moment = self.moment(name, keep)
-        return moment.add_(self.moment(name + APART, keep)) if name + APART in self.stats else moment
+        return moment.add_(self.moment(name + APART, keep)) if name + APART in self.sums else moment
 
     def moment(self, name: str, keep: bool = True) -> Tensor:
         """A sum of products of inputs, by the name that it was measured under, in the present basis: a transform acts
         on both sides. Where some calls are kept apart it is of the others alone, or of those."""
-        moment = (self.stats[name].clone() if keep else self.stats.pop(name)).to(self.device)
+        moment = self.sums[name].result(keep)
+        if not keep:
+            del self.sums[name]
+            give_back()
         count = at_once(len(moment), len(moment), moment.device)
         for side in (moment, moment.T) if self.linears[0].state.transforms else ():
             for some in side.split(count):  # type: ignore[no-untyped-call]
@@ -110,8 +115,9 @@ class Group:
 
     def forget(self, names: Iterable[str] | None = None) -> None:
         """Drop these statistics, or all that are large: a static scale can still be found."""
-        gone = self.stats.keys() - {"range"} if names is None else names
+        gone = {*self.stats, *self.sums} - {"range"} if names is None else names
         self.stats = {name: value for name, value in self.stats.items() if name not in gone}
+        self.sums = {name: value for name, value in self.sums.items() if name not in gone}
 
     def transform(self, transform: Transform) -> Transform:
         """Change the basis of the shared input, and tell the change that was made: a Scale may have to be rounded.

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from llmc.calib.apart import APART, Apart
 from llmc.calib.finite import Finite
 from llmc.calib.group import Group
-from llmc.calib.observers import OBSERVERS, Awaited, Observer
+from llmc.calib.observers import OBSERVERS, Awaited, Gram, Observer
 from llmc.calib.running import running_call
+from llmc.memory import give_back
 
 See = Callable[[str, Tensor], None]  # given a group's name, and what it reads
 
@@ -82,8 +83,10 @@ class Observation:
             observers = self.observers.pop(group.name)  # so that who is done with a statistic can let go of it
             for observer in observers.values():
                 observer.reduce()
-            found = {need: observer.result() for need, observer in observers.items()}
-            group.stats = group.stats | found
+            sums = {need: observer for need, observer in observers.items() if isinstance(observer, Gram)}
+            found = {need: observer.result() for need, observer in observers.items() if need not in sums}
+            group.stats, group.sums = group.stats | found, group.sums | sums
+        give_back()
 
 
 @contextmanager

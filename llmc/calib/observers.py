@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Protocol
 
 import torch
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from llmc import distributed
 from llmc.calib.running import running_call
+from llmc.calib.shelf import on_disk
 from llmc.layers.steps import running_step
 from llmc.numerics.precision import exact_products
 
 PANEL = 192  # columns of a Gram matrix that are added up at once: so many at least,
 PANELS = 16  # and of a wide one a sixteenth, since each product reads all columns to the right of its own
+LARGE = 1 << 23  # bytes of sampled rows, from which on they wait in pages that the system can take back
 TOKENS = 4096  # that are added up at once: what is made float32 for it stays small
 WIDE = 2048  # from so many channels on, products of what lies in memory channel by channel repay turning it round,
 TURNED = 128  # so many tokens at a time, as a cache holds them
@@ -136,9 +138,15 @@ class Gram(Remembered):
     """x^T x over all tokens: what rounding errors of a weight do to its outputs."""
 
     dtype = torch.float32
+    symmetric = True  # then what is on and right of the diagonal is enough
 
     def __init__(self, awaited: Awaited) -> None:
-        self.value = torch.zeros(awaited.width, awaited.width, device=awaited.device, dtype=self.dtype)
+        width = awaited.width
+        rows = max(PANEL, width // PANELS) if self.symmetric else width
+        self.panels = [
+            torch.zeros(min(rows, width - start), width - self._left(start), device=awaited.device, dtype=self.dtype)
+            for start in range(0, width, rows)
+        ]
 
     def update(self, x: Tensor, reference: Tensor) -> None:
         width = x.shape[-1]
@@ -146,23 +154,46 @@ class Gram(Remembered):
         with exact_products(x.dtype):
             for start in range(0, len(x), TOKENS):
                 some = slice(start, start + TOKENS)
-                self._add(_by_channel(x[some], self.dtype), reference[some])
+                channels = _by_channel(x[some], self.dtype)
+                self._add(channels if self.symmetric else _by_channel(reference[some], self.dtype), channels)
 
-    def _add(self, channels: Tensor, reference: Tensor) -> None:
-        panel = max(PANEL, len(channels) // PANELS)
-        for start in range(0, len(channels), panel):  # it is symmetric: the half on and above the diagonal is enough
-            self.value[start : start + panel, start:].addmm_(channels[start : start + panel], channels[start:].T)
+    def _add(self, rows: Tensor, columns: Tensor) -> None:
+        for start, panel in zip(self._starts(), self.panels, strict=True):
+            panel.addmm_(rows[start : start + len(panel)], columns[self._left(start) :].T)
+
+    def _starts(self) -> list[int]:
+        """The number of rows above each panel."""
+        return [0, *accumulate(map(len, self.panels[:-1]))]
+
+    def _left(self, start: int) -> int:
+        """The first column that is kept of rows from `start` on."""
+        return start if self.symmetric else 0
 
     def reduce(self) -> None:
-        distributed.reduce(self.value, "sum")
+        for panel in self.panels:
+            distributed.reduce(panel, "sum")
 
-    def result(self) -> Tensor:
-        for start in range(0, len(self.value), PANEL):
-            end = start + PANEL
-            self.value[end:, start:end] = self.value[start:end, end:].T
-            corner = self.value[start:end, start:end]  # not every processor's product with itself is symmetric
-            corner.copy_(corner.triu() + corner.triu(1).T)
-        return self.value
+    def result(self, keep: bool = True) -> Tensor:
+        """The whole matrix; nothing else is as large, so without `keep` what it is made of goes meanwhile."""
+        width = sum(map(len, self.panels))
+        whole = self.panels[0].new_empty(width, width)
+        for place, start in enumerate(self._starts()):
+            panel = self.panels[place]
+            whole[start : start + len(panel), self._left(start) :] = panel
+            if not keep:
+                self.panels[place] = panel.new_empty(0)
+        if self.symmetric:
+            _complete(whole)
+        return whole
+
+
+def _complete(whole: Tensor) -> None:
+    """Make what is left of the diagonal equal to what is right of it."""
+    for start in range(0, len(whole), PANEL):
+        end = start + PANEL
+        whole[end:, start:end] = whole[start:end, end:].T
+        corner = whole[start:end, start:end]  # not every processor's product with itself is symmetric
+        corner.copy_(corner.triu() + corner.triu(1).T)
 
 
 def _by_channel(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -178,11 +209,7 @@ def _by_channel(x: Tensor, dtype: torch.dtype) -> Tensor:
 class Cross(Gram):
     """x^T q over all tokens, x the float input and q the one that quantized linears give."""
 
-    def _add(self, channels: Tensor, reference: Tensor) -> None:
-        self.value.addmm_(_by_channel(reference, self.dtype), channels.T)
-
-    def result(self) -> Tensor:
-        return self.value
+    symmetric = False
 
 
 class ExactGram(Gram):
@@ -242,7 +269,8 @@ class Rows(Remembered):
         self.kept = sorted(everything, key=lambda numbered: numbered[0])
 
     def result(self) -> Tensor:
-        return torch.cat([rows for _, rows in self.kept])
+        rows = torch.cat([rows for _, rows in self.kept])
+        return rows if rows.nbytes < LARGE else on_disk(rows)
 
 
 class RowSteps(Rows):

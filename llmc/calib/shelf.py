@@ -1,4 +1,5 @@
-"""Where finished blocks keep their codes: on disk, as pages that the system can take back while nobody reads them."""
+"""Where what waits long keeps its values, as codes of finished blocks do: on disk, as pages that the system can take
+back while nobody reads them."""
 
 from __future__ import annotations
 

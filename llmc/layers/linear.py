@@ -147,6 +147,10 @@ class QuantLinear(nn.Module):
             weight = transform.weight(weight)
         return weight if self.state.lowrank is None else weight - self.lowrank_product(channels)
 
+    def float_rows(self, channels: slice = slice(None)) -> FloatRows:
+        """That weight, of which some rows are made at a time."""
+        return FloatRows(self, channels)
+
     def float_bias(self) -> Tensor | None:
         """The bias, with what is folded into this layer's outputs."""
         if self.state.bias is not None:
@@ -302,6 +306,21 @@ class QuantLinear(nn.Module):
         else:
             product = code_product(rounded, act, grid, dtype)
         return with_branch_and_bias(product, self.state.lowrank, bias)
+
+
+class FloatRows:
+    """The float weight of some output channels of a layer, made row by row for who asks; where rows are mixed, once."""
+
+    def __init__(self, layer: QuantLinear, channels: slice) -> None:
+        self._layer, self._channels = layer, range(layer.out_features)[channels]
+        self._whole = layer.float_weight(channels) if layer.mixes_outputs else None
+        self.shape = len(self._channels), layer.in_features
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        if self._whole is not None:
+            return self._whole[rows]
+        some = self._channels[rows]
+        return self._layer.float_weight(slice(some.start, some.stop, some.step))
 
 
 class Switched(Protocol):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llmc.numerics.precision import exact_products
-from llmc.numerics.quantize import Quantized, packed_codes, round_to_grid, rounder, sliced, whole_scale
+from llmc.numerics.quantize import Quantized, joined, packed_codes, round_to_grid, rounder, sliced, whole_scale
 from llmc.numerics.spec import TensorSpec
 
 PANEL = 128  # columns that are moved or mirrored at a time
@@ -123,6 +124,15 @@ def _mirror(matrix: Tensor) -> None:
 Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
 
 
+class Rows(Protocol):
+    """A matrix in float32, some rows of which can be had at a time."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Solution:
     """A rounded weight, and the squared error of each of its outputs."""
@@ -133,7 +143,7 @@ class Solution:
 
 @exact_products()
 def gptq(
-    weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Grid], compare: bool = False
+    weights: Sequence[Rows], factor: Factor, spec: TensorSpec, grids: Sequence[Grid], compare: bool = False
 ) -> list[Solution]:
     """Round weights (out, in) that read the same inputs, each on its given grid, so that outputs change little;
     `compare` asks how much they do."""
@@ -146,7 +156,7 @@ def gptq(
     columns = torch.empty(len(factor.order), sum(rows), device=step.device)
     parts = columns.split(rows, 1)  # type: ignore[no-untyped-call]
     for weight, part in zip(weights, parts, strict=True):
-        for outputs in range(0, len(weight), PANEL):
+        for outputs in range(0, part.shape[1], PANEL):
             some = slice(outputs, outputs + PANEL)
             part[:, some] = weight[some].index_select(1, factor.order).T
     solver = _Columns(columns, factor, step, zero, spec, compare)
@@ -160,7 +170,7 @@ def gptq(
 
 
 def gptq_on_best_grid(
-    weights: Sequence[Tensor], factor: Factor, spec: TensorSpec, grids: Sequence[Sequence[Grid]]
+    weights: Sequence[Rows], factor: Factor, spec: TensorSpec, grids: Sequence[Sequence[Grid]]
 ) -> list[Quantized]:
     """The same with several grids for each weight: every output channel gets the one that disturbs it least."""
     chosen: list[Solution] = []
@@ -184,12 +194,30 @@ def _better(one: Solution, other: Solution) -> Solution:
     return Solution(mixed, torch.minimum(one.errors, other.errors))
 
 
-def _quantized(weight: Tensor, grid: Grid, errors: Tensor, back: Tensor, spec: TensorSpec) -> Quantized:
+def _quantized(weight: Rows, grid: Grid, errors: Tensor, back: Tensor, spec: TensorSpec) -> Quantized:
     """The codes of a weight without its errors, which lie in rows of `errors` that `back` tells for each column: it is
-    on the grid, and whatever the rounding it must stay there."""
+    on the grid, and whatever the rounding it must stay there. Some rows at a time, where none needs to know of
+    others."""
+    count = 2 * PANEL if spec.rows_apart else weight.shape[0]  # transposing is fast for so many
+    firsts = range(0, weight.shape[0], count)
+    parts = [slice(first, min(first + count, weight.shape[0])) for first in firsts]
+    return joined([_codes(weight[some], _of_rows(grid, weight, some), errors[:, some], back, spec) for some in parts])
+
+
+def _of_rows(grid: Grid, weight: Rows, some: slice) -> Grid:
+    """What of a grid is of some rows of the weight."""
+    scale, zero = grid
+    if some == slice(0, weight.shape[0]):
+        return grid
+    each = len(scale) // weight.shape[0]  # slices of a row
+    own = slice(some.start * each, some.stop * each)
+    return scale[own], None if zero is None else zero[own]
+
+
+def _codes(weight: Tensor, grid: Grid, errors: Tensor, back: Tensor, spec: TensorSpec) -> Quantized:
     nearest = spec.model_copy(update={"rounding": "nearest_even", "quotient": "exact"})
     rounded = torch.empty_like(weight)
-    for start in range(0, len(back), 2 * PANEL):  # transposing is fast for so many
+    for start in range(0, len(back), 2 * PANEL):
         some = slice(start, start + 2 * PANEL)
         torch.sub(weight[:, some], errors.index_select(0, back[some]).T, out=rounded[:, some])
     codes = packed_codes(sliced(rounded, spec), *grid, nearest)

@@ -9,6 +9,7 @@ from torch import nn
 from llmc.algorithms.gptq import GPTQ
 from llmc.calib.block import BlockStep
 from llmc.calib.group import Group
+from llmc.calib.observers import Awaited, Gram
 from llmc.layers.linear import QuantLinear
 from llmc.numerics.quantize import quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
@@ -20,9 +21,15 @@ INT4 = LayerSpec(weight=TensorSpec(format="int4", granularity="per_channel"))
 def block(used: torch.Tensor, apart: torch.Tensor, samples: int = 12) -> BlockStep:
     """Two linears, and what calls gave them to read."""
     linears = [QuantLinear(nn.Linear(WIDTH, 48), INT4), QuantLinear(nn.Linear(WIDTH, 32), INT4)]
-    stats = {"gram": used.T @ used, "gram_apart": apart.T @ apart}
-    group = Group("a", ("a", "b"), tuple(linears), (), stats)
+    group = Group("a", ("a", "b"), tuple(linears), (), sums={"gram": gram_of(used), "gram_apart": gram_of(apart)})
     return BlockStep("block", nn.ModuleList(linears), [group], samples=samples)
+
+
+def gram_of(x: torch.Tensor) -> Gram:
+    """What an observer of these rows has."""
+    gram = Gram(Awaited(1, 1, x.shape[1], x.device))
+    gram.update(x, x)
+    return gram
 
 
 def calls(tokens: int, seed: int, mixing: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmc.calib.observers import OBSERVERS, PANEL, TOKENS, TURNED, WIDE, Awaited, Gram, Observer, Rows
+from llmc.calib.observers import OBSERVERS, PANEL, PANELS, TOKENS, TURNED, WIDE, Awaited, Gram, Observer, Rows
 from llmc.calib.running import at_call
 from llmc.calib.store import Call
 from llmc.layers.steps import at_step
@@ -44,8 +44,20 @@ def test_a_moment_is_symmetric_to_the_bit_whatever_a_product_gives_below_the_dia
     plain.update(x, x)
     other.update(x, x)
     assert isinstance(other, Gram)
-    other.value.copy_(other.value.triu() + torch.full_like(other.value, torch.nan).tril(-1))
+    for panel in other.panels:
+        panel.copy_(panel.triu() + torch.full_like(panel, torch.nan).tril(-1))
     assert torch.equal(other.result(), plain.result()) and torch.equal(other.result(), other.result().T)
+
+
+def test_a_moment_takes_half_of_its_room_until_it_is_asked_for_and_none_after_the_last_time() -> None:
+    x = torch.randn(1, 9, PANELS * PANEL)
+    gram = observer_of("gram", 1, 8, PANELS * PANEL)
+    gram.update(x, x)
+    assert isinstance(gram, Gram)
+    whole = gram.result()
+    assert sum(panel.untyped_storage().nbytes() for panel in gram.panels) < 0.55 * whole.nbytes
+    assert torch.equal(gram.result(keep=False), whole)
+    assert sum(panel.untyped_storage().nbytes() for panel in gram.panels) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

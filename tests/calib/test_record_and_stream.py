@@ -156,20 +156,20 @@ def test_a_second_look_sees_what_the_rounded_linears_before_give(
             ["attn1.to_q", "attn2.to_k", "attn2.add_k_proj"],
             ["attn1.to_out.0"], ["attn2.to_q"], ["attn2.to_out.0"], ["ffn.net.0.proj"], ["ffn.net.2"],
         ]  # fmt: skip
-        first = {group.name: group.stats["gram"].clone() for group in block.groups if "gram" in group.stats}
+        first = {group.name: group.sums["gram"].result() for group in block.groups if "gram" in group.sums}
         assert len(first) == (len(block.groups) if early else len(block.stages[0]))  # no look that nobody asks for
         multiplier = torch.linspace(0.5, 2, 64)  # what v and o agree on is no part of what o reads
         block.stages[1][0].transform(Scale(multiplier))
         for stage in block.in_turn():
             for layer in stage.linears.values():
                 layer.round()
-        assert torch.equal(first[block.groups[0].name], block.groups[0].stats["gram"])
+        assert torch.equal(first[block.groups[0].name], block.groups[0].sums["gram"].result())
         with in_mode(network.layers.values(), "float"), in_mode(block.linears.values(), "quantized"):
             groups = block.groups[1:] if block.name == "blocks.0" else []
             for group, wanted in zip(groups, grams_of(network, groups, store), strict=True):
-                torch.testing.assert_close(group.stats["gram"], wanted, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(group.sums["gram"].result(), wanted, rtol=1e-4, atol=1e-4)
         last = block.stages[-1][0]
-        assert last.name not in first or not torch.equal(first[last.name], last.stats["gram"])
+        assert last.name not in first or not torch.equal(first[last.name], last.sums["gram"].result())
 
 
 def grams_of(network: Network, groups: Sequence[Group], store: CallStore) -> list[torch.Tensor]:

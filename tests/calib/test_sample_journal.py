@@ -45,7 +45,7 @@ def see(observation: Observation, calls: Sequence[int]) -> None:
 
 def attached(observation: Observation, group: Group) -> dict[str, torch.Tensor]:
     observation.attach()
-    return group.stats
+    return group.stats | {name: moment.result() for name, moment in group.sums.items()}
 
 
 @pytest.mark.parametrize("seen_before", [0, 1, 4])

@@ -10,13 +10,22 @@ from torch import nn
 
 from llmc.calib.apart import Fit
 from llmc.calib.group import Group
-from llmc.calib.trial import Moments, Solved, Trial, choose_damping, fits_of
+from llmc.calib.observers import OBSERVERS, Awaited
+from llmc.calib.trial import Seen, Solved, Trial, choose_damping, fits_of
 from llmc.layers.linear import QuantLinear
 from llmc.numerics.quantize import quantize
 from llmc.numerics.spec import LayerSpec, TensorSpec
 
 INT4 = LayerSpec(weight=TensorSpec(format="int4", granularity="per_channel"))
 ALL = slice(None)
+
+
+def seen(layer: QuantLinear, **inputs: tuple[torch.Tensor, torch.Tensor]) -> Seen:
+    """Calls in which a layer read something, and would have read something else in the float model."""
+    sums = {name: OBSERVERS[name](Awaited(1, 1, layer.in_features, layer.device)) for name in inputs}
+    for name, both in inputs.items():
+        sums[name].update(*both)
+    return Seen(Group("g", ("a",), (layer,), (), sums=sums), "gram")  # type: ignore[arg-type]
 
 
 def chosen(samples: int, **tried: tuple[float, float]) -> float:
@@ -65,8 +74,7 @@ def test_errors_are_those_of_the_outputs() -> None:
     layer, x, y = QuantLinear(nn.Linear(16, 6), INT4), torch.randn(40, 16), torch.randn(9, 16)
     weight = layer.weight.float()
     other = quantize(weight * 0.9, INT4.weight)
-    solved, moments = Solved(weight, other, None), [Moments(calls.T @ calls) for calls in (x, y)]
-    (fit,) = fits_of([layer], [ALL], [solved], *moments)
+    (fit,) = fits_of([layer], [ALL], [Solved(weight, other)], seen(layer, gram=(x, x), gram_apart=(y, y)))
 
     def error(calls: torch.Tensor, rounded: torch.Tensor) -> float:
         return float((calls @ (weight - rounded).T).square().sum() / (calls @ weight.T).square().sum())
@@ -84,6 +92,6 @@ def test_a_weight_that_only_makes_up_for_errors_before_it_does_not_pay() -> None
     layer, x = QuantLinear(nn.Linear(16, 6), INT4), torch.randn(40, 16)
     q = 2 * x
     half = layer.weight.float() / 2
-    moments = Moments(q.T @ q, x.T @ q)
-    solved = Solved(half, quantize(half, INT4.weight), None)
-    assert fits_of([layer], [ALL], [solved], moments, moments)[0].of_plain > 1
+    both = seen(layer, gram=(q, q), gram_apart=(q, q), cross=(q, x), cross_apart=(q, x))
+    solved = Solved(half, quantize(half, INT4.weight))
+    assert fits_of([layer], [ALL], [solved], replace(both, cross="cross"))[0].of_plain > 1
