@@ -1,4 +1,4 @@
-"""What a run says while it works: log lines, and progress with the time left. Quiet until `start` is called.
+"""What a run says while it works, in lines. Quiet until `start` is called.
 
 Text of others, such as keys, prompts and paths, is made fit for a terminal first: nothing in it takes effect.
 """
@@ -8,13 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-SECONDS_BETWEEN_LINES = 30.0  # of progress, where there is no terminal to draw a bar on
 
 LONGEST = 1500  # characters of one problem; messages of ours have a few hundred
 
@@ -68,7 +65,7 @@ def start(verbose: bool = False) -> Iterator[None]:
     """Show the log on stderr while a command runs; ranks other than the first say nothing but warnings."""
     handler = _Stderr()
     handler.setFormatter(_Visible("%(message)s"))
-    handler.setLevel((logging.DEBUG if verbose else logging.INFO) if _speaks() else logging.WARNING)
+    handler.setLevel((logging.DEBUG if verbose else logging.INFO) if speaks() else logging.WARNING)
     level = log.level
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)
@@ -93,53 +90,6 @@ def attach_file(path: Path) -> Iterator[None]:
         handler.close()
 
 
-@contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields what to call after each of `total` steps: a bar on a terminal, a line now and then elsewhere."""
-    began = time.monotonic()
-    if _speaks() and log.isEnabledFor(logging.INFO) and sys.stderr.isatty():
-        with _bar(label, total) as advance:
-            yield advance
-    else:
-        yield _lines(label, total, began)
-    log.debug("%s: %d in %.1f s", label, total, time.monotonic() - began)
-
-
-@contextmanager
-def _bar(label: str, total: int) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda: bar.advance(task)
-
-
-def _lines(label: str, total: int, began: float) -> Callable[[], None]:
-    done, said = 0, began
-
-    def advance() -> None:
-        nonlocal done, said
-        done += 1
-        now = time.monotonic()
-        if now - said >= SECONDS_BETWEEN_LINES and done < total:
-            said = now
-            log.info("%s: %d of %d, %s left", label, done, total, duration((now - began) / done * (total - done)))
-
-    return advance
-
-
 def duration(seconds: float) -> str:
     """`3:07`, or `2:03:07`."""
     minutes, rest = divmod(round(seconds), 60)
@@ -156,5 +106,6 @@ def byte_size(count: float) -> str:
     return f"{count:.3g} {unit}" if units else f"{count:.0f} {unit}"
 
 
-def _speaks() -> bool:
+def speaks() -> bool:
+    """Whether this rank is the one that tells of all."""
     return os.environ.get("RANK", "0") == "0"

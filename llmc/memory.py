@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from llmc.log import byte_size
 SHORT = re.compile(r"out of memory|can(?:'|no)t allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE)
 DEVICE = re.compile(r"\b(\w+) out of memory")
 ASKED = re.compile(r"(?:allocate|mmap) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)")
-MACHINE = Path("/proc/meminfo")
+MACHINE, PROCESS = Path("/proc/meminfo"), Path("/proc/self/status")
 CONTAINER = Path("/sys/fs/cgroup")  # of the group of processes that this one is in, where it is limited
 ALIGNED = 64  # bytes: torch's own tensors on the host begin at multiples of it
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -41,6 +42,22 @@ def available_memory() -> int:
     limit, used = CONTAINER / "memory.max", CONTAINER / "memory.current"
     most = limit.read_text().strip() if limit.is_file() and used.is_file() else "max"
     return machine if most == "max" else min(machine, max(0, int(most) - int(used.read_text())))
+
+
+def held_memory() -> int:
+    """Bytes that this process holds on the host, but for pages of files: the system can take those back."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", PROCESS.read_text()) if PROCESS.is_file() else None
+    return int(found[1]) * 1024 if found else 0
+
+
+def device_peak() -> int | None:
+    """The most bytes that tensors had on a device so far; None where none was used."""
+    torch = sys.modules.get("torch")  # which may not have been needed
+    for kind in ("cuda", "npu"):
+        backend = getattr(torch, kind, None)
+        if backend is not None and backend.is_initialized():
+            return int(backend.max_memory_allocated())
+    return None
 
 
 def give_back() -> None:

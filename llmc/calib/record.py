@@ -23,6 +23,7 @@ from llmc.layers.steps import at_step, running_step, start_step
 from llmc.models.base import PlannedSamples, Video
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.progress import Progress
 
 TIMESTEPS = ("timestep", "t")  # as networks call it
 
@@ -69,6 +70,7 @@ class Watch:
     )  # a sample that it leaves has no video
     finite: Finite | None = None  # is shown what parts are called with, and give, in every call
     coverage: Coverage | None = None  # counts the calls that are noted
+    shown: Progress | None = None  # counts forwards of denoising networks, block by block
 
 
 EVERY_CALL = Watch()
@@ -92,6 +94,8 @@ def record_calls(
             hooks.enter_context(_noting(part, clock, store, keep_outputs, watch.coverage))
             if watch.finite is not None:
                 hooks.enter_context(_shown(part, watch.finite))
+            if watch.shown is not None and part.is_denoiser:
+                hooks.enter_context(_counted(part, clock, watch.shown))
         for index, sample, sampling in samples:
             clock.start(index, model.adapter.branches_of(sampling))
             clock.calls = clock.calls if chosen is None else chosen.before(index)
@@ -152,6 +156,22 @@ def _shown(part: Part, finite: Finite) -> Iterator[None]:
     with ExitStack() as hooks:
         hooks.callback(part.module.register_forward_pre_hook(begin, with_kwargs=True).remove)
         hooks.callback(part.module.register_forward_hook(end).remove)
+        yield
+
+
+@contextmanager
+def _counted(part: Part, clock: Clock, shown: Progress) -> Iterator[None]:
+    """Count each block that has run as its share of a forward."""
+
+    def hook(block: str) -> Callable[..., None]:
+        def advance(*_: object) -> None:
+            shown(1 / len(part.blocks), f"sample {clock.sample}, step {running_step()}, {block}")
+
+        return advance
+
+    with ExitStack() as hooks:
+        for name, block in part.blocks:
+            hooks.callback(block.register_forward_hook(hook(name)).remove)
         yield
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmc.calib.sample_journal import SampleJournal
 from llmc.calib.store import CallStore
-from llmc.log import log, progress
+from llmc.log import log
 from llmc.models.base import Video
 
 UNFINISHED = ".partial"  # how its folder ends until all samples are there
@@ -40,10 +40,8 @@ def cached_recording(
     if journal.finished:
         log.info("%d of %d float videos were made before", len(journal.finished), len(samples))
     try:
-        with progress("float videos", len(journal.missing)) as advance:
-            for sample in journal.missing:
-                journal.keep(sample, video=record(sample, journal.stores))
-                advance()
+        for sample in journal.missing:
+            journal.keep(sample, video=record(sample, journal.stores))
     except BaseException:
         journal.give_back()
         raise

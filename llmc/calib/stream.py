@@ -145,7 +145,9 @@ class BlockStream:
         how: Observing,
         finished: int = 0,
         room: Room | None = None,
+        on_call: Callable[[BlockStep, float], None] = lambda block, seen: None,
     ) -> None:
+        self.on_call = on_call  # told in which share of the calls a block was seen
         self.part, self.blocks, self.store, self.how, self.finished = part, blocks, store, how, finished
         self.device = next(part.module.parameters()).device
         store.number_over_ranks()
@@ -222,6 +224,8 @@ class BlockStream:
                     moved, output = self._run(index, call, float_stream, groups, see_beside, again, float_ahead)
                 self.float_streams.put(number, moved)
                 self.float_outputs.put(number, {} if again else {key: output})
+            if not again:
+                self.on_call(self.blocks[index], (number + 1) / len(self.store))
         for observation in observations:
             observation.attach()
 

@@ -15,10 +15,11 @@ from llmc.calib.block import heads_of
 from llmc.calib.store import CallStore
 from llmc.layers.attention import AttentionState, QuantAttention
 from llmc.layers.target import Target, as_computed_attention
-from llmc.log import log, progress
+from llmc.log import log
 from llmc.models.parts import ATTENDS, Part
 from llmc.numerics.hadamard import random_hadamard
 from llmc.policy.attention import AttentionPolicy
+from llmc.progress import progress
 
 
 def attention_names(part: Part) -> list[str]:

@@ -21,8 +21,9 @@ from llmc.engine.float_run import LESS
 from llmc.engine.network import Network, quantize_block
 from llmc.errors import CalibrationError
 from llmc.layers.linear import in_mode
-from llmc.log import log, progress
+from llmc.log import log
 from llmc.memory import available_memory, needed_for
+from llmc.progress import progress
 
 
 def finished_before(network: Network, journal: Journal) -> int:
@@ -39,13 +40,13 @@ def quantize_all(
     """Let the recipes work on every block, all of them `observed` by their part's name. What other ranks saw of a block
     comes here when it is its turn: rows of all blocks would take as many times the room as there are ranks."""
     blocks = [(network, block) for network in networks for block in network.unfinished]
-    with progress("quantizing blocks", len(blocks)) as advance:
+    with progress("quantizing", len(blocks), "blocks") as advance:
         for network, block in blocks:
             if observed and network.part.name in observed:
                 observed[network.part.name].attach(block.groups)
             finish(block, network, journal)
             block.put_away()
-            advance()
+            advance(1, block.name)
 
 
 @torch.no_grad()
@@ -65,10 +66,16 @@ def quantize_on_calls(
     memory = available_memory() // (2 * distributed.ranks_here()) if memory is None else memory
     with ExitStack() as stack:
         room = stack.enter_context(Room(memory, None if journal is None else journal.folder))
-        advance = stack.enter_context(progress(f"streaming {network.part.name}", len(network.unfinished)))
-        for block in BlockStream(network.part, network.blocks, store, how, network.finished, room):
+        shown = stack.enter_context(progress(f"streaming {network.part.name}", len(network.unfinished), "blocks"))
+
+        def after_call(block: BlockStep, seen: float) -> None:
+            shown.reach(network.unfinished.index(block) + seen / 2, f"observing {block.name}")
+
+        blocks = BlockStream(network.part, network.blocks, store, how, network.finished, room, after_call)
+        for done, block in enumerate(blocks, 1):
+            shown(0, f"quantizing {block.name}")
             finish(block, network, journal)
-            advance()
+            shown.reach(done, block.name)
 
 
 def finish(block: BlockStep, network: Network, journal: Journal | None) -> None:

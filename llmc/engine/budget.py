@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 from llmc.calib.budget import FEW, HUGE, JUDGED, LARGE, ChosenCalls, MaxCalls, spread_calls
 from llmc.engine.network import Network
@@ -101,6 +102,12 @@ def tell_budget(model: LoadedModel, planned: PlannedSamples, chosen: ChosenCalls
     )
     if forwards < whole:
         log.info("the float run makes %d of %d calls: it leaves each sample at the last of these", forwards, whole)
+
+
+def forwards_until(model: LoadedModel, planned: PlannedSamples, chosen: ChosenCalls) -> dict[int, int]:
+    """How often networks have run at the last chosen call of each sample, since the first one began."""
+    forwards = [forwards_of(chosen, model.call_counts(how), index) for index, _, how in planned]
+    return dict(zip((index for index, _, _ in planned), accumulate(forwards), strict=True))
 
 
 def forwards_of(chosen: ChosenCalls, made: Mapping[str, int], sample: int) -> int:

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from llmc import distributed
 from llmc.atomic import scratch_folder
+from llmc.calib.budget import ChosenCalls
 from llmc.calib.coverage import Coverage
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
 from llmc.calib.record import Watch, record_calls
 from llmc.calib.sample_journal import SampleJournal
-from llmc.log import log, progress
+from llmc.engine.budget import forwards_until
+from llmc.log import log
 from llmc.memory import needed_for
 from llmc.models.base import PlannedSamples
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.progress import progress
 
 LESS = (
     "calib.streamed: True, which observes one block at a time; less base.memory, beyond which what blocks give lies in "
@@ -53,16 +56,18 @@ def float_run(
     watch = replace(watch, coverage=coverage)
     with ExitStack() as stack:
         stack.enter_context(needed_for("recording the calibration videos", LESS))
-        advance = stack.enter_context(progress("calibration videos", len(samples.missing)))
+        waiting = planned[len(samples.finished) :]
+        ends = forwards_until(model, waiting, watch.chosen or ChosenCalls())
+        total = max(ends.values(), default=0)
+        shown = stack.enter_context(progress("calibration videos", total, "forwards"))
         for observation in observations:
             stack.enter_context(observation.watching())
-        waiting = planned[len(samples.finished) :]
         for turn in range(max(distributed.gather(len(waiting)))):  # all ranks check as often
             one = waiting[turn : turn + 1]
-            record_calls(model, parts, one, samples.stores, watch=watch)
+            record_calls(model, parts, one, samples.stores, watch=replace(watch, shown=shown))
             if watch.finite is not None:
                 watch.finite.check()
             for index, _, _ in one:
                 samples.keep(index, coverage)
-                advance()
+                shown.reach(ends[index])
     return coverage

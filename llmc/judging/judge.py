@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeVar
@@ -23,12 +23,13 @@ from llmc.engine.network import Network
 from llmc.engine.source import sources
 from llmc.judging.broken import check_float_videos
 from llmc.judging.judgement import Judged, Judgement
-from llmc.judging.positions import make_videos
+from llmc.judging.positions import forwards_of_video, make_videos
 from llmc.judging.replay import encoder_errors, replay_samples
 from llmc.memory import needed_for
 from llmc.models.base import PlannedSamples, Video
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.progress import progress
 
 Key = TypeVar("Key", str, int)
 LESS = (
@@ -139,11 +140,15 @@ def judge_float(
     key = fingerprint(model.adapter.name, depends, *asked_of(planned), names, chosen.as_lists(), *runs_as(parts[0]))
     by_index = {index: (index, sample, how) for index, sample, how in planned}
 
-    def record(index: int, stores: dict[str, CallStore]) -> Video:
-        (video,) = record_calls(model, parts, [by_index[index]], stores, True, Watch(chosen))
-        return video
+    forwards = [forwards_of_video(model, how) for _, _, how in planned]
+    before = dict(zip(by_index, accumulate(forwards, initial=0), strict=False))
+    with progress("float videos", sum(forwards), "forwards") as shown:
 
-    return cached_recording(cache / f"float-{key}", names, list(by_index), record)
+        def record(index: int, stores: dict[str, CallStore]) -> Video:
+            shown.go_on(before[index])
+            return record_calls(model, parts, [by_index[index]], stores, True, Watch(chosen, shown=shown))[0]
+
+        return cached_recording(cache / f"float-{key}", names, list(by_index), record)
 
 
 def asked_of(planned: PlannedSamples) -> list[object]:

@@ -9,14 +9,15 @@ from functools import partial
 
 from llmc.calib.block import BlockStep
 from llmc.calib.kept import Kept
-from llmc.calib.record import record_calls
+from llmc.calib.record import Watch, record_calls
 from llmc.engine.network import Network, rounded_to_nearest
 from llmc.errors import UnsupportedSpec
 from llmc.layers.kernels import arithmetic
 from llmc.layers.linear import QuantLinear, in_mode
-from llmc.log import log, progress
+from llmc.log import log
 from llmc.models.base import PlannedSamples, Sample, Sampling, Video
 from llmc.models.loaded import LoadedModel
+from llmc.progress import progress
 
 MODES = {
     "pretrain": "float",
@@ -48,18 +49,22 @@ def make_videos(
 ) -> list[Video]:
     """A video of each sample of this rank with the layers as the position asks; one that is kept is not made again."""
     parts = [network.part for network in networks]
-    missing = [index for index, _, _ in planned if not kept.has(_video(index))]
+    missing = [how for index, _, how in planned if not kept.has(_video(index))]
+    forwards = sum(forwards_of_video(model, how) for how in missing)
     with ExitStack() as stack:
         if missing:  # else no layer runs
             stack.enter_context(in_position(networks, position))
-        advance = stack.enter_context(progress(f"{position} videos", len(missing)))
+        watch = Watch(shown=stack.enter_context(progress(f"{position} videos", forwards, "forwards")))
 
         def make(index: int, sample: Sample, how: Sampling) -> Video:
-            (video,) = record_calls(model, parts, [(index, sample, how)], {})
-            advance()
-            return video
+            return record_calls(model, parts, [(index, sample, how)], {}, watch=watch)[0]
 
         return [kept.made(_video(one[0]), partial(make, *one)) for one in planned]
+
+
+def forwards_of_video(model: LoadedModel, how: Sampling) -> int:
+    """How often denoising networks run for one video."""
+    return sum(model.call_counts(how).values())
 
 
 def real_arithmetic(layers: Mapping[str, QuantLinear]) -> str:

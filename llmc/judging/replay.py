@@ -18,7 +18,8 @@ from llmc.calib.teacher import every_error, first_tensor, relative_error, teache
 from llmc.engine.network import Network
 from llmc.judging.positions import in_position
 from llmc.layers.linear import in_mode
-from llmc.log import log, progress
+from llmc.log import log
+from llmc.progress import progress
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def replay_samples(
     if len(missing) < len(pieces):
         log.info("%s: %d of %d replays were done before", network.part.name, len(pieces) - len(missing), len(pieces))
     found = {position: {sample: Replayed([], []) for sample in samples} for position in positions}
-    with progress(f"{network.part.name} on the float trajectory", len(missing) * len(network.blocks)) as advance:
+    label, total = f"{network.part.name} on the float trajectory", len(missing) * len(network.blocks)
+    with progress(label, total, "blocks") as advance:
         for name, (sample, calls) in pieces.items():
             make = partial(replay, network, positions, calls, lambda call: call.number % stride == 0, advance)
             for position, piece in kept.made(name, make).items():
@@ -70,7 +72,7 @@ def replay(
     positions: Sequence[str],
     calls: CallStore,
     looked_at: Callable[[Call], bool],
-    on_block: Callable[[], None] = lambda: None,
+    on_block: Callable[[float, str], None] = lambda by, at: None,
 ) -> dict[str, Replayed]:
     """Compare what every position gives with the recorded outputs; in calls that `looked_at` chooses the float blocks
     run beside, and outputs of blocks are compared too."""
@@ -89,7 +91,7 @@ def replay(
                     if place in wanted:
                         error = relative_error(first_tensor(output), first_tensor(wanted[place]))
                         blocks[position].append((network.prefix + block.name, error))
-        on_block()
+        on_block(1, block.name)
     return {
         position: Replayed(_errors(network, calls, streams[position], device), blocks[position])
         for position in positions

@@ -34,7 +34,8 @@ from llmc.judging.judgement import Judgement
 from llmc.ledger.coverage import CoverageTable
 from llmc.ledger.folder import RunFolder, versions
 from llmc.ledger.usage import Usage
-from llmc.log import log, progress
+from llmc.log import log
+from llmc.progress import progress
 from llmc.section import Section
 
 LAYER_COLUMNS = ("name", "spec", "transforms", "method", "error", "baseline_error", "weight_error", "overfit")

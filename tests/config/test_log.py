@@ -29,16 +29,6 @@ def test_ranks_after_the_first_are_silent(capsys: pytest.CaptureFixture[str], mo
     assert capsys.readouterr().err == ""
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
-    with log.start(), log.progress("blocks", 3) as advance:
-        for _ in range(3):
-            advance()
-    assert capsys.readouterr().err.splitlines() == ["blocks: 1 of 3, 0:00 left", "blocks: 2 of 3, 0:00 left"]
-
-
 def test_durations_are_readable() -> None:
     assert [log.duration(seconds) for seconds in (7, 187, 7387)] == ["0:07", "3:07", "2:03:07"]
 
