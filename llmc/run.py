@@ -9,7 +9,6 @@ from typing import Any
 
 from llmc import distributed
 from llmc.checks.entry import check_network, targets_of
-from llmc.checks.scarce import scarcity
 from llmc.config.schema import Config
 from llmc.engine import float_run
 from llmc.engine.calibrate import CalibrationPlan, calibrate
@@ -26,7 +25,6 @@ from llmc.ledger.folder import RunFolder, working_in
 from llmc.ledger.resume import calibration_journal, forget, judging_kept
 from llmc.ledger.summary import collect
 from llmc.ledger.usage import counting
-from llmc.log import log
 from llmc.models.base import check_adapter
 from llmc.models.loaded import LoadedModel
 
@@ -41,19 +39,21 @@ def run(config: Config) -> Results:
             coverage = started.calibrate()
             checkpoint = started.export(config.save.targets())
             judgement = started.judge(config) if config.eval is not None else None
-            return started.report(config, coverage, judgement, checkpoint)
+            results = started.report(config, coverage, judgement, checkpoint)
+        forget(folder)
+        return results
 
 
-def start(config: Config, folder: RunFolder, pipeline: Any = None) -> Started:
-    """Load the model, or take the pipeline that is given, and make its networks ready; what cannot work is refused."""
+def start(config: Config, folder: RunFolder, pipeline: Any = None, runs: bool = False) -> Started:
+    """Load the model, or take the pipeline that is given, and make its networks ready; what cannot work is refused.
+    `runs` loads the pipeline also where weights are all that is looked at."""
     folder.introduce(config)
-    if folder.writes and (warning := scarcity(config)) is not None:
-        log.warning("%s", warning)
     with folder.phase("load", SMALLER):
         skeletons = check_network(config)
-        model, parts = (
-            load_model(config, folder.device, skeletons) if pipeline is None else given_model(config, pipeline)
-        )
+        if pipeline is None:
+            model, parts = load_model(config, folder.device, skeletons, runs)
+        else:
+            model, parts = given_model(config, pipeline)
         attention, original = config.attention_policy(), model.adapter.original
         networks = prepare_all(parts, orders_of(config), targets_of(config), attention, original)
     return Started(config, folder, model, networks)
@@ -91,9 +91,6 @@ class Started:
     def report(
         self, config: Config, coverage: CoverageTable, judgement: Judgement | None, checkpoint: Path | None
     ) -> Results:
-        """Write results and report; what a run that is cut off would need goes."""
+        """Write results and report."""
         with self.folder.phase("report", LESS):
-            results = collect(config, self.networks, coverage, judgement, checkpoint, self.folder)
-        distributed.wait()
-        forget(self.folder)
-        return results
+            return collect(config, self.networks, coverage, judgement, checkpoint, self.folder)

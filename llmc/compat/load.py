@@ -20,7 +20,11 @@ from llmc.config.schema import Config
 def load_document(path: Path | str, overrides: Sequence[str] = ()) -> Document:
     """The plain values of a file in our words, msModelSlim's and LLMC's translated; a family's name became an
     adapter's."""
-    document = read_document(Path(path))
+    return in_our_words(read_document(Path(path)), overrides)
+
+
+def in_our_words(document: Document, overrides: Sequence[str] = ()) -> Document:
+    """A document whose values are in our words, whoever wrote them, with what replaces them put in."""
     if is_dialect(document):
         from llmc.compat.modelslim.translate import translated
 

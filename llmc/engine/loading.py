@@ -28,10 +28,12 @@ def orders_of(config: Config) -> dict[Section, Order]:
     return {section: (config.policy(section), config.recipe(section)) for section in config.quant.sections()}
 
 
-def load_model(config: Config, device: torch.device, skeletons: Sequence[Part]) -> tuple[LoadedModel, list[Part]]:
+def load_model(
+    config: Config, device: torch.device, skeletons: Sequence[Part], runs: bool = False
+) -> tuple[LoadedModel, list[Part]]:
     """The pipeline, if something has to run, and its parts."""
     adapter = config.model.adapter()
-    runs = config.eval is not None or config.observes()  # else weights are all that is looked at
+    runs = runs or config.eval is not None or config.observes()  # else weights are all that is looked at
     resident = None if config.base.resident == "auto" else config.base.resident
     lending = Lending(device, resident, AT_ONCE) if runs else Lending(device, 0, 1)
     parts = lent_parts(config.model, skeletons, lending)

@@ -17,6 +17,7 @@ import torch
 
 from llmc.atomic import atomic_file, remove_abandoned_scratch
 from llmc.checks.configuration import check_outputs
+from llmc.checks.scarce import scarcity
 from llmc.config.schema import Config
 from llmc.convert.writer import write_json
 from llmc.ledger.usage import Usage, measured
@@ -38,12 +39,14 @@ class RunFolder:
     now: Usage = field(default_factory=Usage)  # of the phase that goes on
 
     def introduce(self, config: Config) -> None:
-        """Write down what is about to run, and with which versions."""
+        """Write down what is about to run, and with which versions; say what is known against it."""
         if self.writes:
             self.write_json("config.json", config.model_dump(mode="json"))
             self.write_json("versions.json", versions())
             for note in config.source.notes if config.source else ():
                 log.info("note: %s", note)
+            if (warning := scarcity(config)) is not None:
+                log.warning("%s", warning)
 
     @contextmanager
     def phase(self, name: str, smaller: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from llmc import distributed
 from llmc.calib.journal import Journal
 from llmc.calib.kept import Kept
 from llmc.calib.recording import UNFINISHED, fingerprint
@@ -37,6 +38,7 @@ def judging_kept(config: Config, model: LoadedModel, folder: RunFolder) -> Kept:
 
 def forget(folder: RunFolder) -> None:
     """The run is over, and so is whatever another configuration began here; the float run stays, for the next one."""
+    distributed.wait()
     for beginning in (f"{CALIBRATION}*", f"{JUDGING}*", f"float-*{UNFINISHED}") if folder.writes else ():
         for kept in folder.path.glob(beginning):
             shutil.rmtree(kept, ignore_errors=True)
