@@ -15,6 +15,7 @@ from llmc.numerics.quantize import (
     scales,
     sliced,
     static_grid,
+    step_grid,
     whole_scale,
 )
 from llmc.numerics.spec import TensorSpec
@@ -23,6 +24,7 @@ SHRINKS = tuple(1 - step / 20 for step in range(11))  # 1.0 down to 0.5
 IN_VAIN = 2  # ranges that were better for no slice, after which smaller ones are better for none: seen at 2 to 8 bits
 TRIED = (1.0, 0.9, 0.8, 0.7, 0.6)  # where every range costs a whole solution
 ACT_SHRINKS = tuple(1 - step / 40 for step in range(39))  # a few tokens can reach far beyond all others
+STEP_SHARES = (1.0, 0.92, 1.08)  # of the steps of least squared error, where each costs a whole solution
 ENOUGH = 512  # elements of a slice at most, evenly spaced, tell its best range as well as all of them
 ROWS = 128  # tokens that tell an output error
 AT_ONCE = 1 << 22  # values of acts held at a time
@@ -32,7 +34,9 @@ Grid = tuple[Tensor, Tensor | None]  # scale and zero point of each slice
 
 
 def weight_scales(slices: Tensor, spec: TensorSpec, by: RangeRule, percentile: float = 100.0) -> Grid:
-    """Scale (and zero point) of each slice by the rule of that name."""
+    """Scale (and zero point) of each slice by the rule of that name; a format with steps has one of its own."""
+    if spec.format.steps_every is not None:
+        return scales(slices, spec)
     if by == "mse":
         return least_squares_scales(slices, spec)
     if by == "percentile":
@@ -67,6 +71,8 @@ def least_squares_scales(slices: Tensor, spec: TensorSpec) -> Grid:
 
 def shrunk_scales(slices: Tensor, spec: TensorSpec) -> list[Grid]:
     """Grids to choose from: the best by squared error, and the whole range made smaller in steps."""
+    if spec.format.steps_every is not None:
+        return [step_grid(slices, spec, share) for share in STEP_SHARES]
     whole = whole_scale(slices, spec)
     ends = torch.stack([slices.amin(1), slices.amax(1)], 1)
     return [least_squares_scales(slices, spec), *(scales(ends * shrink, spec, whole) for shrink in TRIED)]
@@ -102,6 +108,8 @@ def output_scales(weight: Tensor, spec: TensorSpec, rows: Tensor) -> Grid:
     """Scale (and zero point) of each slice of a weight (out, in) with the least output error on rows (tokens, in):
     AWQ's clipping. A slice that is not of one output channel is judged by its own error alone."""
     slices = sliced(weight, spec)
+    if spec.format.steps_every is not None:
+        return scales(slices, spec)
     if spec.granularity not in ("per_channel", "per_group"):
         return least_squares_scales(slices, spec)
     whole, width = whole_scale(slices, spec), slices.shape[1]

@@ -237,6 +237,10 @@ class _Columns:
         self.round = rounder(spec)
         self.one_grid = len(step) == 1  # all columns share it: then they are worked on in units of it
         self.grids: list[Grid] = []
+        self.steps: list[Tensor] = []  # of each column, where integers that a group has are chosen by steps
+        if spec.format.steps_every is not None and zero is not None:
+            own, self.zero = zero.unbind(), None
+            self.steps = [own[row] for row in (factor.order // spec.format.steps_every).tolist()]
         if not self.one_grid:
             steps, zeros = step.unbind(), [None] * len(step) if zero is None else zero.unbind()
             assert spec.group_size is not None
@@ -283,6 +287,8 @@ class _Columns:
 
     def _rounded(self, aim: Tensor, column: int) -> Tensor:
         """What a column becomes; it may take the place of its aim."""
+        if self.steps:
+            return self.spec.format.nearest(aim, self.steps[column])
         if self.one_grid:
             return self.round(aim)
         step, zero = self.grids[column]

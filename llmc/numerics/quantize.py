@@ -28,7 +28,8 @@ StaticGrid = tuple[Tensor, Tensor | None] | tuple[None, None, Tensor]
 class Quantized:
     """A rounded tensor: packed codes and scales, one slice a row; value = (code - zero) * scale.
 
-    In a format of two levels `scale` is the product of both, the slice's own and that of the `whole` tensor.
+    In a format of two levels `scale` is the product of both, the slice's own and that of the `whole` tensor. In one
+    with steps `zero` holds those, (slices, groups): they say which codes a group has, and change no value.
     """
 
     codes: Tensor  # (slices, slice size), as stored
@@ -45,14 +46,14 @@ class Quantized:
     def values(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The codes as values before the scale, (slices, slice size); those of every format are exact in bf16."""
         codes = self.spec.format.unpack(self.codes, dtype)
-        return codes if self.zero is None else codes - self.zero.to(dtype)
+        return codes if self.zero is None else counted_from(codes, self.zero.to(dtype), self.spec)
 
     def dequantize(self) -> Tensor:
         """The tensor that a runtime computes with, in float32."""
 
         def restored(codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
             values = self.spec.format.unpack(codes)
-            return (values if zero is None else values - zero) * scale
+            return counted_from(values, zero, self.spec) * scale
 
         return unsliced(made_in_parts(restored, self.codes, self.scale, self.zero), self.spec, self.shape)
 
@@ -133,6 +134,11 @@ def sliced(x: Tensor, spec: TensorSpec) -> Tensor:
         case "per_tensor":
             return x.reshape(1, -1)
         case "per_channel" | "per_token":
+            if spec.format.steps_every is not None and x.shape[-1] % spec.format.steps_every:
+                raise UnsupportedSpec(
+                    f"{spec} has a step for every {spec.format.steps_every} neighbours, which do not divide the "
+                    f"{x.shape[-1]} inputs of a layer; leave that layer out with a rule"
+                )
             return x.reshape(-1, x.shape[-1])
     size = spec.group_size or 0
     if spec.granularity == "per_group":
@@ -166,6 +172,8 @@ def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tup
     In a format of two levels each scale is exact under `whole`; left out, the slices are taken for the whole tensor.
     """
     fmt = spec.format
+    if fmt.steps_every is not None:
+        return step_grid(slices, spec)
     low, high = slices.amin(-1, keepdim=True).float(), slices.amax(-1, keepdim=True).float()
     if spec.symmetric:
         if whole is None:
@@ -177,6 +185,12 @@ def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tup
     scale = exact_scale((high - low) / (2**fmt.bits - 1), spec)
     # a scale that was rounded down can push the zero point past the codes, and some runtimes store it as one
     return scale, (-fmt.max - 1 - low / scale).round().clamp_(-fmt.max - 1, fmt.max)
+
+
+def step_grid(rows: Tensor, spec: TensorSpec, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The same in a format with steps, so many times as large as those of least squared error."""
+    scale, steps = spec.format.fitting_grid(rows, share)
+    return exact_scale(scale, spec), steps
 
 
 def whole_scale(slices: Tensor, spec: TensorSpec) -> Tensor | None:
@@ -237,7 +251,14 @@ def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
 
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
+    if zero is not None and spec.format.steps_every is not None:
+        return spec.format.nearest(slices / scale, zero)
     return rounder(spec)(quotient(slices, scale, spec) if zero is None else (slices / scale).add_(zero))
+
+
+def counted_from(codes: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
+    """Codes as values before the scale."""
+    return codes if zero is None or spec.format.steps_every is not None else codes - zero
 
 
 def rounder(spec: TensorSpec) -> Callable[[Tensor], Tensor]:
@@ -288,7 +309,7 @@ def fake_quantize(
 
     def rounded(slices: Tensor, scale: Tensor, zero: Tensor | None, kept: Tensor) -> Tensor:
         codes = round_to_grid(slices.float(), scale, zero, spec)
-        return (codes if zero is None else codes.sub_(zero)).mul_(kept).to(dtype)
+        return counted_from(codes, zero, spec).mul_(kept).to(dtype)
 
     return unsliced(made_in_parts(rounded, slices, scale, zero, kept_scale(scale, spec)), spec, tuple(x.shape))
 

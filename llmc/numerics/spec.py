@@ -74,6 +74,11 @@ class TensorSpec(Strict):
     def _fits_together(self) -> TensorSpec:
         if (self.granularity in ("per_group", "per_block")) != (self.group_size is not None):
             raise ValueError("group_size is required with per_group and per_block, and allowed only there")
+        if self.format.steps_every is not None and self.granularity not in ("per_channel", "per_token"):
+            raise ValueError(
+                f"{self.format.name} has a scale for each row, and steps of its own in it; found {self.granularity}: "
+                "leave granularity and group_size out"
+            )
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size is {self.group_size}; it must be at least 1")
         if not self.symmetric and not self.format.integer:

@@ -78,7 +78,7 @@ class ComfyUI(Exporter):
 
     def computed(self, spec: LayerSpec) -> LayerSpec:
         form = form_of(spec)
-        return spec if form is None else spec.with_stored_scales(form.scale_dtype)
+        return spec if form is None else form.computed(spec)
 
     def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
         form = form_of(spec)

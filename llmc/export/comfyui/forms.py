@@ -39,6 +39,7 @@ class Form:
     multiplies_inputs: bool = False  # whether the file can hold what an input is multiplied by
     multiples: tuple[int, int] = (1, 1)  # of in and out features
     scale_dtype: ScaleDtype = "bfloat16"  # in which scales are exact; where a weight is dequantized they become that
+    act_arithmetic: Mapping[str, str] = field(default_factory=dict)  # where a kernel does not just divide
     says: Mapping[str, object] = field(default_factory=dict)  # in the description, beside `format`
     since: str = FIRST_VERSION  # the least version of ComfyUI
 
@@ -47,6 +48,12 @@ class Form:
         return any(_alike(spec.weight, each) for each in self.weights) and any(
             _alike(spec.act, each) for each in self.acts
         )
+
+    def computed(self, spec: LayerSpec) -> LayerSpec:
+        """The spec as loader and kernel compute with it."""
+        stored = spec.with_stored_scales(self.scale_dtype)
+        act = stored.act and stored.act.model_copy(update=self.act_arithmetic)
+        return stored.model_copy(update={"act": act})
 
     def __str__(self) -> str:
         first, granularities = self.weights[0], " or ".join(weight.granularity for weight in self.weights)
@@ -73,6 +80,25 @@ def int4_rows(rounded: Quantized) -> dict[str, LazyTensor]:
     """Two's complement nibbles, the even column in the low one; one float32 scale a row, of one dimension."""
     return {"weight": _nibbles(rounded, lambda codes: codes.view(torch.uint8)),
             "weight_scale": kept(rounded.scale.reshape(-1))}  # fmt: skip
+
+
+def codebook4(rounded: Quantized) -> dict[str, LazyTensor]:
+    """Codes of 4 bits, the even column in the low nibble; steps of the groups, scales of the rows, and the levels."""
+    fmt: Any = rounded.spec.format
+    steps = rounded.zero
+    assert steps is not None
+
+    def codes(integers: torch.Tensor) -> torch.Tensor:
+        from llmc.numerics.codebook import codes_of  # which needs all of torch
+
+        return codes_of(integers.float(), fmt.table(integers.device), steps.to(integers.device))
+
+    return {
+        "weight": _nibbles(rounded, codes),
+        "weight_s_rel": kept(steps.to(torch.float8_e4m3fn)),
+        "weight_s_channel": kept(rounded.scale.reshape(-1)),
+        "weight_codebook": kept(fmt.table(steps.device)),
+    }
 
 
 def nvfp4(rounded: Quantized) -> dict[str, LazyTensor]:
@@ -117,7 +143,13 @@ def _grid(name: str, granularity: str, **own: Any) -> TensorSpec:
 
 def _fp8(name: str, format_: str) -> Form:
     act = _grid(format_, "per_tensor", dynamic=False)  # without a scale in the file acts are rounded at a scale of 1
-    return Form(name, (_grid(format_, "per_tensor"),), (act, None), codes_and_scales)
+    return Form(
+        name,
+        (_grid(format_, "per_tensor"),),
+        (act, None),
+        codes_and_scales,
+        act_arithmetic={"quotient": "times_reciprocal"},
+    )
 
 
 INT8_ACT = _grid("int8", "per_token")
@@ -132,6 +164,10 @@ FORMS: tuple[Form, ...] = (
     Form(
         "convrot_w4a4", (_grid("int4", "per_channel"),), (_grid("int4", "per_token"),), int4_rows, rotation="must",
         says_whether_rotated=False, multiples=(64, 1), says={"linear_dtype": "int4"},
+    ),
+    Form(
+        "asym_w4a8_int8", (_grid("codebook4", "per_channel"),), (INT8_ACT,), codebook4, rotation="must",
+        multiples=(16, 1), scale_dtype="float32", says={"group_size": 16}, since=LATER,
     ),
     Form(
         "nvfp4", (NVFP4,), (NVFP4, NVFP4.model_copy(update={"dynamic": False}), None), nvfp4,

@@ -102,6 +102,13 @@ def _int4(leaves: Mapping[str, Tensor]) -> Tensor:
     return ((codes ^ 8) - 8).float() * leaves["weight_scale"][:, None]
 
 
+def _codebook(leaves: Mapping[str, Tensor]) -> Tensor:
+    codes = unpack_nibbles(leaves["weight"].view(torch.uint8), low_first=True)
+    groups = leaves["weight_codebook"][codes.int()].reshape(*leaves["weight_s_rel"].shape, -1)
+    integers = (groups * leaves["weight_s_rel"].float()[..., None]).clamp(-127, 127).round()
+    return integers.reshape(codes.shape) * leaves["weight_s_channel"][:, None]
+
+
 def _nvfp4(leaves: Mapping[str, Tensor]) -> Tensor:
     codes = float_values(unpack_nibbles(leaves["weight"], low_first=False), exponent_bits=2, mantissa_bits=1)
     scale = unswizzle_scales(leaves["weight_scale"], len(codes), codes.shape[1] // 16).float()
@@ -119,6 +126,7 @@ DECODERS = {
     "float8_e4m3fn": _plain,
     "float8_e5m2": _plain,
     "convrot_w4a4": _int4,
+    "asym_w4a8_int8": _codebook,
     "nvfp4": _nvfp4,
     "mxfp8": _mxfp8,
 }

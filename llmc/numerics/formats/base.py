@@ -23,6 +23,7 @@ class Format(Plugin):
     scale_dtype: ClassVar[str | None] = None  # set by a format whose scales have a type of their own
     whole_max: ClassVar[float | None] = None  # set where scales lie under another one: the absmax of its values at 1
     whole_groups: ClassVar[int | None] = None  # so many groups of a row are under it; None: those of the whole tensor
+    steps_every: ClassVar[int | None] = None  # set where so many of a row choose the integers that a row's scale is for
 
     @abstractmethod
     def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
@@ -40,6 +41,14 @@ class Format(Plugin):
     def step(self, codes: torch.Tensor) -> torch.Tensor:
         """How far the grid's next point is from each code, away from zero."""
         return torch.ones_like(codes)
+
+    def nearest(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """Of a format with steps: the nearest integers that groups with these have, of values in units of the scale."""
+        raise NotImplementedError
+
+    def fitting_grid(self, rows: torch.Tensor, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a format with steps: scales (rows, 1) and steps (rows, groups); `share` of the steps that fit best."""
+        raise NotImplementedError
 
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
         """The codes as they are stored, one element each."""

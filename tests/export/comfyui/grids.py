@@ -19,6 +19,7 @@ GRIDS = {
     "fp8 weights alone": LayerSpec(weight=grid("fp8_e4m3", "per_tensor")),
     "e5m2": LayerSpec(weight=grid("fp8_e5m2", "per_tensor"), act=grid("fp8_e5m2", "per_tensor", dynamic=False)),
     "w4a4": LayerSpec(weight=grid("int4", "per_channel"), act=grid("int4", "per_token")),
+    "w4a8": LayerSpec(weight=grid("codebook4", "per_channel"), act=TOKENS),
     "nvfp4": LayerSpec(weight=grid("nvfp4"), act=grid("nvfp4")),
     "nvfp4 static": LayerSpec(weight=grid("nvfp4"), act=grid("nvfp4", dynamic=False)),
     "nvfp4 weights alone": LayerSpec(weight=grid("nvfp4")),
@@ -29,5 +30,5 @@ MIXED = {  # layers -> the form that they have in one file
     "blocks.*.attn1.to_out.0": "fp8",
     "blocks.*.attn2.to_q": "nvfp4",
     "blocks.*.ffn.net.0.proj": "mxfp8",
-    "blocks.*.ffn.net.2": "e5m2",
+    "blocks.*.ffn.net.2": "w4a8",
 }
