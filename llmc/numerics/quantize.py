@@ -181,14 +181,26 @@ def scales(slices: Tensor, spec: TensorSpec, whole: Tensor | None = None) -> tup
         absmax = torch.maximum(high, -low).clamp_(max=LARGEST)
         scale = fmt.scale(absmax, whole) if spec.divisor == "largest_code" else absmax / (fmt.max + 0.5)
         return exact_scale(scale, spec), None
+    if spec.offset_dtype is not None:
+        return _offset_grid(low, high, spec)
     low, high = low.clamp_(-LARGEST / 2, 0), high.clamp_(0, LARGEST / 2)
     scale = exact_scale((high - low) / (2**fmt.bits - 1), spec)
     # a scale that was rounded down can push the zero point past the codes, and some runtimes store it as one
     return scale, (-fmt.max - 1 - low / scale).round().clamp_(-fmt.max - 1, fmt.max)
 
 
+def _offset_grid(low: Tensor, high: Tensor, spec: TensorSpec) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of a range that need not hold zero: the value of the middle code is exact in some type, so
+    that the zero point lies between codes."""
+    fmt = spec.format
+    low, high = low.clamp(-LARGEST / 2, LARGEST / 2), high.clamp(-LARGEST / 2, LARGEST / 2)
+    scale = exact_scale((high - low) / (2**fmt.bits - 1), spec)
+    middle = low + (fmt.max + 1) * scale
+    return scale, -middle.to(getattr(torch, spec.offset_dtype or "float32")).float() / scale
+
+
 def step_grid(rows: Tensor, spec: TensorSpec, share: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The same in a format with steps, so many times as large as those of least squared error."""
+    """The grid of rows in a format with steps, so many times as large as those of least squared error."""
     scale, steps = spec.format.fitting_grid(rows, share)
     return exact_scale(scale, spec), steps
 

@@ -37,6 +37,8 @@ class TensorSpec(Strict):
     # scales are made exact in it *before* anything is rounded; of_input: in the type of what is quantized
     scale_dtype: ScaleDtype | Literal["of_input"] = "float32"
     kept_scale_dtype: ScaleDtype = "float32"  # some kernels narrow a scale only *after* they have rounded with it
+    # what an asymmetric grid keeps of the value of its middle code; None: zero itself lies on a code
+    offset_dtype: ScaleDtype | None = None
     quotient: Quotient = "exact"  # what is rounded to a code: some kernels compute it in bf16
     divisor: Divisor = "largest_code"  # of the largest magnitude; half of 255 lets int8 reach -128, and clips above 127
     # a symmetric integer grid leaves out its lowest code; kernels that only saturate give it to what is below the grid

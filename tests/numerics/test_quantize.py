@@ -168,3 +168,14 @@ def test_some_rows_of_a_quantized_matrix_are_those_of_the_whole(own: dict[str, o
     spec = TensorSpec.model_validate({"format": "int4", "symmetric": symmetric} | own)
     whole, rows = quantize(torch.randn(12, 16), spec), slice(1, None, 5)
     assert torch.equal(whole.of_rows(rows).dequantize(), whole.dequantize()[rows])
+
+
+def test_the_middle_of_an_offset_grid_is_exact_as_it_is_kept_and_the_range_need_not_hold_zero() -> None:
+    x = 2 + torch.rand(16, 64, generator=torch.Generator().manual_seed(1))
+    how = spec("int4", "per_group", 32, symmetric=False, scale_dtype="bfloat16", offset_dtype="bfloat16")
+    rounded = quantize(x, how)
+    assert rounded.zero is not None
+    middle = -rounded.zero * rounded.scale
+    torch.testing.assert_close(middle, middle.bfloat16().float(), rtol=1e-6, atol=0)
+    assert float((rounded.dequantize() - x).abs().max()) < 0.06
+    assert torch.equal(fake_quantize(x, how), rounded.dequantize())

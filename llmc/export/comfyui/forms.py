@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmc.layers.transforms import Rotation
     from llmc.numerics.quantize import Quantized
 
-Tensors: TypeAlias = "Callable[[Quantized], dict[str, LazyTensor]]"
+Tensors: TypeAlias = "Callable[[Quantized, torch.dtype], dict[str, LazyTensor]]"  # the type is that of the model
 Layout: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 FIRST_VERSION = "0.29"  # that was seen to read the forms which do not ask for a newer one
 LATER = "later than 0.29"
@@ -39,6 +39,7 @@ class Form:
     multiplies_inputs: bool = False  # whether the file can hold what an input is multiplied by
     multiples: tuple[int, int] = (1, 1)  # of in and out features
     scale_dtype: ScaleDtype = "bfloat16"  # in which scales are exact; where a weight is dequantized they become that
+    weight_arithmetic: Mapping[str, str] = field(default_factory=dict)
     act_arithmetic: Mapping[str, str] = field(default_factory=dict)  # where a kernel does not just divide
     says: Mapping[str, object] = field(default_factory=dict)  # in the description, beside `format`
     since: str = FIRST_VERSION  # the least version of ComfyUI
@@ -52,8 +53,9 @@ class Form:
     def computed(self, spec: LayerSpec) -> LayerSpec:
         """The spec as loader and kernel compute with it."""
         stored = spec.with_stored_scales(self.scale_dtype)
+        weight = stored.weight and stored.weight.model_copy(update=self.weight_arithmetic)
         act = stored.act and stored.act.model_copy(update=self.act_arithmetic)
-        return stored.model_copy(update={"act": act})
+        return stored.model_copy(update={"weight": weight, "act": act})
 
     def __str__(self) -> str:
         first, granularities = self.weights[0], " or ".join(weight.granularity for weight in self.weights)
@@ -69,20 +71,20 @@ def _alike(one: TensorSpec | None, other: TensorSpec | None) -> bool:
     return one.format.name == other.format.name and all(getattr(one, name) == getattr(other, name) for name in grid)
 
 
-def codes_and_scales(rounded: Quantized) -> dict[str, LazyTensor]:
+def codes_and_scales(rounded: Quantized, dtype: torch.dtype) -> dict[str, LazyTensor]:
     """Codes as they are; float32 scales of the rows (out, 1), or one without dimension."""
-    dtype: torch.dtype = getattr(torch, rounded.spec.format.dtype)
+    stored: torch.dtype = getattr(torch, rounded.spec.format.dtype)
     scale = rounded.scale.reshape(()) if rounded.spec.granularity == "per_tensor" else rounded.scale
-    return {"weight": LazyTensor(dtype, rounded.shape, lambda: rounded.stored().cpu()), "weight_scale": kept(scale)}
+    return {"weight": LazyTensor(stored, rounded.shape, lambda: rounded.stored().cpu()), "weight_scale": kept(scale)}
 
 
-def int4_rows(rounded: Quantized) -> dict[str, LazyTensor]:
+def int4_rows(rounded: Quantized, dtype: torch.dtype) -> dict[str, LazyTensor]:
     """Two's complement nibbles, the even column in the low one; one float32 scale a row, of one dimension."""
     return {"weight": _nibbles(rounded, lambda codes: codes.view(torch.uint8)),
             "weight_scale": kept(rounded.scale.reshape(-1))}  # fmt: skip
 
 
-def codebook4(rounded: Quantized) -> dict[str, LazyTensor]:
+def codebook4(rounded: Quantized, dtype: torch.dtype) -> dict[str, LazyTensor]:
     """Codes of 4 bits, the even column in the low nibble; steps of the groups, scales of the rows, and the levels."""
     fmt: Any = rounded.spec.format
     steps = rounded.zero
@@ -101,7 +103,20 @@ def codebook4(rounded: Quantized) -> dict[str, LazyTensor]:
     }
 
 
-def nvfp4(rounded: Quantized) -> dict[str, LazyTensor]:
+def awq(rounded: Quantized, dtype: torch.dtype) -> dict[str, LazyTensor]:
+    """Codes without a sign, the even column in the low nibble; scales, and the values of the codes in the middle. They
+    are exact in bf16, and its kernel computes in their type."""
+    assert rounded.zero is not None
+    rows, kept_in = rounded.shape[0], torch.float32 if dtype == torch.float32 else torch.bfloat16
+    middle = -rounded.zero * rounded.scale
+    return {
+        "weight": _nibbles(rounded, lambda codes: (codes + 8).view(torch.uint8)),
+        "weight_scale": kept(rounded.scale.reshape(rows, -1).to(kept_in)),
+        "weight_zeros": kept(middle.to(torch.bfloat16).reshape(rows, -1).to(kept_in)),
+    }
+
+
+def nvfp4(rounded: Quantized, dtype: torch.dtype) -> dict[str, LazyTensor]:
     """The even column in the high nibble; e4m3 scales under one float32 scale of the tensor."""
     assert rounded.whole is not None
     fmt: Any = rounded.spec.format
@@ -118,9 +133,14 @@ def nvfp4(rounded: Quantized) -> dict[str, LazyTensor]:
     }
 
 
-def mxfp8(rounded: Quantized) -> dict[str, LazyTensor]:
+def mxfp8(rounded: Quantized, dtype: torch.dtype) -> dict[str, LazyTensor]:
     """e4m3 codes as they are, powers of two."""
-    return {**codes_and_scales(rounded), "weight_scale": kept(rounded.scale_grid())}
+    return {**codes_and_scales(rounded, dtype), "weight_scale": kept(rounded.scale_grid())}
+
+
+def by_group(grid: torch.Tensor) -> torch.Tensor:
+    """Groups first, then rows."""
+    return grid.T.contiguous()
 
 
 def swizzled(dtype: str) -> Layout:
@@ -152,6 +172,13 @@ def _fp8(name: str, format_: str) -> Form:
     )
 
 
+def _awq(size: int) -> Form:
+    weight = _grid("int4", "per_group", group_size=size, symmetric=False)
+    layouts = {"weight_scale": by_group, "weight_zeros": by_group}
+    arithmetic, says = {"offset_dtype": "bfloat16"}, {"group_size": size}
+    return Form("awq_w4a16", (weight,), (None,), awq, layouts, weight_arithmetic=arithmetic, says=says, since=LATER)
+
+
 INT8_ACT = _grid("int8", "per_token")
 NVFP4, MXFP8 = TensorSpec(format="nvfp4"), TensorSpec(format="mxfp8")
 FORMS: tuple[Form, ...] = (
@@ -169,6 +196,7 @@ FORMS: tuple[Form, ...] = (
         "asym_w4a8_int8", (_grid("codebook4", "per_channel"),), (INT8_ACT,), codebook4, rotation="must",
         multiples=(16, 1), scale_dtype="float32", says={"group_size": 16}, since=LATER,
     ),
+    *(_awq(size) for size in (32, 64, 128)),
     Form(
         "nvfp4", (NVFP4,), (NVFP4, NVFP4.model_copy(update={"dynamic": False}), None), nvfp4,
         {"weight_scale": swizzled("float8_e4m3fn")}, multiplies_inputs=True, multiples=(32, 32),

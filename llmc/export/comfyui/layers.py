@@ -23,7 +23,7 @@ def layer_tensors(name: str, layer: QuantLinear, absorbed: Container[str]) -> di
     rounded, form = layer.state.rounded, form_of(layer.spec)
     if rounded is None or form is None:
         return transformed_tensors(name, layer)
-    found = form.tensors(rounded)
+    found = form.tensors(rounded, layer.dtype)
     tensors = {f"{name}.weight": found.pop("weight")}
     tensors |= bias_tensor(name, layer)
     tensors |= {f"{name}.{leaf}": tensor for leaf, tensor in found.items()}
@@ -43,7 +43,7 @@ def older_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     rounded = layer.state.rounded
     if rounded is None:
         return transformed_tensors(name, layer)
-    found = codes_and_scales(rounded)
+    found = codes_and_scales(rounded, layer.dtype)
     tensors = {f"{name}.weight": found["weight"]}
     tensors |= bias_tensor(name, layer)
     tensors[f"{name}.scale_weight"] = found["weight_scale"]

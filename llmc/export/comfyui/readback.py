@@ -109,6 +109,12 @@ def _codebook(leaves: Mapping[str, Tensor]) -> Tensor:
     return integers.reshape(codes.shape) * leaves["weight_s_channel"][:, None]
 
 
+def _awq(leaves: Mapping[str, Tensor]) -> Tensor:
+    codes = unpack_nibbles(leaves["weight"].view(torch.uint8), low_first=True).float() - 8
+    scale, middle = (leaves[leaf].float().T[..., None] for leaf in ("weight_scale", "weight_zeros"))
+    return (codes.reshape(*scale.shape[:2], -1) * scale + middle).reshape(codes.shape)
+
+
 def _nvfp4(leaves: Mapping[str, Tensor]) -> Tensor:
     codes = float_values(unpack_nibbles(leaves["weight"], low_first=False), exponent_bits=2, mantissa_bits=1)
     scale = unswizzle_scales(leaves["weight_scale"], len(codes), codes.shape[1] // 16).float()
@@ -127,6 +133,7 @@ DECODERS = {
     "float8_e5m2": _plain,
     "convrot_w4a4": _int4,
     "asym_w4a8_int8": _codebook,
+    "awq_w4a16": _awq,
     "nvfp4": _nvfp4,
     "mxfp8": _mxfp8,
 }

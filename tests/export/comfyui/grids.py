@@ -20,6 +20,7 @@ GRIDS = {
     "e5m2": LayerSpec(weight=grid("fp8_e5m2", "per_tensor"), act=grid("fp8_e5m2", "per_tensor", dynamic=False)),
     "w4a4": LayerSpec(weight=grid("int4", "per_channel"), act=grid("int4", "per_token")),
     "w4a8": LayerSpec(weight=grid("codebook4", "per_channel"), act=TOKENS),
+    "awq": LayerSpec(weight=grid("int4", "per_group", group_size=32, symmetric=False)),
     "nvfp4": LayerSpec(weight=grid("nvfp4"), act=grid("nvfp4")),
     "nvfp4 static": LayerSpec(weight=grid("nvfp4"), act=grid("nvfp4", dynamic=False)),
     "nvfp4 weights alone": LayerSpec(weight=grid("nvfp4")),
