@@ -101,7 +101,7 @@ def write_config(folder: Path, recipe: str) -> Path:
     config = {
         "base": {"run_dir": str(folder / f"run-{recipe}"), "device": "cpu"},
         "model": {"type": "WanT2V", "path": str(folder / "model")},
-        "calib": {"name": "t2v", "path": str(SAMPLES), "n_samples": 1, "sample_steps": 2, "target_height": 64,
+        "calib": {"name": "t2v", "path": str(SAMPLES), "n_samples": 3, "sample_steps": 2, "target_height": 64,
                   "target_width": 64, "num_frames": 17, "guidance_scale": 2.0},
         "quant": {"video_gen": {"method": RECIPES[recipe], "weight": {"bit": 8, "granularity": "per_channel"},
                                 "act": {"bit": 8, "granularity": "per_token"}}},

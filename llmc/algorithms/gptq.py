@@ -83,7 +83,9 @@ class GPTQ(Algorithm):
         for group in block.groups:
             layers = {name: layer for name, layer in zip(group.names, group.linears, strict=True) if layer.spec.weight}
             if layers:
-                self._round(layers, self._seen(group, block), block)
+                seen = self._seen(group, block)
+                self._round(layers, seen, block)
+                seen.forget()
 
     def _round(self, layers: dict[str, QuantLinear], seen: Seen, block: BlockStep) -> None:
         """Solve for all calls, damped as a trial on some of them says. Layers that this does not help on those kept

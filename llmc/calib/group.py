@@ -115,9 +115,11 @@ class Group:
 
     def forget(self, names: Iterable[str] | None = None) -> None:
         """Drop these statistics, or all that are large: a static scale can still be found."""
-        gone = {*self.stats, *self.sums} - {"range"} if names is None else names
+        gone = {*self.stats, *self.sums} - {"range"} if names is None else set(names)
         self.stats = {name: value for name, value in self.stats.items() if name not in gone}
-        self.sums = {name: value for name, value in self.sums.items() if name not in gone}
+        if self.sums.keys() & gone:
+            self.sums = {name: value for name, value in self.sums.items() if name not in gone}
+            give_back()
 
     def transform(self, transform: Transform) -> Transform:
         """Change the basis of the shared input, and tell the change that was made: a Scale may have to be rounded.

@@ -66,6 +66,11 @@ class Seen:
         found.add_(self._moments(APART, keep=False))
         return found
 
+    def forget(self) -> None:
+        """Let go of what nobody reads later, also of layers that were rounded to nearest."""
+        names = [self.gram, self.cross or self.gram]
+        self.group.forget({*names, *(name + APART for name in names)}.difference(self.kept))
+
     def _moments(self, which: str, keep: bool) -> Moments:
         def made(name: str) -> Tensor:
             return self.group.moment(name + which, keep or name in self.kept)
