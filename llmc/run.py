@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from llmc.ledger.resume import calibration_journal, forget, judging_kept
 from llmc.ledger.summary import collect
 from llmc.ledger.usage import counting
 from llmc.models.base import check_adapter
+from llmc.models.encoded import Encoded
 from llmc.models.loaded import LoadedModel
 
 
@@ -56,6 +57,8 @@ def start(config: Config, folder: RunFolder, pipeline: Any = None, runs: bool = 
             model, parts = given_model(config, pipeline)
         attention, original = config.attention_policy(), model.adapter.original
         networks = prepare_all(parts, orders_of(config), targets_of(config), attention, original)
+        if all(network.part.is_denoiser for network in networks):  # else what encoders give depends on the position
+            model = replace(model, encoded=Encoded())
     return Started(config, folder, model, networks)
 
 

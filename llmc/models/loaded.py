@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video
+from llmc.models.encoded import Encoded
 from llmc.models.parts import Part
 
 
@@ -16,6 +18,7 @@ class LoadedModel:
     adapter: ModelAdapter
     pipeline: Any = None  # None where weights are all that is looked at
     weights: str = ""  # a digest of them, where they may be others than those in the model's files
+    encoded: Encoded | None = None  # what its encoders made, where they stay as they are; None: they are asked anew
 
     def parts(self) -> list[Part]:
         """The networks that can be quantized."""
@@ -27,4 +30,5 @@ class LoadedModel:
 
     def generate(self, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""
-        return self.adapter.generate(self.pipeline, sample, sampling, on_step)
+        with nullcontext() if self.encoded is None else self.encoded.used_by(self.pipeline):
+            return self.adapter.generate(self.pipeline, sample, sampling, on_step)

@@ -92,6 +92,10 @@ class OpenSoraPlanPipeline:
     config: Mapping[str, Any]  # the network's config.json, in the original's words
     decode: Decode | None
 
+    def encode_prompt(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The text as the network reads it, (1, 512, channels), and which of it is not padding."""
+        return embed(self, text)
+
 
 class OpenSoraPlan(ModelAdapter):
     """Open-Sora-Plan v1.2 text-to-video, in its official layout; `path` is the folder of one network (93x480p, ...)."""
@@ -194,7 +198,7 @@ class OpenSoraPlan(ModelAdapter):
         network, scheduler = pipeline.transformer, pipeline.scheduler
         device = next(network.parameters()).device
         guided = sampling.guidance_scale > 1
-        texts = [embed(pipeline, text) for text in (sample.prompt, sample.negative_prompt)[: 1 + guided]]
+        texts = [pipeline.encode_prompt(text) for text in (sample.prompt, sample.negative_prompt)[: 1 + guided]]
         dtype = texts[0][0].dtype
         frames, height, width = latent_sizes(sampling)
         generator = torch.Generator("cpu").manual_seed(sampling.seed)

@@ -79,5 +79,6 @@ class Wan2TI2V(Wan):
         from diffusers import WanImageToVideoPipeline
 
         with_image = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=True)
+        with_image.encode_prompt = pipeline.encode_prompt  # which may know the text already
         with_image.set_progress_bar_config(disable=True)
         return run_pipeline(with_image, sample, sampling, on_step, image=fitted(sample.image, sampling))
