@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,11 +45,11 @@ def outcome(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def assert_goes_on(
-    config: Path, folder: Path, phases: Sequence[str], how: signal.Signals = signal.SIGKILL, most: float = 0.15
+    config: Path, folder: Path, moments: Sequence[float], how: signal.Signals = signal.SIGKILL, most: float = 0.15
 ) -> None:
-    """Runs that are killed in these phases end as one that was not, and repeat less than so much of it."""
+    """Runs that are killed at these moments end as one that was not, and repeat less than so much of it."""
     exported, figures = {}, {}
-    for run in killed_runs(config, folder, [PHASES[phase] for phase in phases], how):
+    for run in killed_runs(config, folder, moments, how):
         if not figures:
             exported, figures = outcome(folder / "whole")
             assert exported
@@ -62,18 +63,19 @@ def assert_goes_on(
 
 
 def test_a_run_that_was_killed_while_it_judged_goes_on_there(tmp_path: Path) -> None:
-    assert_goes_on(method_config(tmp_path / "config", "GPTQ"), tmp_path, ["judging"])
+    assert_goes_on(method_config(tmp_path / "config", "GPTQ"), tmp_path, [PHASES["judging"]])
 
 
 @pytest.mark.slow
 def test_a_run_that_was_asked_to_end_at_any_time_goes_on_too(tmp_path: Path) -> None:
-    assert_goes_on(method_config(tmp_path / "config", "GPTQ"), tmp_path, list(PHASES), signal.SIGTERM)
+    assert_goes_on(method_config(tmp_path / "config", "GPTQ"), tmp_path, list(PHASES.values()), signal.SIGTERM)
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_with_its_streams_in_files_gives_the_same(tmp_path: Path) -> None:
-    config = method_config(tmp_path / "config", "GPTQ", base={"memory": "20kB"}, calib={"max_calls": 3})
-    assert_goes_on(config, tmp_path, ["recording", "calibration", "judging"])
+def test_a_lent_run_with_its_streams_in_files_that_was_killed_at_any_moment_gives_the_same(tmp_path: Path) -> None:
+    config = method_config(tmp_path / "config", "GPTQ", base={"memory": "20kB", "resident": 0}, calib={"max_calls": 3})
+    moments = random.Random(0).sample([moment / 100 for moment in range(2, 98)], 10)
+    assert_goes_on(config, tmp_path, moments)
 
 
 @pytest.mark.slow
@@ -83,7 +85,7 @@ def test_a_run_that_was_killed_at_any_time_gives_the_same_as_one_that_was_not(
     method: str, streamed: bool, tmp_path: Path
 ) -> None:
     config = method_config(tmp_path / "config", method, calib={"streamed": streamed})
-    assert_goes_on(config, tmp_path, list(PHASES))
+    assert_goes_on(config, tmp_path, list(PHASES.values()))
 
 
 @pytest.mark.parametrize(
