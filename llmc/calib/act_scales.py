@@ -31,7 +31,8 @@ def fix_act_scales(group: Group, by: ActRule = "absmax", percentile: float = 100
 
 
 def fix_step_scales(group: Group, steps: int, dynamic_below: int, by: StepRule) -> None:
-    """The same for each step of the schedule, from its own range; all steps clip the same share of theirs."""
+    """Give linears of the group static scales for each step of the schedule, from its own range; all steps clip an
+    equal share of theirs."""
     for spec, layers in _without_scales(group):
         grids = _step_grids(group, spec, layers, steps, dynamic_below, by)
         for layer in layers:

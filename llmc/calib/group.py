@@ -100,7 +100,7 @@ class Group:
         return rows.min(), rows.max()
 
     def step_ranges(self) -> dict[int, Tensor]:
-        """The same (2,) for each step that was seen."""
+        """The least and the largest value (2,) of each step that was seen."""
         if self._is_scaled_alone():
             channels = self._in_basis(self.stats["step_range"].to(self.device))
             ranges = torch.stack([channels[:, 0].amin(1), channels[:, 1].amax(1)], 1)

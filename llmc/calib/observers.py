@@ -107,7 +107,7 @@ class Range(Remembered):
 
 
 class StepRange(Remembered):
-    """The same in each denoising step, (steps, 2, channels)."""
+    """The least and the largest value of each channel in each denoising step, (steps, 2, channels)."""
 
     def __init__(self, awaited: Awaited) -> None:
         self.unseen = Range(awaited)
@@ -213,13 +213,13 @@ class Cross(Gram):
 
 
 class ExactGram(Gram):
-    """The same in float64."""
+    """x^T x over all tokens, in float64."""
 
     dtype = torch.float64
 
 
 class ExactCross(Cross):
-    """The same in float64."""
+    """x^T q over all tokens, in float64."""
 
     dtype = torch.float64
 

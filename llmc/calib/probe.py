@@ -38,7 +38,7 @@ class Probe:
         return cls(tuple(_Alike.of(alike) for alike in _alike(linears)), rows)
 
     def on(self, rows: Tensor) -> Probe:
-        """The same linears, and other rows."""
+        """These linears, and other rows."""
         return replace(self, rows=rows)
 
     def error(self, transform: Transform | None = None) -> float:

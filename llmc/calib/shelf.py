@@ -30,7 +30,7 @@ def waiting(layer: QuantLinear) -> LayerState:
 
 
 def on_disk(tensor: Tensor) -> Tensor:
-    """The same values, mapped from a file that has no name any more: it goes when the tensor goes."""
+    """Values, mapped from a file that has no name any more: it goes when the tensor goes."""
     with scratch_folder("codes") as folder:
         file = folder / "codes"
         try:

@@ -63,7 +63,7 @@ def depends_on_layers(config: Config) -> bool:
     policies = [config.policy(section) for section in config.quant.sections()]
     if any(policy.rules or policy.ignored_blocks or policy.ignored_layers for policy in policies):
         return True
-    if any(COMMON_TILE % size for policy in policies for size in group_sizes(policy)):  # fmt: skip
+    if any(any(COMMON_TILE % size for size in group_sizes(policy)) for policy in policies):
         return True
     if any(method.width_problem(COMMON_TILE) for method in methods_of(config)):
         return True

@@ -329,7 +329,7 @@ class Config(Strict):
         return tuple(metric for metric in given if videos or metric.least_frames == 1)
 
     def fingerprint(self, *but: str) -> str:
-        """The same for the same work, wherever its output goes: sha256 over all else, `but` for some sections."""
+        """What tells this work from other work, wherever its output goes: sha256 over all sections, `but` for some."""
         work = self.model_dump(mode="json", exclude=WITHOUT_EFFECT | dict.fromkeys(but, True))
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 

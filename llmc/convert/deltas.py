@@ -27,7 +27,7 @@ class Delta:
         return (*self.factors[0].shape[:1], *self.factors[-1].shape[1:])
 
     def at(self, place: Place, shape: tuple[int, ...], strength: float) -> Delta:
-        """The same at a place of a parameter of that shape, as strong as asked for."""
+        """The delta at a place of a parameter of that shape, as strong as asked for."""
         rows, of_change = place.rows or _all_rows(shape), place.of_change or _all_rows(self.shape)
         by_row = rows is not None and of_change is not None and rows[1] - rows[0] == of_change[1] - of_change[0]
         ranges = (rows, of_change) if by_row else (None, None)

@@ -39,14 +39,15 @@ def quantize_all(
 ) -> None:
     """Let the recipes work on every block, all of them `observed` by their part's name. What other ranks saw of a block
     comes here when it is its turn: rows of all blocks would take as many times the room as there are ranks."""
-    blocks = [(network, block) for network in networks for block in network.unfinished]
-    with progress("quantizing", len(blocks), "blocks") as advance:
-        for network, block in blocks:
-            if observed and network.part.name in observed:
-                observed[network.part.name].attach(block.groups)
-            finish(block, network, journal)
-            block.put_away()
-            advance(1, block.name)
+    with progress("quantizing", sum(len(network.unfinished) for network in networks), "blocks") as advance:
+        for network in networks:
+            seen = (observed or {}).get(network.part.name)
+            for block in network.unfinished:
+                if seen is not None:
+                    seen.attach(block.groups)
+                finish(block, network, journal)
+                block.put_away()
+                advance(1, block.name)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from llmc.config.schema import Config
 from llmc.engine.blocks import attend, attended_before, finished_before, quantize_all, quantize_on_calls
 from llmc.engine.budget import chosen_calls, samples_to_run, tell_budget
 from llmc.engine.float_run import float_run, folder_of_calls
-from llmc.engine.network import Network
+from llmc.engine.network import Network, groups_of
 from llmc.models.base import PlannedSamples
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
@@ -71,7 +71,10 @@ def calibrate(
         calibration.record(folder)
         calibration.work()
     if journal is not None:
-        journal.forget_recording((network.part.name, block) for network in networks for block in network.blocks)
+        finished: list[tuple[str, BlockStep]] = []
+        for network in networks:
+            finished += [(network.part.name, block) for block in network.blocks]
+        journal.forget_recording(finished)
     return calibration.coverage
 
 
@@ -155,7 +158,7 @@ def observed_at_once(
         if network in by_block:
             blocks = network.blocks[:1] if network.first_is_like_float and not network.finished else []
         if blocks:
-            groups = [group for block in blocks for group in block.groups]
+            groups = groups_of(blocks)
             total, samples = chosen.total(network.part.name), chosen.samples(network.part.name)
             observations[network.part.name] = Observation(groups, network.needs, total, max_rows, finite, samples)
     return observations
@@ -165,8 +168,12 @@ def seen_for_numbers_alone(
     recorded: Sequence[Network], observations: Mapping[str, Observation], finite: Finite
 ) -> Observation:
     """The groups of networks whose calls are recorded and that nobody else looks at: NaN and infinity are told now."""
-    known = {group.name for observation in observations.values() for group in observation.groups}
-    groups = [group for network in recorded for group in network.groups if group.name not in known]
+    known: set[str] = set()
+    for observation in observations.values():
+        known |= {group.name for group in observation.groups}
+    groups: list[Group] = []
+    for network in recorded:
+        groups += [group for group in network.groups if group.name not in known]
     return Observation(groups, frozenset(), 0, 1, finite)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, product, takewhile
 
 from torch import nn
 
@@ -53,7 +53,7 @@ class Network:
 
     @property
     def groups(self) -> list[Group]:
-        return [group for block in self.blocks for group in block.groups]
+        return groups_of(self.blocks)
 
     @property
     def unfinished(self) -> list[BlockStep]:
@@ -69,7 +69,10 @@ class Network:
     @property
     def errors(self) -> dict[str, LayerError]:
         """How far each layer is from float, where rows were kept to tell."""
-        return {name: error for block in self.blocks for name, error in block.errors.items()}
+        found: dict[str, LayerError] = {}
+        for block in self.blocks:
+            found |= block.errors
+        return found
 
     @property
     def needs(self) -> frozenset[str]:
@@ -159,14 +162,25 @@ def prepare(
     return network
 
 
+def groups_of(blocks: Iterable[BlockStep]) -> list[Group]:
+    """The groups of all blocks."""
+    return list(chain.from_iterable(block.groups for block in blocks))
+
+
 def linears_of(part: Part) -> dict[str, list[str]]:
     """The linears of each block, by their names within it."""
-    return {name: [linear for group in part.groups(block) for linear in group.linears] for name, block in part.blocks}
+    found = {}
+    for name, block in part.blocks:
+        found[name] = list(chain.from_iterable(group.linears for group in part.groups(block)))
+    return found
 
 
 def layer_names(part: Part) -> list[str]:
     """The names of all linears that are quantized, within the part."""
-    return [f"{block}.{linear}" for block, linears in linears_of(part).items() for linear in linears]
+    found: list[str] = []
+    for block, linears in linears_of(part).items():
+        found += [f"{block}.{linear}" for linear in linears]
+    return found
 
 
 def is_static(layer: QuantLinear) -> bool:
@@ -176,12 +190,12 @@ def is_static(layer: QuantLinear) -> bool:
 
 def is_carried(by: Carrier, specs: Iterable[LayerSpec], targets: Sequence[Target]) -> bool:
     """Whether every target can keep a Scale of the input of such layers."""
-    return all(by in target.carries(spec) for spec in specs for target in targets)
+    return all(by in target.carries(spec) for spec, target in product(specs, targets))
 
 
 def rotation_of(specs: Iterable[LayerSpec], targets: Sequence[Target]) -> Rotation:
     """Whether the input that such layers share can be rotated for every target, or always is."""
-    asked = {target.rotation(spec) for spec in specs for target in targets}
+    asked = {target.rotation(spec) for spec, target in product(specs, targets)}
     return "never" if "never" in asked else "must" if "must" in asked else "may"
 
 
@@ -224,7 +238,7 @@ def before_rounding(recipe: Sequence[Algorithm]) -> Sequence[Algorithm]:
 def rounded_to_nearest(network: Network, blocks: Sequence[BlockStep] | None = None) -> Iterator[None]:
     """For a while, plain rounding at the same bits in place of what the recipe decided; in some blocks or in all."""
     whole, blocks = blocks is None, network.blocks if blocks is None else blocks
-    layers = [layer for block in blocks for layer in block.linears.values()]
+    layers = list(chain.from_iterable(block.linears.values() for block in blocks))
     states, errors = [layer.state for layer in layers], [block.errors for block in blocks]
     for layer in layers:
         layer.state = LayerState()

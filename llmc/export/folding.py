@@ -42,8 +42,8 @@ def absorbed_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
 
 
 def folded_tensors(part: FinishedPart) -> dict[str, LazyTensor]:
-    """The same; where a modulated norm is smoothed, that is left to the runtime: then all blocks have
-    `affine_norm1/3`, of ones where nothing is smoothed."""
+    """Tensors as `absorbed_tensors` has them; where a modulated norm is smoothed, that is left to the runtime: then all
+    blocks have `affine_norm1/3`, of ones where nothing is smoothed."""
     folded = absorbed_tensors(part)
     norms = {norm: multiplier for norm, multiplier in multipliers(part).items() if isinstance(norm, str)}
     return folded | _affine_norms(part, norms) if any(f"{norm}.weight" not in folded for norm in norms) else folded

@@ -48,7 +48,7 @@ def parse_json(text: bytes) -> Any:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """The same of a text that must hold an object."""
+    """The keys and values of a JSON text that must hold an object."""
     value = parse_json(text)
     if not isinstance(value, dict):
         raise NotJson(f"it holds a {type(value).__name__}, not keys with values")
@@ -72,7 +72,7 @@ def read_object(path: Path, refusal: type[LlmcError]) -> FileObject:
 
 
 def read_object_if_there(path: Path, refusal: type[LlmcError]) -> FileObject | None:
-    """The same; None if nothing of that name is there."""
+    """The keys and values of a file; None if nothing of that name is there."""
     return read_object(path, refusal) if path.exists() or path.is_symlink() else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, product
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, TypeVar
@@ -43,7 +43,7 @@ def judge(config: Config, model: LoadedModel, networks: Sequence[Network], folde
     `folder`; all else is `kept` until the run is over."""
     assert config.eval is not None
     samples = config.eval.samples(model.adapter)
-    everything = [(sample, sampling) for sampling in config.eval_samplings() for sample in samples]
+    everything = [(sample, how) for how, sample in product(config.eval_samplings(), samples)]
     planned = [(index, sample, how) for index, (sample, how) in enumerate(everything)]
     chosen = judged_calls(model, networks, planned, config.eval.max_calls)
     planned = [one for _, one in distributed.share(planned)]
@@ -87,14 +87,15 @@ def replay_all(
     replays = [replay_samples(each, positions, recording.calls[each.part.name], samples, kept) for each in denoisers]
     found = {}
     for position in positions:
-        encoders = [
-            (network.part.name, error)
-            for network in networks if network not in denoisers
-            for error in encoder_errors(position, network, recording.calls[network.part.name], kept.of(position))
-        ]  # fmt: skip
+        encoders: list[tuple[str, float]] = []
+        for network in networks:
+            if not network.part.is_denoiser:
+                name = network.part.name
+                errors = encoder_errors(position, network, recording.calls[name], kept.of(position))
+                encoders += [(name, error) for error in errors]
         of_samples = [[parts[position][sample] for parts in replays] for sample in samples]
         steps = [per_step(chain.from_iterable(part.calls for part in parts)) for parts in of_samples]
-        blocks = [block for parts in of_samples for part in parts for block in part.blocks]
+        blocks = list(chain.from_iterable(part.blocks for part in chain.from_iterable(of_samples)))
         found[position] = Judged([], steps, blocks, encoders)
     return found
 

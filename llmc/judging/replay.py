@@ -39,7 +39,9 @@ def replay_samples(
 ) -> dict[str, dict[int, Replayed]]:
     """Of each position the replay of each sample; what is kept is not run again."""
     stride = max(1, store.total // LOOKED_AT)
-    pieces = {name: (sample, calls) for sample in samples for name, calls in _pieces(network, sample, store)}
+    pieces: dict[str, tuple[int, CallStore]] = {}
+    for sample in samples:
+        pieces |= {name: (sample, calls) for name, calls in _pieces(network, sample, store)}
     missing = [name for name in pieces if not kept.has(name)]
     if len(missing) < len(pieces):
         log.info("%s: %d of %d replays were done before", network.part.name, len(pieces) - len(missing), len(pieces))

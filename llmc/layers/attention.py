@@ -58,7 +58,7 @@ class AttentionCall:
         return keys if self.asks_itself else None, keys, keys
 
     def without_padding(self) -> AttentionCall:
-        """The same with zeros in place of padding, which set no scale then; what others read does not change."""
+        """The call with zeros in place of padding, which set no scale then; what others read does not change."""
         filled = [x if seen is None else x.masked_fill(~seen[:, None, :, None], 0)
                   for x, seen in zip(self.tensors, self.seen(), strict=True)]  # fmt: skip
         return replace(self, q=filled[0], k=filled[1], v=filled[2])

@@ -267,7 +267,7 @@ class QuantLinear(nn.Module):
         return torch.stack([scales(sliced(peer.float_weight(), spec), spec)[0] for peer in self.peers]).amax(0)
 
     def _common_whole(self, spec: TensorSpec) -> Tensor | None:
-        """The same in a format of two levels, of the upper one."""
+        """In a format of two levels, the largest upper scale that it and its peers need."""
         if not self.peers or spec.granularity == "per_tensor" or not spec.one_scale_for_all:
             return None
         wholes = [whole_scale(peer.float_weight(), spec) for peer in self.peers]

@@ -85,7 +85,7 @@ class Scale:
         return cls((1 / s).to(torch.bfloat16).float())
 
     def of(self, channels: slice) -> Scale:
-        """The same, of some channels alone."""
+        """The scale of some channels alone."""
         return replace(self, multiplier=self.multiplier[channels])
 
     def input(self, x: torch.Tensor) -> torch.Tensor:

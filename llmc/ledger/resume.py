@@ -45,7 +45,9 @@ def forget(folder: RunFolder) -> None:
 
 
 def _key(config: Config, work: str, samples: Sequence[Sample], model: LoadedModel, device: torch.device) -> str:
-    images = [image for sample in samples for image in (sample.image, sample.last_image) if image]
+    images: list[Path] = []
+    for sample in samples:
+        images += [image for image in (sample.image, sample.last_image) if image]
     loras = [lora.path for lora in config.model.lora]
     return fingerprint(
         work, [sample.model_dump(mode="json") for sample in samples], images,

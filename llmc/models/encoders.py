@@ -126,7 +126,7 @@ def encoder_parts(pipeline: Any, names: Collection[str], sections: Collection[Se
 
 
 def encoder_skeletons(index: PipelineIndex, names: Collection[str], sections: Collection[Section]) -> Iterator[Part]:
-    """The same as the folder's configurations describe them, on the meta device."""
+    """The encoders that sections are about, as the folder's configurations describe them, on the meta device."""
     for name, class_name in encoder_classes(index, names).items():
         if section_of(name) in sections:
             known_class(name, class_name)

@@ -172,7 +172,7 @@ def gptq(
 def gptq_on_best_grid(
     weights: Sequence[Rows], factor: Factor, spec: TensorSpec, grids: Sequence[Sequence[Grid]]
 ) -> list[Quantized]:
-    """The same with several grids for each weight: every output channel gets the one that disturbs it least."""
+    """Weights rounded column by column on several grids: every output channel gets the one that disturbs it least."""
     chosen: list[Solution] = []
     for alternatives in zip(*grids, strict=True):
         found = gptq(weights, factor, spec, alternatives, compare=len(grids[0]) > 1)

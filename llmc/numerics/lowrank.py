@@ -18,7 +18,8 @@ def closest(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def closest_on_outputs(matrix: Tensor, gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The same, closest on outputs: with gram = L L^T the closest one to matrix @ L (QERA, arXiv:2410.06040)."""
+    """up and down of the matrix of that rank that is closest on outputs: with gram = L L^T the closest to matrix @ L
+    (QERA, arXiv:2410.06040)."""
     damped = gram + torch.diag(RIDGE * gram.diagonal().clamp(min=gram.diagonal().mean() * 1e-6 + 1e-12))
     root = torch.linalg.cholesky(damped)
     up, down = closest(matrix @ root, rank)

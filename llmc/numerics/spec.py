@@ -137,7 +137,7 @@ class LayerSpec(Strict):
     sums: SumScale | None = None
 
     def with_stored_scales(self, dtype: ScaleDtype) -> LayerSpec:
-        """The same, with the scales that a file holds exact in `dtype`: those of the weight, and of a static act."""
+        """The spec with the scales that a file holds exact in `dtype`: those of the weight, and of a static act."""
         stored = [spec if spec is None or (spec is self.act and spec.dynamic)
                   else spec.model_copy(update={"scale_dtype": dtype}) for spec in (self.weight, self.act)]  # fmt: skip
         return LayerSpec(weight=stored[0], act=stored[1], sums=self.sums)

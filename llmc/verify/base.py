@@ -29,7 +29,7 @@ class Target(Plugin):
 
     @abstractmethod
     def looks_like(self, path: Path) -> bool:
-        """The same for what has no manifest."""
+        """Whether a folder or file without a manifest is an export of this target."""
 
     @abstractmethod
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:

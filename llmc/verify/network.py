@@ -70,7 +70,7 @@ class Network:
 
     @property
     def wan(self) -> Wan:
-        """The same, where it is known to be Wan's."""
+        """The network, where it is known to be Wan's."""
         assert isinstance(self.described, Wan)
         return self.described
 

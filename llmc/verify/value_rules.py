@@ -104,7 +104,8 @@ def _distance(
 
 
 def _free_distance(weight: Tensor, wanted: Tensor, rows: bool) -> float:
-    """The same with whatever multiplier of each column fits best, and of each row where rows may carry one."""
+    """How far a weight is from what is wanted, under the multipliers of columns that fit best, and of rows where they
+    may carry one."""
     for _ in range(3 if rows else 1):
         wanted = wanted * _fitting(weight.t(), wanted.t())
         wanted = wanted * _fitting(weight, wanted)[:, None] if rows else wanted

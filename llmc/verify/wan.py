@@ -170,7 +170,7 @@ def lacking(config: Mapping[str, Any], wanted: Iterable[str], may_be_none: Colle
 
 
 def _odd_sizes(config: Mapping[str, Any]) -> list[str]:
-    """The same of keys that need not be there."""
+    """The keys that need not be there and hold no size, with what they hold instead."""
     there = [key for key in ("text_dim", "vace_in_dim", "vace_in_channels") if config.get(key) is not None]
     odd = lacking(config, there)
     for key, least, most in (("patch_size", 1, 3), ("vace_layers", 0, MOST_BLOCKS)):

@@ -91,7 +91,7 @@ def problem_of(qconfig: QConfig, side: Side) -> tuple[str, str] | None:
 
 
 def grid_of(qconfig: QConfig, side: Side) -> dict[str, Any] | None:
-    """The same grid in the words of `quant`; None: float."""
+    """A grid in the words of `quant`; None: float."""
     if qconfig.dtype == "float":
         return None
     if qconfig.scope == "per_block":

@@ -25,7 +25,7 @@ NEEDED = {"model": ("path", "--model_path"), "save": ("save_path", "--save_path"
 
 
 def translated(document: Document, overrides: Sequence[str]) -> Document:
-    """The same run as a document of ours. The dialect names no model and no folder to write to: overrides do."""
+    """What the dialect asks for, as a document of ours. It names no model and no folder to write to: overrides do."""
     theirs = tuple(f"{key}." for key in Dialect.model_fields)
     apply_overrides(document, [text for text in overrides if text.startswith(theirs)])
     ours = [text for text in overrides if not text.startswith(theirs)]

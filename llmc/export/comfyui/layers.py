@@ -39,7 +39,7 @@ def layer_tensors(name: str, layer: QuantLinear, absorbed: Container[str]) -> di
 
 
 def older_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
-    """The same in the form of one marker for the whole file, fp8 alone."""
+    """The tensors of a layer in the older form, with one marker for the whole file; fp8 alone."""
     rounded = layer.state.rounded
     if rounded is None:
         return transformed_tensors(name, layer)

@@ -61,7 +61,7 @@ class RuntimeLinear:
         return torch.cat([rounded.scale_grid().cpu() for rounded in self.rounded()])
 
     def stored_scales(self) -> torch.Tensor:
-        """The same, in the type in which their format keeps them."""
+        """The scales of the weight, in the type in which their format keeps them."""
         return torch.cat([rounded.stored_scales().cpu() for rounded in self.rounded()])
 
     def upper_scales(self) -> torch.Tensor:

@@ -130,7 +130,7 @@ def integers(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
 
 
 def weights_alone(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
-    """The same without offsets."""
+    """int8 codes and a scale of each output channel, without offsets."""
     return {leaf: tensor for leaf, tensor in integers(linear, runtime).items() if leaf != "weight_offset"}
 
 
@@ -177,7 +177,7 @@ def mxfp4(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
 
 
 def dual_scale(linear: RuntimeLinear, runtime: Runtime) -> dict[str, LazyTensor]:
-    """The same, and the upper scales."""
+    """4-bit codes with the scales of every 32, and the upper scales of every 512."""
     shape = (linear.out_features, linear.in_features // 512, 1)
     return mxfp4(linear, runtime) | {"weight_dual_scale": LazyTensor(torch.float32, shape, linear.upper_scales)}
 

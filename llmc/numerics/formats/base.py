@@ -31,7 +31,7 @@ class Format(Plugin):
         the opposite of no other."""
 
     def round_(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
-        """The same of values that nobody needs any more: a format may work in their place."""
+        """`round` of values that nobody needs any more: a format may work in their place."""
         return self.round(x, rounding, mirrored)
 
     def scale(self, absmax: torch.Tensor, whole: torch.Tensor | None = None) -> torch.Tensor:

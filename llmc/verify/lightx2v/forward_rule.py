@@ -96,7 +96,7 @@ def _own_tensors(network: Network, block: str) -> dict[str, Tensor]:
 
 
 def _float_block(network: Network, model: FloatNetwork, block: str, x: Tensor, inputs: Inputs) -> Tensor | None:
-    """The same block of the float model on the same input; None if it is not there, or of other sizes."""
+    """What the block of the float model makes of the same input; None if it is not there, or of other sizes."""
     own = {_inside(block, each): model.read(each) for each in network.float_tensors()
            if each.native.startswith(f"{block}.")}  # fmt: skip
     weights = {_inside(block, each): model.read(each, "weight") for each in network.linears()

@@ -73,7 +73,7 @@ def mxfp4_bytes(of: Sizes) -> dict[str, Leaf]:
 
 
 def dual(of: Sizes) -> dict[str, Leaf]:
-    """The same, under a scale of its own for each 512."""
+    """Two e2m1 a byte under powers of two, and those under a scale for each 512."""
     return mxfp4_bytes(of) | {"weight_dual_scale": Leaf((torch.float32,), ((of.n, -(-of.k // OUTER), 1),))}
 
 
