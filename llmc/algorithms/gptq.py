@@ -84,8 +84,21 @@ class GPTQ(Algorithm):
             layers = {name: layer for name, layer in zip(group.names, group.linears, strict=True) if layer.spec.weight}
             if layers:
                 seen = self._seen(group, block)
+                self._fit_formats(list(layers.values()), seen)
                 self._round(layers, seen, block)
                 seen.forget()
+
+    def _fit_formats(self, layers: list[QuantLinear], seen: Seen) -> None:
+        """Where a format has levels to choose, linears that read one input choose them together: a target may store
+        some of those as one."""
+        for spec in dict.fromkeys(layer.spec for layer in layers):
+            alike = [layer for layer in layers if layer.spec == spec]
+            if spec.weight is not None and spec.weight.format.is_to_be_fitted:
+                energy = seen.used().gram.diagonal()
+                fitted = spec.weight.format.fitted([layer.float_weight() for layer in alike], energy)
+                weight = spec.weight.model_copy(update={"format": fitted})
+                for layer in alike:
+                    layer.spec = spec.model_copy(update={"weight": weight})
 
     def _round(self, layers: dict[str, QuantLinear], seen: Seen, block: BlockStep) -> None:
         """Solve for all calls, damped as a trial on some of them says. Layers that this does not help on those kept

@@ -18,10 +18,11 @@ from llmc.layers.linear import QuantLinear
 from llmc.numerics.quantize import (
     Quantized,
     common_grid,
+    counted_from,
     exact_scale,
     fake_quantize,
     kept_scale,
-    rounder,
+    nearest_codes,
     sliced,
     unsliced,
 )
@@ -48,7 +49,7 @@ class Learned:
         assert rounded is not None
         self.layer, self.rounded, self.spec = layer, rounded, rounded.spec
         codes = self.spec.format.unpack(rounded.codes)
-        self.step = self.spec.format.step(codes)
+        self.step = self.spec.format.step(codes, rounded.zero)
         self.start = codes + self._toward_float(codes, rounded)
         self.moved = _parameter(torch.zeros_like(codes))  # from there, in steps of the grid
         self.log_scale = _parameter(torch.zeros_like(rounded.scale)) if self._may_scale else None
@@ -79,7 +80,7 @@ class Learned:
         """The rounded weight, as a slope sees it."""
         position = self._position()
         codes = position + (self._codes() - position).detach()
-        values = codes if self.rounded.zero is None else codes - self.rounded.zero
+        values = counted_from(codes, self.rounded.zero, self.spec)
         return unsliced(values * self._scale(), self.spec, self.rounded.shape)
 
     @torch.no_grad()
@@ -109,13 +110,13 @@ class Learned:
     def _toward_float(self, codes: Tensor, rounded: Quantized) -> Tensor:
         """From each code toward the weight that it stands for, as far as it is still what that rounds to."""
         exact = sliced(self.layer.float_weight(), self.spec) / rounded.scale
-        exact = exact if rounded.zero is None else exact + rounded.zero
+        exact = exact if rounded.zero is None or self.spec.format.steps_every else exact + rounded.zero
         near = NEAR * self.step
         moved = torch.minimum(torch.maximum(exact - codes, -near), near)
-        return torch.where(rounder(self.spec)(codes + moved) == codes, moved, 0.0)
+        return torch.where(nearest_codes(codes + moved, rounded.zero, self.spec) == codes, moved, 0.0)
 
     def _codes(self) -> Tensor:
-        return rounder(self.spec)(self._position().detach())
+        return nearest_codes(self._position().detach(), self.rounded.zero, self.spec)
 
     def _position(self) -> Tensor:
         """The weight in units of its scale, before rounding."""

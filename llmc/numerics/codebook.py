@@ -6,6 +6,8 @@ multiplied are these integers. So they, and not the products with the step, are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ SMALLEST, LARGEST = 2.0**-9, 448.0  # of the steps, in e4m3
 WIDEST = 2.0**126  # of a row: an infinity saturates there
 REFINED = 2  # times that the steps are fitted to the codes, and the codes to the steps: more gains next to nothing
 TINY = 1e-8
+SAMPLED = 1 << 18  # values of a weight tell its best levels
+ROUNDS, LLOYD = 2, 10  # of fitting steps to levels and levels to steps; and of the latter each time
 
 
 def decoded(levels: Tensor, steps: Tensor) -> Tensor:
@@ -61,3 +65,26 @@ def fitting_grid(rows: Tensor, levels: Tensor, size: int, share: float = 1.0) ->
 def _levels_of(values: Tensor, levels: Tensor) -> Tensor:
     """The nearest levels themselves."""
     return levels[torch.bucketize(values, (levels[1:] + levels[:-1]) / 2)]
+
+
+def fitted_levels(weights: Sequence[Tensor], energy: Tensor, levels: Tensor, size: int) -> Tensor:
+    """Levels of least squared output error for weights (out, in) that read inputs of some energy (in,) each: those of
+    Lloyd and Max, to whom a value counts as much as its step and its input make of it."""
+    for _ in range(ROUNDS):
+        found = [_in_steps(weight, energy, levels, size) for weight in weights]
+        values, counts = (torch.cat(each) for each in zip(*found, strict=True))
+        for _ in range(LLOYD):
+            nearest_of = torch.bucketize(values, (levels[1:] + levels[:-1]) / 2)
+            total = torch.zeros_like(levels).index_add_(0, nearest_of, counts)
+            mean = torch.zeros_like(levels).index_add_(0, nearest_of, counts * values) / total.clamp(min=TINY)
+            levels = torch.where(total > 0, mean, levels).sort().values
+    return levels
+
+
+def _in_steps(weight: Tensor, energy: Tensor, levels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Some values of a weight in units of their steps, and how much each counts."""
+    some = weight[:: -(-weight.numel() // SAMPLED)]
+    scale, steps = fitting_grid(some, levels, size)
+    unit = (scale * steps).repeat_interleave(size, 1)
+    counts = energy / energy.mean().clamp(min=TINY) * (unit / unit.mean()).square()
+    return (some / unit).flatten(), counts.flatten()

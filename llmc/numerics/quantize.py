@@ -263,9 +263,16 @@ def kept_scale(scale: Tensor, spec: TensorSpec) -> Tensor:
 
 def round_to_grid(slices: Tensor, scale: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
     """The codes of (slices, slice size) values, unpacked."""
-    if zero is not None and spec.format.steps_every is not None:
-        return spec.format.nearest(slices / scale, zero)
+    if spec.format.steps_every is not None:
+        return nearest_codes(slices / scale, zero, spec)
     return rounder(spec)(quotient(slices, scale, spec) if zero is None else (slices / scale).add_(zero))
+
+
+def nearest_codes(positions: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:
+    """The codes of values in units of their scales, counted from the zero point."""
+    if zero is not None and spec.format.steps_every is not None:
+        return spec.format.nearest(positions, zero)
+    return rounder(spec)(positions)
 
 
 def counted_from(codes: Tensor, zero: Tensor | None, spec: TensorSpec) -> Tensor:

@@ -98,7 +98,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # of a network
 
 @torch.no_grad()
 def finished_family(
-    folder: Path, family: str, exporter: Exporter, grids: LayerSpec
+    folder: Path, family: str, exporter: Exporter, grids: LayerSpec, recipe: tuple[Algorithm, ...] = SMOOTH
 ) -> tuple[FinishedPart, Network, Call]:
     """The transformer of any family with one network after calibration, and the first call of it."""
     save, sampling = TINY[family]
@@ -111,7 +111,7 @@ def finished_family(
     hook = whole.module.register_forward_pre_hook(
         lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
     )
-    network = prepare(whole, Policy(grids), [exporter], SMOOTH, original=adapter.original(whole.module))
+    network = prepare(whole, Policy(grids), [exporter], recipe, original=adapter.original(whole.module))
     (sample,) = read_samples(folder / "samples", needs_image=False)
     calibrate(LoadedModel(adapter, pipeline), [network], CalibrationPlan([(0, sample, sampling)], 64))
     hook.remove()

@@ -17,7 +17,7 @@ from pydantic import Field
 from llmc.convert.writer import write_checkpoint
 from llmc.export.base import Exporter
 from llmc.export.card import inline_code
-from llmc.export.comfyui.forms import FORMS, form_of
+from llmc.export.comfyui.forms import FORMS, SEEN, form_of
 from llmc.export.comfyui.layers import layer_tensors, older_tensors
 from llmc.export.comfyui.names import in_original_names
 from llmc.export.comfyui.readback import check_written
@@ -41,6 +41,11 @@ class ComfyUI(Exporter):
     comfy_format: Literal["comfy_quant", "scaled_fp8"] = Field(
         "comfy_quant",
         description="comfy_quant: each layer says how it is quantized; scaled_fp8: the older form, fp8 alone",
+    )
+    codebook: Literal["standard", "own"] = Field(
+        "standard",
+        description="levels of codebook4 weights; standard: those that the fastest kernels know; own: fitted by GPTQ "
+        "to the weights and inputs of each group of linears",
     )
     switch: ClassVar[str] = "save_comfyui"
     subfolder: ClassVar[str] = "comfyui"
@@ -78,7 +83,11 @@ class ComfyUI(Exporter):
 
     def computed(self, spec: LayerSpec) -> LayerSpec:
         form = form_of(spec)
-        return spec if form is None else form.computed(spec)
+        if form is None or spec.weight is None:
+            return spec
+        own = {"fits": True} if self.codebook == "own" and "fits" in type(spec.weight.format).model_fields else {}
+        weight = spec.weight.model_copy(update={"format": spec.weight.format.model_copy(update=own)})
+        return form.computed(spec.model_copy(update={"weight": weight}))
 
     def carries(self, spec: LayerSpec) -> frozenset[Carrier]:
         form = form_of(spec)
@@ -106,9 +115,13 @@ class ComfyUI(Exporter):
 
     def usage(self, parts: Sequence[FinishedPart]) -> str:
         files = " and ".join(inline_code(f"{stem_of(part)}.safetensors") for part in parts)
+        specs = [layer.spec for part in parts for layer in part.layers.values()]
+        least = {form.format: form.since for form in map(form_of, specs) if form is not None}
+        newer = [f"{inline_code(name)} {since}" for name, since in least.items() if since != SEEN]
+        more = f" Some layers need a version: {', '.join(newer)}." if newer else ""
         return (
             f"Put {files} into `models/diffusion_models/` of ComfyUI. Encoders and autoencoder are those of the "
-            "original model.\n"
+            f"original model.{more}\n"
         )
 
 

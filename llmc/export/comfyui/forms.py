@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Tensors: TypeAlias = "Callable[[Quantized, torch.dtype], dict[str, LazyTensor]]"  # the type is that of the model
 Layout: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
-FIRST_VERSION = "0.29"  # that was seen to read the forms which do not ask for a newer one
+SEEN = "0.29"  # the version of ComfyUI that was seen to read the forms which do not ask for a newer one
 LATER = "later than 0.29"
 
 
@@ -42,7 +42,7 @@ class Form:
     weight_arithmetic: Mapping[str, str] = field(default_factory=dict)
     act_arithmetic: Mapping[str, str] = field(default_factory=dict)  # where a kernel does not just divide
     says: Mapping[str, object] = field(default_factory=dict)  # in the description, beside `format`
-    since: str = FIRST_VERSION  # the least version of ComfyUI
+    since: str = SEEN  # the least version of ComfyUI
 
     def fits(self, spec: LayerSpec) -> bool:
         """Whether layers on these grids can be stored so."""
@@ -194,7 +194,7 @@ FORMS: tuple[Form, ...] = (
     ),
     Form(
         "asym_w4a8_int8", (_grid("codebook4", "per_channel"),), (INT8_ACT,), codebook4, rotation="must",
-        multiples=(16, 1), scale_dtype="float32", says={"group_size": 16}, since=LATER,
+        multiples=(16, 1), scale_dtype="float32", says={"group_size": 16}, since="0.31",
     ),
     *(_awq(size) for size in (32, 64, 128)),
     Form(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -38,8 +39,8 @@ class Format(Plugin):
         """The scale with which values up to `absmax` fill the grid; `whole` is that of the tensor, if it has one."""
         return absmax / self.max
 
-    def step(self, codes: torch.Tensor) -> torch.Tensor:
-        """How far the grid's next point is from each code, away from zero."""
+    def step(self, codes: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
+        """How far the grid's next point is from each code, away from zero; `zero`: what the grid has beside scales."""
         return torch.ones_like(codes)
 
     def nearest(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
@@ -49,6 +50,15 @@ class Format(Plugin):
     def fitting_grid(self, rows: torch.Tensor, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Of a format with steps: scales (rows, 1) and steps (rows, groups); `share` of the steps that fit best."""
         raise NotImplementedError
+
+    @property
+    def is_to_be_fitted(self) -> bool:
+        """Whether its values are still to be chosen, for weights and what they read."""
+        return False
+
+    def fitted(self, weights: Sequence[torch.Tensor], energy: torch.Tensor) -> Format:
+        """The format for weights (out, in) that read inputs of some energy (in,) each; most are alike for all."""
+        return self
 
     def pack(self, codes: torch.Tensor) -> torch.Tensor:
         """The codes as they are stored, one element each."""

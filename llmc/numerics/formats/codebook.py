@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -21,6 +22,7 @@ class Codebook4(Format):
 
     name: Literal["codebook4"] = "codebook4"
     levels: tuple[float, ...] = STANDARD
+    fits: bool = False  # whether linears that read one input are given levels of their own, before GPTQ solves for them
     bits: ClassVar[int] = 4
     max: ClassVar[float] = 127.0
     integer: ClassVar[bool] = False
@@ -29,6 +31,11 @@ class Codebook4(Format):
 
     def round(self, x: torch.Tensor, rounding: Rounding = "nearest_even", mirrored: bool = False) -> torch.Tensor:
         return x.round().clamp_(-self.max, self.max)
+
+    def step(self, codes: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
+        assert zero is not None and self.steps_every is not None
+        apart = (self.levels[-1] - self.levels[0]) / (len(self.levels) - 1)
+        return (zero * apart).clamp_(min=1).repeat_interleave(self.steps_every, 1)
 
     def nearest(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         from llmc.numerics.codebook import nearest
@@ -40,6 +47,17 @@ class Codebook4(Format):
 
         assert self.steps_every is not None
         return fitting_grid(rows, self.table(rows.device), self.steps_every, share)
+
+    @property
+    def is_to_be_fitted(self) -> bool:
+        return self.fits
+
+    def fitted(self, weights: Sequence[torch.Tensor], energy: torch.Tensor) -> Codebook4:
+        from llmc.numerics.codebook import fitted_levels
+
+        assert self.steps_every is not None
+        levels = fitted_levels(weights, energy.float(), self.table(energy.device), self.steps_every)
+        return self.model_copy(update={"levels": tuple(levels.tolist()), "fits": False})
 
     def table(self, device: torch.device) -> torch.Tensor:
         """The levels, in order."""

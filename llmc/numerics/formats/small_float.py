@@ -27,7 +27,7 @@ class SmallFloat(Format):
         by = half_away if rounding == "half_away" else qtorch_round
         return by(x.clamp(-self.max, self.max), self.exponent_bits, self.mantissa_bits).clamp_(-self.max, self.max)
 
-    def step(self, codes: torch.Tensor) -> torch.Tensor:
+    def step(self, codes: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
         lowest = 2 - 2 ** (self.exponent_bits - 1)  # the exponent of the smallest normal number
         exponent = torch.frexp(codes).exponent - 1
         return power_of_two(exponent.clamp(min=lowest) - self.mantissa_bits)
