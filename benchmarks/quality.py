@@ -41,8 +41,10 @@ from llmc.calib.samples import read_samples
 from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import relative_error, teacher_forced_errors
 from llmc.engine.blocks import quantize_on_calls
-from llmc.engine.network import prepare
+from llmc.engine.network import is_carried, prepare, rotation_of
+from llmc.export.comfyui.exporter import ComfyUI
 from llmc.layers.linear import LayerState, in_mode
+from llmc.layers.target import Target, carrier_of
 from llmc.models.base import Sample, Sampling, Video
 from llmc.models.loaded import LoadedModel
 from llmc.models.wan import WanI2V
@@ -53,6 +55,8 @@ HOW = Sampling(height=64, width=64, num_frames=17, steps=12, guidance_scale=1.5,
 SMOOTH = SmoothQuant(alpha="search")
 SOLVE = GPTQ(range="search")
 AIM = GPTQ(range="search", target="asymmetric")
+TURN = Hadamard(matrix="regular")
+SHIPPED = (Hadamard(matrix="regular", gate=False), RTN())  # what others rotate and round without data
 MAX_ROWS = 2048
 FIRST = "first"  # before how many of the first calls
 DRAWS = 2000
@@ -69,6 +73,17 @@ class Recipe:
     against: str = "RTN"
     steps: float = 1.0  # share of the steps that it is calibrated on, from the first
     calls: str = "all"  # that it is calibrated on: so many that are spread, or so many of the first
+    target: Target | None = None  # only what it can store is smoothed
+
+
+def rotated(grid: str) -> tuple[Recipe, ...]:
+    """ConvRot without data, and what calibration makes of it; in ComfyUI not every input can be smoothed."""
+    return (
+        Recipe("ConvRot", grid, SHIPPED),
+        Recipe("ConvRot, GPTQ", grid, (TURN, SOLVE), against="ConvRot"),
+        Recipe("smoothing, ConvRot, GPTQ", grid, (SMOOTH, TURN, SOLVE), against="ConvRot"),
+        Recipe("the same for ComfyUI", grid, (SMOOTH, TURN, SOLVE), against="ConvRot", target=ComfyUI()),
+    )
 
 
 RECIPES = (
@@ -93,6 +108,7 @@ RECIPES = (
     Recipe("the same, smoothed", "W4A8", (SMOOTH, AIM), against="smoothing, GPTQ"),
     Recipe("GPTQ on the first quarter of the steps against all", "W4A8", (SOLVE,), against="GPTQ", steps=0.25),
     Recipe("the same, smoothed ", "W4A8", (SMOOTH, SOLVE), against="smoothing, GPTQ", steps=0.25),
+    *(row for grid in ("W8A8", "W4A8 levels", "W4A4") for row in rotated(grid)),
 )
 
 
@@ -171,6 +187,11 @@ class Bench:
         """Quantize by the recipe, and judge."""
         for layer in self.network.layers.values():
             layer.state, layer.spec = LayerState(), _grid(recipe.grid)
+        targets = [] if recipe.target is None else [recipe.target]
+        for group in self.network.groups:
+            specs = [layer.spec for layer in group.linears]
+            group.may_scale = is_carried(carrier_of([module for _, module in group.fold]), specs, targets)
+            group.rotation = rotation_of(specs, targets)
         quantize_on_calls(replace(self.network, recipe=recipe.methods), self._calls_of(recipe), MAX_ROWS)
         with in_mode(self.network.layers.values(), "quantized"):
             forced = teacher_forced_errors(self.network.part, self.truth, self.device)
@@ -214,6 +235,9 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 
 def _grid(name: str) -> LayerSpec:
+    if name == "W4A8 levels":
+        weight = TensorSpec(format="codebook4", granularity="per_channel")
+        return LayerSpec(weight=weight, act=TensorSpec(format="int8", granularity="per_token"))
     bits, _, group = name.partition(" g")
     own: dict[str, Any] = {"granularity": "per_group", "group_size": int(group)} if group else {}
     act = {"granularity": "per_tensor", "dynamic": False} if bits.endswith("static") else own
