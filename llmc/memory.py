@@ -51,11 +51,11 @@ def held_memory() -> int:
 
 
 def device_peak() -> int | None:
-    """The most bytes that tensors had on a device so far; None where none was used."""
+    """The most bytes that tensors had on a device so far; None where none was used, or nobody counts."""
     torch = sys.modules.get("torch")  # which may not have been needed
     for kind in ("cuda", "npu"):
         backend = getattr(torch, kind, None)
-        if backend is not None and backend.is_initialized():
+        if hasattr(backend, "is_initialized") and backend.is_initialized():
             return int(backend.max_memory_allocated())
     return None
 

@@ -7,6 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from llmc.algorithms.gptq import GPTQ
+from llmc.calib.block import BlockStep
+from llmc.calib.group import Group
+from llmc.calib.observers import Awaited, Gram
 from llmc.layers import kernels
 from llmc.layers.linear import Mode, QuantLinear, in_mode
 from llmc.layers.transforms import Scale
@@ -82,3 +86,24 @@ def test_fake_quantization_holds_little_beside(
     assert beyond_output(pretended, layer, x, "float") == 0
     found = {mode: beyond_output(pretended, layer, x, mode) for mode in ("transformed", "quantized")}
     assert max(found.values()) <= 1.5
+
+
+@torch.no_grad()
+def test_gptq_holds_halves_of_two_gram_matrices_and_one_of_them_whole(pretended: Pretended) -> None:
+    width, outputs = 1024, 256
+    layer = QuantLinear(nn.Linear(width, outputs, device=pretended.device), LayerSpec(weight=INT8))
+    before, sums, together = pretended.held, {}, torch.randn(16, width)  # what makes channels go together
+    for name in ("gram", "gram_apart"):
+        sums[name] = Gram(Awaited(1, 1, width, pretended.device))
+        x = (torch.randn(2 * width, 16) @ together + torch.randn(2 * width, width)).to(pretended.device)
+        sums[name].update(x, x)
+        del x
+    whole = 4 * width**2
+    assert pretended.held - before < 1.2 * whole
+    group = Group("g", ("a",), (layer,), (), sums=sums)
+    block = BlockStep("block", nn.ModuleList([layer]), [group], samples=12)
+    pretended.forget()
+    GPTQ().apply(block)
+    assert layer.state.rounded is not None and block.fits["a"].of_plain < 1
+    assert pretended.peak - before < 2.7 * whole + layer.weight.nbytes
+    assert group.sums == {} and pretended.held - before < 2 * layer.weight.nbytes
