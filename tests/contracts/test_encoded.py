@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 
+from llmc.models.base import adapters
 from llmc.models.encoded import Encoded
 from llmc.models.loaded import LoadedModel
 from tests.contracts.conftest import Family
+from tests.slices import by_default
 
 
 def encoders_of(pipeline: object) -> dict[str, torch.nn.Module]:
@@ -17,6 +20,7 @@ def encoders_of(pipeline: object) -> dict[str, torch.nn.Module]:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", by_default(["WanI2V", "Wan2TI2V", "OpenSoraPlan"], adapters()), indirect=True)
 def test_encoders_run_once_for_every_text_and_the_video_is_the_same(family: Family) -> None:
     pipeline, ran = family.pipeline(), Counter[str]()
     for name, encoder in encoders_of(pipeline).items():

@@ -7,20 +7,25 @@ import torch
 
 from llmc.config.schema import ModelConfig
 from llmc.engine.lending import Lending, lent_parts
-from llmc.engine.source import skeleton
+from llmc.engine.source import pipeline_around, skeleton
 from llmc.layers.lent import Lent
-from llmc.models.base import pipeline_index, shift_of
+from llmc.models.base import adapters, pipeline_index, shift_of
 from llmc.models.parts import Part
 from tests.contracts.conftest import Family
+from tests.slices import by_default
 
 CPU = torch.device("cpu")
 
 
-def lent(family: Family, torch_dtype: str = "auto") -> list[Part]:
-    model = ModelConfig.model_validate(
+def model_of(family: Family, torch_dtype: str = "auto") -> ModelConfig:
+    return ModelConfig.model_validate(
         {"type": family.adapter.name, "path": str(family.source), "torch_dtype": torch_dtype}  # type: ignore[attr-defined]
     )
-    return lent_parts(model, skeleton(model, ()), Lending(CPU, resident=0))
+
+
+def lent(family: Family, torch_dtype: str = "auto", resident: int | None = 0) -> list[Part]:
+    model = model_of(family, torch_dtype)
+    return lent_parts(model, skeleton(model, ()), Lending(CPU, resident))
 
 
 @pytest.mark.parametrize("torch_dtype", ["auto", "bfloat16"])
@@ -49,6 +54,17 @@ def test_a_lent_network_gives_what_the_float_one_gave(family: Family) -> None:
             for found, wanted in zip(given, call.output, strict=True):
                 # to the bit only where tensors lie alike in memory
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", by_default(["WanI2V"], adapters()), indirect=True)
+def test_a_video_is_the_same_however_many_blocks_are_resident(family: Family) -> None:
+    _, sample, sampling = family.planned[0]
+    for resident in (0, 1):
+        pipeline = pipeline_around(lent(family, resident=resident), model_of(family), CPU)
+        video = family.adapter.generate(pipeline, sample, sampling)
+        assert torch.equal(video.latents, family.float_run.video.latents), resident
+        assert torch.equal(video.frames, family.float_run.video.frames), resident
 
 
 def test_the_schedule_is_told_without_the_pipeline(family: Family) -> None:

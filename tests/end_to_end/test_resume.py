@@ -75,7 +75,7 @@ def test_a_run_that_was_asked_to_end_at_any_time_goes_on_too(tmp_path: Path) -> 
 def test_a_lent_run_with_its_streams_in_files_that_was_killed_at_any_moment_gives_the_same(tmp_path: Path) -> None:
     config = method_config(tmp_path / "config", "GPTQ", base={"memory": "20kB", "resident": 0}, calib={"max_calls": 3})
     moments = random.Random(0).sample([moment / 100 for moment in range(2, 98)], 10)
-    assert_goes_on(config, tmp_path, moments)
+    assert_goes_on(config, tmp_path, moments, most=0.25)  # one of so few samples is a sixth of the run
 
 
 @pytest.mark.slow
