@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from llmc.algorithms.base import Algorithm
-from llmc.calib.apart import APART, Fit
+from llmc.calib.held_out import APART, Fit
 
 if TYPE_CHECKING:
     from torch import Tensor

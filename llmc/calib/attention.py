@@ -22,7 +22,7 @@ from llmc.layers.attention import AttentionCall, QuantAttention, watched
 from llmc.models.parts import Part
 from llmc.numerics.attention import head_scales
 from llmc.numerics.attention_spec import ROLES
-from llmc.numerics.recall import BINS, count_values, shortest_window
+from llmc.numerics.densest_window import BINS, count_values, shortest_window
 
 CALLS = 8  # over which an error is told, evenly spread over all
 HeadScales = tuple[Tensor, Tensor, Tensor]  # of q, k and v, (heads,) each

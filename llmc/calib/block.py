@@ -10,15 +10,15 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from llmc.calib.apart import Fit
 from llmc.calib.group import JUDGED_BY, Group, Place
+from llmc.calib.held_out import Fit
 from llmc.calib.probe import ROWS, output_error
 from llmc.calib.rerun import Rerun
-from llmc.calib.shelf import put_away
+from llmc.calib.values_on_disk import put_away
 from llmc.layers.linear import LayerState, QuantLinear
 from llmc.layers.transforms import ModulatedRows, ProducerRows, Transform
 from llmc.models.parts import Fold, Part, Rows, linear_of
-from llmc.numerics.valley import least_in_valley
+from llmc.numerics.line_search import least_in_valley
 
 WORTH = {1: 0.3, 2: 0.8, 3: 0.8, 4: 0.8}  # samples -> share of the error that a change may leave
 HEADS = ("heads", "num_heads", "n_heads")  # as diffusers, CLIP and T5 call how many an attention has

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from llmc.calib.apart import APART
+from llmc.calib.held_out import APART
 from llmc.calib.observers import Gram, channel_absmax
 from llmc.calib.probe import ROWS, Probe, spread
 from llmc.layers.linear import QuantLinear

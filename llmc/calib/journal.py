@@ -18,8 +18,8 @@ import torch
 from llmc import distributed
 from llmc.calib.block import BlockStep
 from llmc.calib.coverage import Coverage
-from llmc.calib.kept import Kept
-from llmc.calib.shelf import waiting
+from llmc.calib.value_folder import Kept
+from llmc.calib.values_on_disk import waiting
 from llmc.errors import CalibrationError
 from llmc.layers.attention import QuantAttention
 from llmc.log import log

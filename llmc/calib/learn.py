@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from llmc import distributed
-from llmc.calib.apart import Apart
 from llmc.calib.block import BlockStep
+from llmc.calib.held_out import Apart
 from llmc.calib.layer_errors import layer_errors
 from llmc.calib.rerun import Rerun
 from llmc.layers.learned import Learned, Rates, learning

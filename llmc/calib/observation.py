@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llmc.calib.apart import APART, Apart
 from llmc.calib.finite import Finite
 from llmc.calib.group import Group
+from llmc.calib.held_out import APART, Apart
 from llmc.calib.observers import OBSERVERS, Awaited, Gram, Observer
 from llmc.calib.running import running_call
 from llmc.memory import give_back

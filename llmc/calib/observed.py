@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from llmc.calib.group import Group
-from llmc.calib.kept import Kept
 from llmc.calib.observation import Observation
+from llmc.calib.value_folder import Kept
 from llmc.errors import CalibrationError
 from llmc.log import byte_size, log
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llmc import distributed
 from llmc.calib.running import running_call
-from llmc.calib.shelf import on_disk
+from llmc.calib.values_on_disk import on_disk
 from llmc.layers.steps import running_step
 from llmc.numerics.precision import exact_products
 

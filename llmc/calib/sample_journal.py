@@ -9,10 +9,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from llmc.calib.coverage import Coverage
-from llmc.calib.kept import Kept
 from llmc.calib.observation import Observation
 from llmc.calib.observed import Observed
 from llmc.calib.store import Call, CallStore
+from llmc.calib.value_folder import Kept
 from llmc.errors import CalibrationError
 from llmc.log import log
 from llmc.models.base import Video

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from llmc import distributed
-from llmc.calib.apart import APART, keeps_apart
 from llmc.calib.block import BlockStep
 from llmc.calib.group import Group
+from llmc.calib.held_out import APART, keeps_apart
 from llmc.calib.observation import Observation, See, reading
 from llmc.calib.rerun import Rerun
 from llmc.calib.running import at_call

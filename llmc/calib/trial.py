@@ -9,8 +9,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-from llmc.calib.apart import APART, OVERFIT, Fit, overfit
 from llmc.calib.group import Group
+from llmc.calib.held_out import APART, OVERFIT, Fit, overfit
 from llmc.layers.linear import QuantLinear
 from llmc.numerics.gptq import Rows
 from llmc.numerics.lowrank import best_up

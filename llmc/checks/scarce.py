@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmc.calib.apart import keeps_apart
+from llmc.calib.held_out import keeps_apart
 from llmc.config.schema import Config
 
 ENOUGH = 9  # samples: with fewer, errors on others were seen to be 2.5 to 11 times those on the samples used

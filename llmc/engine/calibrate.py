@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from llmc import distributed
-from llmc.calib.apart import keeps_apart
 from llmc.calib.block import BlockStep
 from llmc.calib.budget import ChosenCalls, MaxCalls
 from llmc.calib.coverage import Coverage
-from llmc.calib.enough import left_when_seen
+from llmc.calib.early_end import left_when_seen
 from llmc.calib.finite import Finite
 from llmc.calib.group import Group
+from llmc.calib.held_out import keeps_apart
 from llmc.calib.journal import Journal
 from llmc.calib.observation import Observation
 from llmc.calib.record import Watch

@@ -13,10 +13,10 @@ import torch
 
 from llmc import distributed
 from llmc.calib.budget import ChosenCalls
-from llmc.calib.kept import Kept
 from llmc.calib.record import Watch, record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
 from llmc.calib.store import CallStore
+from llmc.calib.value_folder import Kept
 from llmc.config.schema import Config, EvalConfig
 from llmc.engine.budget import is_huge, judged_calls
 from llmc.engine.network import Network

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from llmc.calib.block import BlockStep
-from llmc.calib.kept import Kept
 from llmc.calib.record import Watch, record_calls
+from llmc.calib.value_folder import Kept
 from llmc.engine.network import Network, rounded_to_nearest
 from llmc.errors import UnsupportedSpec
 from llmc.layers.kernels import arithmetic

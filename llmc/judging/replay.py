@@ -10,11 +10,11 @@ from functools import partial
 
 import torch
 
-from llmc.calib.kept import Kept
 from llmc.calib.store import Call, CallStore
 from llmc.calib.stream import move_on, output_of
 from llmc.calib.streams import Outputs
 from llmc.calib.teacher import every_error, first_tensor, relative_error, teacher_forced_errors
+from llmc.calib.value_folder import Kept
 from llmc.engine.network import Network
 from llmc.judging.positions import in_position
 from llmc.layers.linear import in_mode

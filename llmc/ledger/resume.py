@@ -11,8 +11,8 @@ import torch
 
 from llmc import distributed
 from llmc.calib.journal import Journal
-from llmc.calib.kept import Kept
 from llmc.calib.recording import UNFINISHED, fingerprint
+from llmc.calib.value_folder import Kept
 from llmc.config.schema import Config
 from llmc.engine.source import sources
 from llmc.ledger.folder import RunFolder, versions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmc import distributed
 from llmc.algorithms.base import Algorithm
-from llmc.calib.apart import OVERFIT, overfit
+from llmc.calib.held_out import OVERFIT, overfit
 from llmc.config.schema import Config
 from llmc.engine.network import Network
 from llmc.eval.report import write_report

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import distributed
 
-from llmc.calib.apart import APART
 from llmc.calib.finite import Finite
+from llmc.calib.held_out import APART
 from llmc.calib.observers import OBSERVERS, Awaited, Observer
 from llmc.calib.running import at_call
 from llmc.calib.store import Call

@@ -12,12 +12,12 @@ from torch import nn
 
 from llmc.calib.coverage import Coverage
 from llmc.calib.group import Group
-from llmc.calib.kept import Kept
 from llmc.calib.observation import Observation
 from llmc.calib.observers import OBSERVERS
 from llmc.calib.running import at_call
 from llmc.calib.sample_journal import SampleJournal
 from llmc.calib.store import Call
+from llmc.calib.value_folder import Kept
 from llmc.layers.linear import QuantLinear
 from llmc.layers.steps import at_step
 from llmc.numerics.spec import LayerSpec, TensorSpec

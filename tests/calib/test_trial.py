@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from llmc.calib.apart import Fit
 from llmc.calib.group import Group
+from llmc.calib.held_out import Fit
 from llmc.calib.observers import OBSERVERS, Awaited
 from llmc.calib.trial import Seen, Solved, Trial, choose_damping, fits_of
 from llmc.layers.linear import QuantLinear

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from llmc.algorithms.base import Algorithm, Smoothing
-from llmc.calib.apart import keeps_apart
 from llmc.calib.coverage import Coverage
+from llmc.calib.held_out import keeps_apart
 from llmc.calib.journal import Journal
 from llmc.calib.layer_errors import layer_errors
 from llmc.calib.observation import Observation
-from llmc.calib.packed import Packer
 from llmc.calib.record import record_calls
+from llmc.calib.serialization import Packer
 from llmc.calib.teacher import teacher_forced_errors
 from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network

@@ -10,7 +10,7 @@ import torch
 
 from llmc.algorithms.gptq import GPTQ
 from llmc.algorithms.smoothquant import SmoothQuant
-from llmc.calib.packed import Packer
+from llmc.calib.serialization import Packer
 from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.models.base import adapters
 from llmc.models.loaded import LoadedModel

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from llmc.__main__ import main
-from llmc.calib.shelf import put_away
+from llmc.calib.values_on_disk import put_away
 from llmc.layers.lender import Lender
 from llmc.layers.linear import QuantLinear
 from llmc.layers.turns import AT_ONCE

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from llmc.__main__ import main
-from llmc.calib.kept import Kept
+from llmc.calib.value_folder import Kept
 from llmc.convert.names import Known, Names
 from llmc.convert.safetensors_file import write_file
 from llmc.models.base import adapters

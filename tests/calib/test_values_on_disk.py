@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmc.calib.shelf import on_disk, put_away
+from llmc.calib.values_on_disk import on_disk, put_away
 from llmc.errors import CalibrationError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.numerics.spec import LayerSpec, TensorSpec

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmc.numerics.recall import BINS, bin_values, count_values, shortest_window
+from llmc.numerics.densest_window import BINS, bin_values, count_values, shortest_window
 
 
 def by_trying_all(values: Tensor, recall: float) -> tuple[float, float]:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llmc.atomic import atomic_path
-from llmc.calib.packed import Packer, unpack
-from llmc.calib.seal import parse_sealed, seal_of
+from llmc.calib.checksum import parse_sealed, seal_of
+from llmc.calib.serialization import Packer, unpack
 from llmc.calib.store import write_tensors
 from llmc.errors import CalibrationError
 from llmc.files.header import read_header

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmc.calib.kept import Kept
+from llmc.calib.value_folder import Kept
 from llmc.models.base import Video
 
 

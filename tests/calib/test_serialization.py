@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmc.calib.packed import Packer, unpack
+from llmc.calib.serialization import Packer, unpack
 from llmc.layers.linear import LayerState
 from llmc.layers.steps import StepGrids
 from llmc.layers.transforms import ModulatedRows, Rotate, Scale
@@ -83,7 +83,7 @@ def test_what_has_no_name_is_refused() -> None:
         Packer().pack({1})
 
 
-@pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "nowhere:Thing", "llmc.calib.packed:Packer"])
+@pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "nowhere:Thing", "llmc.calib.serialization:Packer"])
 def test_only_dataclasses_that_are_loaded_are_made(name: str) -> None:
     with pytest.raises(ValueError, match=f"no class of the name {name} is loaded"):
         unpack({"class": name, "fields": {}}, {})

@@ -14,7 +14,7 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler
 
 from llmc.calib.budget import ChosenCalls
-from llmc.calib.enough import left_when_seen
+from llmc.calib.early_end import left_when_seen
 from llmc.calib.group import Group
 from llmc.calib.record import Watch, record_calls
 from llmc.calib.store import CallStore

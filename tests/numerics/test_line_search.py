@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmc.numerics.valley import least_in_valley
+from llmc.numerics.line_search import least_in_valley
 
 
 @pytest.mark.parametrize("count", range(1, 13))

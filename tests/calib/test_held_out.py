@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from llmc.calib.apart import Apart, Fit, overfit
 from llmc.calib.group import Group
+from llmc.calib.held_out import Apart, Fit, overfit
 from llmc.calib.observation import Observation
 from llmc.calib.running import at_call
 from llmc.calib.store import Call
