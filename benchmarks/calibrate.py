@@ -32,8 +32,8 @@ from llmc.calib.store import Call
 from llmc.engine.calibrate import CalibrationPlan, calibrate
 from llmc.engine.network import Network, prepare
 from llmc.layers.linear import LayerState
-from llmc.models.base import Sample
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 

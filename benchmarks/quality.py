@@ -45,8 +45,8 @@ from llmc.engine.network import is_carried, prepare, rotation_of
 from llmc.export.comfyui.exporter import ComfyUI
 from llmc.layers.linear import LayerState, in_mode
 from llmc.layers.target import Target, carrier_of
-from llmc.models.base import Sample, Sampling, Video
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample, Sampling, Video
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video
+from llmc.models.base import ModelAdapter
 from llmc.models.parts import Part, named_blocks
+from llmc.models.samples import OnStep, Sample, Sampling, Video
 from llmc.models.wan import LAYOUT
 
 TEXT_TOKENS = 512

@@ -5,6 +5,6 @@ from llmc.api.quantizing import quantize
 from llmc.api.recipe import recipes
 from llmc.api.result import Result, Scores
 from llmc.api.verifying import verify
-from llmc.models.base import Sample, Sampling
+from llmc.models.samples import Sample, Sampling
 
 __all__ = ["Model", "Result", "Sample", "Sampling", "Scores", "load", "quantize", "recipes", "verify"]

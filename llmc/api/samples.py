@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from llmc.atomic import atomic_file
 from llmc.errors import ConfigError
-from llmc.models.base import Sample, Sampling
+from llmc.models.samples import Sample, Sampling
 
 Samples = str | Path | Sequence[str | Sample | Mapping[str, Any]] | None
 Asked = Sampling | Mapping[str, Any] | None  # how videos are made: all of it, or what is to be otherwise

@@ -20,9 +20,9 @@ from llmc.calib.store import Call, CallStore
 from llmc.calib.teacher import first_tensor
 from llmc.errors import CalibrationError
 from llmc.layers.steps import at_step, running_step, start_step
-from llmc.models.base import PlannedSamples, Video
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.models.samples import PlannedSamples, Video
 from llmc.progress import Progress
 
 TIMESTEPS = ("timestep", "t")  # as networks call it

@@ -12,7 +12,7 @@ from pathlib import Path
 from llmc.calib.sample_journal import SampleJournal
 from llmc.calib.store import CallStore
 from llmc.log import log
-from llmc.models.base import Video
+from llmc.models.samples import Video
 
 UNFINISHED = ".partial"  # how its folder ends until all samples are there
 

@@ -15,7 +15,7 @@ from llmc.calib.store import Call, CallStore
 from llmc.calib.value_folder import Kept
 from llmc.errors import CalibrationError
 from llmc.log import log
-from llmc.models.base import Video
+from llmc.models.samples import Video
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from llmc.files.json_text import MOST_BYTES, NotJson, parse_json
 from llmc.files.regular import read_file
 from llmc.files.words import shown
 from llmc.log import shortened
-from llmc.models.base import Sample
 from llmc.models.pictures import picture_problem
+from llmc.models.samples import Sample
 
 NAMES = ("samples.json", "index.jsonl", "index.json")  # the first that is there
 FORM = '[{"image": "first_frame.png", "prompt": "…", "negative_prompt": "…"}, …]'

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from llmc.config.words import shown, suggest
 from llmc.errors import ConfigError
-from llmc.models.base import ModelAdapter, PipelineIndex, adapters, pipeline_index
+from llmc.models.base import ModelAdapter, adapters, pipeline_index
+from llmc.models.index import PipelineIndex
 
 PUBLISHED = "Wan2.1-I2V-14B-480P"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmc.calib.budget import FEW
 from llmc.config.schema import CalibConfig, Config
-from llmc.models.base import Sampling
+from llmc.models.samples import Sampling
 from llmc.section import Section
 
 

@@ -21,7 +21,8 @@ from llmc.config.save import SaveConfig
 from llmc.eval.metrics.base import Metric
 from llmc.files.numbers import MOST_BLOCKS
 from llmc.log import visible
-from llmc.models.base import ModelAdapter, Sample, Sampling, Task
+from llmc.models.base import ModelAdapter
+from llmc.models.samples import Sample, Sampling, Task
 from llmc.plugin import Strict, by_name
 from llmc.policy.attention import AttentionPolicy, AttentionRule
 from llmc.policy.rules import Policy, Rule, parse_block_ids

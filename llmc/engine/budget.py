@@ -9,8 +9,8 @@ from llmc.calib.budget import FEW, HUGE, JUDGED, LARGE, ChosenCalls, MaxCalls, s
 from llmc.engine.network import Network
 from llmc.errors import CalibrationError
 from llmc.log import log
-from llmc.models.base import PlannedSamples
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import PlannedSamples
 
 RANGES = frozenset({"range", "step_range"})  # the ends of what is read: a call that nobody sees may go beyond them
 

@@ -27,9 +27,9 @@ from llmc.engine.blocks import attend, attended_before, finished_before, quantiz
 from llmc.engine.budget import chosen_calls, samples_to_run, tell_budget
 from llmc.engine.float_run import float_run, folder_of_calls
 from llmc.engine.network import Network, groups_of
-from llmc.models.base import PlannedSamples
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.models.samples import PlannedSamples
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from llmc.calib.sample_journal import SampleJournal
 from llmc.engine.budget import forwards_until
 from llmc.log import log
 from llmc.memory import needed_for
-from llmc.models.base import PlannedSamples
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.models.samples import PlannedSamples
 from llmc.progress import progress
 
 LESS = (

@@ -9,7 +9,7 @@ import torch
 
 from llmc.errors import LlmcError
 from llmc.eval.metrics.base import Metric, Pair, Score, SetMetric
-from llmc.models.base import Sample, Video
+from llmc.models.samples import Sample, Video
 
 UNDECODED = "the videos were not decoded: only latents are compared (the page of the model says what decodes them)"
 

@@ -11,7 +11,7 @@ from llmc.checks.explain import ranges
 from llmc.errors import CalibrationError
 from llmc.eval.results import POSITIONS
 from llmc.judging.judgement import Judgement
-from llmc.models.base import Sample, Sampling, Video
+from llmc.models.samples import Sample, Sampling, Video
 
 
 def check_float_videos(planned: Sequence[tuple[int, Sample, Sampling]], videos: Sequence[Video]) -> None:

@@ -26,9 +26,9 @@ from llmc.judging.judgement import Judged, Judgement
 from llmc.judging.positions import forwards_of_video, make_videos
 from llmc.judging.replay import encoder_errors, replay_samples
 from llmc.memory import needed_for
-from llmc.models.base import PlannedSamples, Video
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.models.samples import PlannedSamples, Video
 from llmc.progress import progress
 
 Key = TypeVar("Key", str, int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmc.models.base import Sample, Sampling, Video
+from llmc.models.samples import Sample, Sampling, Video
 
 
 @dataclass(frozen=True)

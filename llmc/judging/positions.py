@@ -15,8 +15,8 @@ from llmc.errors import UnsupportedSpec
 from llmc.layers.kernels import arithmetic
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.log import log
-from llmc.models.base import PlannedSamples, Sample, Sampling, Video
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import PlannedSamples, Sample, Sampling, Video
 from llmc.progress import progress
 
 MODES = {

@@ -10,7 +10,7 @@ from llmc.checks.explain import ranges
 from llmc.engine.network import Network
 from llmc.eval.results import CoverageResult
 from llmc.log import log
-from llmc.models.base import Sample
+from llmc.models.samples import Sample
 
 
 @dataclass(frozen=True)

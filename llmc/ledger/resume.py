@@ -16,8 +16,8 @@ from llmc.calib.value_folder import Kept
 from llmc.config.schema import Config
 from llmc.engine.source import sources
 from llmc.ledger.folder import RunFolder, versions
-from llmc.models.base import Sample
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample
 from llmc.plugin import Plugin, subclasses
 
 CALIBRATION, JUDGING = "calibration-", "judging-"  # how the folders begin

@@ -3,114 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
 from llmc.errors import AdapterError
-from llmc.files.header import read_header
-from llmc.files.json_text import read_object, read_object_if_there
-from llmc.files.words import some
-from llmc.finite import is_finite
-from llmc.models.libraries import Loading
+from llmc.models.index import PipelineIndex, read_index
 from llmc.models.parts import Part
-from llmc.plugin import Plugin, Strict, discover
+from llmc.models.samples import OnStep, Sample, Sampling, Task, Video
+from llmc.plugin import Plugin, discover
 from llmc.renames import Original, Renames
-
-Task = Literal["i2v", "t2v", "t2i", "i2i"]  # what a sample is, and what is made of it
-
-
-class Sample(Strict):
-    """One line of samples.json."""
-
-    prompt: str
-    negative_prompt: str = ""
-    image: Path | None = None
-    last_image: Path | None = None
-
-
-class Sampling(Strict):
-    """How the pipeline is run; None leaves what the model's folder says."""
-
-    height: int
-    width: int
-    num_frames: int
-    steps: int
-    guidance_scale: float
-    seed: int
-    guidance_scale_2: float | None = None  # of the low-noise expert; None: the same
-    shift: float | None = None  # of the schedule towards noise
-    denoising_step_list: tuple[int, ...] | None = None  # of a distilled model: its steps of 1000, before the shift
-
-
-PlannedSamples = Sequence[tuple[int, Sample, Sampling]]  # each with its place among those of all ranks
-
-
-@dataclass(frozen=True)
-class PipelineIndex:
-    """What a folder's model_index.json says: the pipeline's class, the components that are there, and its settings."""
-
-    folder: Path
-    class_name: str
-    components: Mapping[str, str]  # name -> class
-    settings: Mapping[str, Any]
-    files: Mapping[str, Path] = field(default_factory=dict)  # where components are that lie elsewhere than usual
-    absent: frozenset[str] = frozenset()  # components that the pipeline could have, and this one does without
-    is_release: ClassVar[bool] = False  # whether nothing lies as diffusers has it
-
-    def config(self, component: str) -> Mapping[str, Any]:
-        """The component's config.json; empty if it has none."""
-        path = self.files.get(component, self.folder / component) / "config.json"
-        return read_object_if_there(path, AdapterError) or {}
-
-    def schedule(self) -> dict[str, float]:
-        """What is said of the noise schedule: its shift, and where the high-noise expert hands over."""
-        boundary = self.settings.get("boundary_ratio")
-        return {"shift": self.shift()} | ({} if boundary is None else {"boundary": float(boundary)})
-
-    def shift(self) -> float:
-        """How far the schedule is shifted towards noise; 1 if nothing is said of it."""
-        path = self.files.get("scheduler", self.folder / "scheduler") / "scheduler_config.json"
-        with Loading(f"the schedule in {path}"):
-            return shift_of(read_object_if_there(path, AdapterError) or {})
-
-    def __str__(self) -> str:
-        told = [name for name in sorted(self.components) if name.startswith("transformer_")]
-        told += [f"{name} {value}" for name, value in self.settings.items() if value not in (None, False)]
-        return f"{self.class_name}{' with ' if told else ''}{', '.join(told)}"
-
-
-@dataclass(frozen=True)
-class Video:
-    """What a pipeline made: frames (frames, height, width, 3) as uint8 (none if it cannot decode), the final latent."""
-
-    frames: torch.Tensor
-    latents: torch.Tensor
-    decoded_numbers: bool = True  # whether the decoder gave neither NaN nor infinity: in bytes both look like a colour
-
-    @classmethod
-    def of(cls, pixels: torch.Tensor, latents: torch.Tensor) -> Video:
-        """From what a decoder gives, from 0 to 1; what is no number becomes black."""
-        frames = (pixels.nan_to_num(0, 0, 0) * 255).round().to(torch.uint8)
-        return cls(frames.cpu(), latents.float().cpu(), is_finite(pixels))
-
-    @property
-    def is_decoded(self) -> bool:
-        return len(self.frames) > 0
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether neither NaN nor infinity came out of the network or the decoder."""
-        return self.decoded_numbers and is_finite(self.latents)
-
-
-OnStep = Callable[[int], None]  # called after each denoising step with the index of the next one
 
 
 class ModelAdapter(Plugin):
@@ -221,11 +126,6 @@ def scheduled_steps(pipeline: Any, steps: int) -> int:
     return int(order) * (steps - 1) + 1
 
 
-def shift_of(scheduler: Mapping[str, Any]) -> float:
-    """How far the schedule of a scheduler's configuration is shifted towards noise; 1 if it says nothing of it."""
-    return float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0)
-
-
 def like(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     """A tensor of a shape and type (float32, if none is given), without values."""
     return torch.empty(shape, dtype=dtype or torch.float32, device="meta")
@@ -245,35 +145,7 @@ def pipeline_index(folder: Path) -> PipelineIndex:
         releases = (adapter.release(folder) for adapter in adapters().values())
         if (release := next((index for index in releases if index is not None), None)) is not None:
             return release
-    path = next((file for name in ("model_index.json", "config.json") if (file := folder / name).is_file()), None)
-    if path is None:
-        inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
-        raise AdapterError(
-            f"{folder} has no model_index.json (found: {inside or 'nothing'}).\n"
-            "  A model is a diffusers pipeline folder, with model_index.json beside transformer/, vae/ and the rest."
-        )
-    entries = read_object(path, AdapterError)
-    class_name = entries.get("_class_name")
-    if not isinstance(class_name, str):
-        found = f"names {class_name!r} as its class" if "_class_name" in entries else "names no class of diffusers"
-        raise AdapterError(f"{path} {found}; a model that diffusers saved names one: save the model again")
-    if path.name == "config.json":
-        return PipelineIndex(folder, class_name, {}, {})
-    own = {name: value for name, value in entries.items() if not name.startswith("_")}
-    listed = {name: value for name, value in own.items() if isinstance(value, list)}
-    if odd := [name for name, value in listed.items() if not (name.isidentifier() and _is_component(value))]:
-        raise AdapterError(
-            f"{path} says of {some(odd)} neither library and class nor twice null, or it is no name; a component has "
-            "just those: save the model again"
-        )
-    components = {name: value[1] for name, value in listed.items() if any(value)}
-    settings = {name: value for name, value in own.items() if name not in listed}
-    return PipelineIndex(folder, class_name, components, settings, absent=frozenset(listed.keys() - components.keys()))
-
-
-def _is_component(value: list[Any]) -> bool:
-    """Whether a list of model_index.json is a library and a class, or says that a component is absent."""
-    return value == [None, None] or (len(value) == 2 and all(isinstance(word, str) and word for word in value))
+    return read_index(folder)
 
 
 def check_adapter(adapter: type[ModelAdapter], folder: Path) -> None:
@@ -316,15 +188,3 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The type that most elements of a component's weights are stored in."""
-    sizes: Counter[str] = Counter()
-    for file in folder.glob("*.safetensors"):
-        for tensor in read_header(file, AdapterError).tensors.values():
-            sizes[tensor.dtype] += prod(tensor.shape)
-    if not sizes:
-        raise AdapterError(f"{folder} holds no *.safetensors file: save the model with safe_serialization")
-    names = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
-    return names.get(sizes.most_common(1)[0][0], torch.float32)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from llmc.models.base import PipelineIndex, quiet_libraries
+from llmc.models.base import quiet_libraries
 from llmc.models.encoders import empty_encoder
+from llmc.models.index import PipelineIndex
 from llmc.models.libraries import Loading
 from llmc.models.networks import empty_network
 

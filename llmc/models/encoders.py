@@ -10,7 +10,8 @@ import torch
 
 from llmc.errors import AdapterError
 from llmc.files.numbers import source_of
-from llmc.models.base import PipelineIndex, quiet_libraries
+from llmc.models.base import quiet_libraries
+from llmc.models.index import PipelineIndex
 from llmc.models.libraries import Loading
 from llmc.models.networks import Made
 from llmc.models.parts import Layout, LinearGroup, Part

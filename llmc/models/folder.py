@@ -10,7 +10,7 @@ from llmc.files.header import read_header
 from llmc.files.json_text import read_json, read_object
 from llmc.files.regular import check_file
 from llmc.files.shards import read_index
-from llmc.models.base import PipelineIndex
+from llmc.models.index import PipelineIndex
 from llmc.models.settings import check_settings
 
 INDEX = "*.safetensors.index.json"  # says which file holds which tensor

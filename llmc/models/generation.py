@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from llmc.models.base import OnStep, Sampling, Video
+from llmc.models.samples import OnStep, Sampling, Video
 
 
 def generate_video(pipeline: Any, call: Callable[..., Any], sampling: Sampling, on_step: OnStep | None) -> Video:

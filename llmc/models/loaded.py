@@ -6,9 +6,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from llmc.models.base import ModelAdapter, OnStep, Sample, Sampling, Video
+from llmc.models.base import ModelAdapter
 from llmc.models.encoded import Encoded
 from llmc.models.parts import Part
+from llmc.models.samples import OnStep, Sample, Sampling, Video
 
 
 @dataclass(frozen=True)

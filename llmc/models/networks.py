@@ -11,7 +11,8 @@ import torch
 from llmc.errors import AdapterError
 from llmc.files.numbers import source_of
 from llmc.files.words import shown
-from llmc.models.base import quiet_libraries, stored_dtype
+from llmc.models.base import quiet_libraries
+from llmc.models.index import stored_dtype
 from llmc.models.libraries import Loading
 from llmc.models.settings import check_settings
 

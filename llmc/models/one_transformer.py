@@ -12,22 +12,14 @@ import torch
 
 from llmc.errors import AdapterError
 from llmc.files.json_text import read_object_if_there
-from llmc.models.base import (
-    ModelAdapter,
-    OnStep,
-    PipelineIndex,
-    Sample,
-    Sampling,
-    Video,
-    multiples,
-    pipeline_index,
-    quiet_libraries,
-)
+from llmc.models.base import ModelAdapter, multiples, pipeline_index, quiet_libraries
 from llmc.models.components import small_components
 from llmc.models.generation import generate_video
+from llmc.models.index import PipelineIndex
 from llmc.models.libraries import Loading
 from llmc.models.networks import dtype_of, empty_network
 from llmc.models.parts import Layout, Part, named_blocks
+from llmc.models.samples import OnStep, Sample, Sampling, Video
 from llmc.renames import Renames
 
 if TYPE_CHECKING:

@@ -18,21 +18,12 @@ from pydantic import Field, StrictBool, model_validator
 
 from llmc.errors import AdapterError
 from llmc.log import log
-from llmc.models.base import (
-    ModelAdapter,
-    OnStep,
-    PipelineIndex,
-    Sample,
-    Sampling,
-    Video,
-    like,
-    multiples,
-    quiet_libraries,
-    stored_dtype,
-)
+from llmc.models.base import ModelAdapter, like, multiples, quiet_libraries
+from llmc.models.index import PipelineIndex, stored_dtype
 from llmc.models.libraries import Loading
 from llmc.models.opensora_network import empty_network, load_network, read_config, rotary_tables
 from llmc.models.parts import Layout, LinearGroup, Part, named_blocks
+from llmc.models.samples import OnStep, Sample, Sampling, Video
 from llmc.renames import Renames
 
 TEXT_TOKENS = 512  # of every prompt, padded; the mask hides the padding

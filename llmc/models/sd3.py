@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import PipelineIndex, Sample, Sampling, like
+from llmc.models.base import like
+from llmc.models.index import PipelineIndex
 from llmc.models.mmdit import adaptive
 from llmc.models.one_transformer import OneTransformer, image_compression, of_diffusers, text_tokens
 from llmc.models.parts import Layout, LinearGroup, Modulation
+from llmc.models.samples import Sample, Sampling
 from llmc.renames import Fused, Original, Renames, Swapped
 
 # The names of the repository that SD3 comes from, which ComfyUI reads too

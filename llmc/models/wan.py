@@ -9,24 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import (
-    ModelAdapter,
-    OnStep,
-    PipelineIndex,
-    Sample,
-    Sampling,
-    Video,
-    like,
-    multiples,
-    pipeline_index,
-    quiet_libraries,
-    shift_of,
-)
+from llmc.models.base import ModelAdapter, like, multiples, pipeline_index, quiet_libraries
 from llmc.models.components import small_components
 from llmc.models.generation import generate_video
+from llmc.models.index import PipelineIndex, shift_of
 from llmc.models.libraries import Loading
 from llmc.models.networks import dtype_of, empty_network
 from llmc.models.parts import Layout, LinearGroup, Part, named_blocks
+from llmc.models.samples import OnStep, Sample, Sampling, Video
 from llmc.models.wan_release import read_release, release_pipeline
 from llmc.models.wan_vae import vae_original
 from llmc.renames import Original, Renames

@@ -14,8 +14,9 @@ from llmc.errors import AdapterError
 from llmc.files.json_text import FileObject, read_object_if_there
 from llmc.files.numbers import is_whole
 from llmc.files.state_dict import Unreadable, load_saved, named_tensors
-from llmc.models.base import PipelineIndex, quiet_libraries
+from llmc.models.base import quiet_libraries
 from llmc.models.folder import component_problems, tensor_shapes
+from llmc.models.index import PipelineIndex
 from llmc.models.libraries import Loading
 from llmc.models.wan_config import to_diffusers
 from llmc.models.wan_vae import vae_config

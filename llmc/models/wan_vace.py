@@ -6,7 +6,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmc.models.base import OnStep, PipelineIndex, Sample, Sampling, Video, like
+from llmc.models.base import like
+from llmc.models.index import PipelineIndex
+from llmc.models.samples import OnStep, Sample, Sampling, Video
 from llmc.models.wan import Wan, fitted, is_single, run_pipeline
 
 

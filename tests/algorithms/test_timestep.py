@@ -30,8 +30,8 @@ from llmc.engine.network import Network, prepare
 from llmc.layers.linear import LayerState, QuantLinear, in_mode
 from llmc.layers.steps import at_step, running_step
 from llmc.ledger.coverage import filled_steps
-from llmc.models.base import Sample, Sampling
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample, Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.quantize import static_grid
 from llmc.numerics.spec import LayerSpec, TensorSpec

@@ -17,8 +17,9 @@ from llmc.calib.store import CallStore
 from llmc.engine.budget import calls_wanted, chosen_calls, samples_to_run
 from llmc.engine.calibrate import until_seen
 from llmc.engine.network import Network, prepare
-from llmc.models.base import Sample, Sampling, adapters
+from llmc.models.base import adapters
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample, Sampling
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from tests.tiny_pipelines import TINY, save_samples

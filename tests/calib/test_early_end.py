@@ -20,8 +20,9 @@ from llmc.calib.record import Watch, record_calls
 from llmc.calib.store import CallStore
 from llmc.engine.calibrate import until_seen
 from llmc.engine.network import prepare
-from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
+from llmc.models.base import ModelAdapter, adapters
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample, Sampling, Video
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from tests.tiny_pipelines import TINY

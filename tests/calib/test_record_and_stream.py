@@ -24,9 +24,9 @@ from llmc.engine.network import Network, prepare
 from llmc.errors import AdapterError, CalibrationError
 from llmc.layers.linear import QuantLinear, in_mode
 from llmc.layers.transforms import Scale
-from llmc.models.base import OnStep, Sample, Sampling, Video
 from llmc.models.loaded import LoadedModel
 from llmc.models.parts import Part
+from llmc.models.samples import OnStep, Sample, Sampling, Video
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy

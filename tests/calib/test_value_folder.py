@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmc.calib.value_folder import Kept
-from llmc.models.base import Video
+from llmc.models.samples import Video
 
 
 def test_a_value_is_made_once_and_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter
-from llmc.models.base import ModelAdapter, Sample, Sampling, Video, adapters
+from llmc.models.base import ModelAdapter, adapters
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample, Sampling, Video
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
 from tests.tiny_pipelines import TINY, save_samples

@@ -9,7 +9,8 @@ from llmc.config.schema import ModelConfig
 from llmc.engine.lending import Lending, lent_parts
 from llmc.engine.source import pipeline_around, skeleton
 from llmc.layers.lent import Lent
-from llmc.models.base import adapters, pipeline_index, shift_of
+from llmc.models.base import adapters, pipeline_index
+from llmc.models.index import shift_of
 from llmc.models.parts import Part
 from tests.contracts.conftest import Family
 from tests.slices import by_default

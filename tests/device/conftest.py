@@ -15,8 +15,9 @@ from llmc.calib.record import record_calls
 from llmc.calib.samples import read_samples
 from llmc.calib.store import CallStore
 from llmc.engine.network import Network, prepare
-from llmc.models.base import ModelAdapter, Sample, Sampling
+from llmc.models.base import ModelAdapter
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample, Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy

@@ -17,8 +17,8 @@ from llmc.engine.network import Network, prepare
 from llmc.errors import UnsupportedSpec
 from llmc.eval.metrics.psnr import PSNR
 from llmc.judging.positions import in_position
-from llmc.models.base import Sampling
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy

@@ -5,7 +5,7 @@ from llmc.errors import LlmcError
 from llmc.eval.compare import Comparison, compare_videos, latent_error, mean_of
 from llmc.eval.metrics.psnr import PSNR
 from llmc.eval.metrics.temporal import TemporalError
-from llmc.models.base import Video
+from llmc.models.samples import Video
 
 
 def video(frames: torch.Tensor) -> Video:

@@ -10,7 +10,7 @@ from llmc.eval.metrics.psnr import PSNR
 from llmc.eval.report import write_report
 from llmc.eval.results import BlockResult, LayerResult, PhaseResult, Results, SampleResult
 from llmc.eval.video import write_video
-from llmc.models.base import Video
+from llmc.models.samples import Video
 
 HOSTILE = "</script><script>alert('x')</script>\"'><img src=x onerror=alert(1)> {{ 7 * 7 }} ünï"
 

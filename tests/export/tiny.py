@@ -17,8 +17,9 @@ from llmc.engine.network import Network, prepare
 from llmc.export.base import Exporter
 from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
-from llmc.models.base import Sampling, adapters
+from llmc.models.base import adapters
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy

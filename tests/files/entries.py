@@ -33,7 +33,8 @@ from llmc.convert.names import Known, Names
 from llmc.engine.source import load_pipeline
 from llmc.eval.results import read_results
 from llmc.layers.linear import QuantLinear
-from llmc.models.base import Video, adapters
+from llmc.models.base import adapters
+from llmc.models.samples import Video
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.scripted import safe_torch_load
 from tests.end_to_end.small_run import small_config

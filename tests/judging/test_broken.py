@@ -8,7 +8,7 @@ import torch
 from llmc.errors import CalibrationError
 from llmc.judging.broken import broken, check_float_videos
 from llmc.judging.judgement import Judged, Judgement
-from llmc.models.base import Sample, Sampling, Video
+from llmc.models.samples import Sample, Sampling, Video
 
 NAN, INF = float("nan"), float("inf")
 HOW = Sampling(height=8, width=8, num_frames=1, steps=3, guidance_scale=1.0, seed=4)

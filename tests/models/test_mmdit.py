@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmc.models.base import Sample, adapters
+from llmc.models.base import adapters
+from llmc.models.samples import Sample
 from tests.tiny_pipelines import TINY
 
 

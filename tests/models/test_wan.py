@@ -15,8 +15,9 @@ from llmc.calib.record import record_calls
 from llmc.calib.store import CallStore
 from llmc.convert.rename import Renamer
 from llmc.errors import AdapterError
-from llmc.models.base import Sample, adapters, check_adapter
+from llmc.models.base import adapters, check_adapter
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sample
 from llmc.models.wan import LIGHTX2V, Wan, scheduler_for
 from llmc.models.wan_config import to_original
 from tests.end_to_end.small_run import small_config

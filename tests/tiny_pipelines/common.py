@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from llmc.models.base import Sampling
+from llmc.models.samples import Sampling
 
 Tiny = dict[str, tuple[Callable[[Path], None], Sampling]]  # adapter name -> how to save a pipeline of it, how to run it
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from llmc.models.base import Sampling
+from llmc.models.samples import Sampling
 from tests.tiny_pipelines.common import SENTENCES, Tiny, clip_text, clip_tokenizer, made_once
 
 

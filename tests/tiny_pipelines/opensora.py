@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from llmc.models.base import Sampling
+from llmc.models.samples import Sampling
 from tests.tiny_pipelines.common import Tiny, t5_tokenizer
 
 CONFIG = {

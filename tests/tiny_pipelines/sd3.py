@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from llmc.models.base import Sampling
+from llmc.models.samples import Sampling
 from tests.tiny_pipelines.common import Tiny, clip_text, clip_tokenizer, image_vae, made_once, t5
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llmc.models.base import Sampling
+from llmc.models.samples import Sampling
 from tests.tiny_pipelines.common import Tiny, made_once, umt5
 
 

@@ -14,7 +14,8 @@ from llmc.config.document import KeyPath
 from llmc.config.explain import Problem, find_problems
 from llmc.config.paths import input_of
 from llmc.config.words import choice
-from llmc.models.base import ModelAdapter, Task
+from llmc.models.base import ModelAdapter
+from llmc.models.samples import Task
 
 SETTINGS: KeyPath = ("spec", "multimodal_sd_config")
 # sample sets that ship with msModelSlim, for which those of the model's shipped recipe stand in

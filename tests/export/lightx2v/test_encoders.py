@@ -24,9 +24,9 @@ from llmc.export.lightx2v.encoders import encoder_keys, encoder_path, write_enco
 from llmc.export.lightx2v.exporter import LightX2V
 from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
-from llmc.models.base import Sampling
 from llmc.models.encoders import encoder_parts
 from llmc.models.loaded import LoadedModel
+from llmc.models.samples import Sampling
 from llmc.models.wan import WanI2V
 from llmc.numerics.spec import LayerSpec
 from llmc.policy.rules import Policy

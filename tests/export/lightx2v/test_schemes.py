@@ -26,7 +26,7 @@ from llmc.export.lightx2v.runtime import sampling_keys, steps_above
 from llmc.export.lightx2v.schemes import SCHEMES, Runtime, find_scheme, served_by
 from llmc.export.part import FinishedPart
 from llmc.layers.linear import in_mode
-from llmc.models.base import Sampling
+from llmc.models.samples import Sampling
 from llmc.models.wan import LIGHTX2V, WanI2V
 from llmc.models.wan2 import Wan2T2V
 from llmc.numerics.quantize import fake_quantize, quantize

@@ -47,8 +47,8 @@ from llmc.eval.video import write_video
 from llmc.layers.steps import start_step
 from llmc.lock import held
 from llmc.log import log
-from llmc.models.base import Sample, Sampling, Video
 from llmc.models.hunyuan import HunyuanVideo
+from llmc.models.samples import Sample, Sampling, Video
 from llmc.progress import progress
 
 Planned = tuple[str, Sample, Sampling]  # the name of a video, and how it is made

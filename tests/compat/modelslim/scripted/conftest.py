@@ -11,7 +11,8 @@ import pytest
 
 from llmc.compat.modelslim.scripted.dump import CaptureMode, DumperManager
 from llmc.compat.modelslim.scripted.files import safe_torch_load
-from llmc.models.base import Sample, Sampling, adapters
+from llmc.models.base import adapters
+from llmc.models.samples import Sample, Sampling
 from llmc.scripted import TimestepManager
 from tests.tiny_pipelines import TINY
 
