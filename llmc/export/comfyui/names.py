@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from llmc.export.comfyui.forms import form_of
 from llmc.export.fused import original_tensors
 from llmc.export.part import FinishedPart, LazyTensor
-from llmc.renames import fused_layers
+from llmc.renames import Swapped, fused_layers
 
 if TYPE_CHECKING:
     from llmc.layers.linear import QuantLinear
@@ -38,6 +39,16 @@ def original_layers(part: FinishedPart) -> dict[str, tuple[QuantLinear, ...]]:
         if layer.state.rounded is not None:
             found[module] = tuple(part.layers[source] for source in sources)
     return found
+
+
+def swapped_layers(part: FinishedPart) -> frozenset[str]:
+    """The original's names of layers whose two halves of rows change places there."""
+    from llmc.convert.names import Names
+
+    names, swapped = Names(part.original), [row.source for row in part.original if isinstance(row, Swapped)]
+    patterns = [re.compile(re.escape(source).replace(r"\{\}", r"\d+")) for source in swapped]
+    found = (name for name in part.layers if any(pattern.fullmatch(name) for pattern in patterns))
+    return frozenset(names.original_module(name) or name for name in found)
 
 
 def laid_out(rows: LazyTensor, layout: Callable[[torch.Tensor], torch.Tensor]) -> LazyTensor:

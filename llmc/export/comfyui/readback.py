@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmc.errors import ExportError
-from llmc.export.comfyui.names import original_layers
+from llmc.export.comfyui.names import original_layers, swapped_layers
 from llmc.layers.transforms import Rotate
 from llmc.numerics.packing import float_values, unpack_nibbles, unswizzle_scales
 
@@ -37,8 +37,11 @@ def check_written(file: Path, part: FinishedPart) -> None:
     from llmc.convert.safetensors_file import read_tensors
 
     tensors, _ = read_tensors(file)
+    swapped = swapped_layers(part)
     for module, layers in original_layers(part).items():
         found = read_weight(tensors, module)
+        if module in swapped:
+            found = torch.cat(found.chunk(2)[::-1])
         rows = [layer.out_features for layer in layers]
         for layer, weight in zip(layers, found.split(rows), strict=True):  # type: ignore[no-untyped-call]
             if not agrees(layer, weight):
