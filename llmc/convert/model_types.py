@@ -10,12 +10,11 @@ from typing import Any, Literal, TypeAlias
 from llmc.convert.names import Names
 from llmc.convert.rows import Table
 from llmc.convert.tables.clip import CLIP, CLIP_PREFIXED
-from llmc.convert.tables.hunyuan import HUNYUAN_15
+from llmc.convert.tables.hunyuan import HUNYUAN, HUNYUAN_15
 from llmc.convert.tables.qwen import QWEN
 from llmc.convert.tables.t5 import T5, T5_SECOND, T5_TIED
 from llmc.convert.tables.wan import WAN
 from llmc.errors import ExportError
-from llmc.models.hunyuan import ORIGINAL as HUNYUAN
 from llmc.models.wan_config import to_diffusers, to_original
 
 # LightX2V's words: its own names are where one starts, so towards them is backward

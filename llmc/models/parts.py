@@ -25,8 +25,9 @@ class Modulation:
     scale: tuple[int, ...]
 
     def __str__(self) -> str:
-        numbers = " and ".join(str(number) for number in (*self.shift, *self.scale))
-        return f"{self.linear} (chunks {numbers} of {self.chunks})"
+        numbers = (*self.shift, *self.scale)
+        said = f"chunk{'s' * (len(numbers) > 1)} {' and '.join(map(str, numbers))}"
+        return f"{self.linear} ({said} of {self.chunks})"
 
 
 @dataclass(frozen=True)

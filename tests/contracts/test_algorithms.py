@@ -29,7 +29,7 @@ from llmc.models.base import adapters
 from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
-from tests.contracts.conftest import W8A8, Family
+from tests.contracts.conftest import BY_DEFAULT, W8A8, Family
 from tests.slices import slow_if
 
 METHODS = discover("llmc.algorithms", Algorithm)
@@ -44,7 +44,8 @@ ALONE = [
 
 # observed all at once, and block by block on quantized inputs, in turn
 STACKS = [("SmoothQuant", "Hadamard", "RTN"), ("SmoothQuant", "LowRank", "GPTQ")]
-ON_EVERY_FAMILY = [(name, STACKS[index % len(STACKS)]) for index, name in enumerate(sorted(adapters().keys() - {ONE}))]
+OTHERS = [*(name for name in sorted(BY_DEFAULT) if name != ONE), *sorted(adapters().keys() - {*BY_DEFAULT})]
+ON_EVERY_FAMILY = [(name, STACKS[index % len(STACKS)]) for index, name in enumerate(OTHERS)]
 # pairs by default, and of those that smooth one alone: what comes before or after a Scale does not see who made it;
 # what no method rounded is rounded as RTN does, and a grid for each step is fixed where one for all steps is
 SMOOTHS_TOO = {name for name, method in METHODS.items() if issubclass(method, Smoothing)} - {"SmoothQuant"}
@@ -154,7 +155,12 @@ def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: t
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("family", "names"), ON_EVERY_FAMILY, indirect=["family"], ids=lambda value: value if isinstance(value, str) else ""
+    ("family", "names"),
+    [
+        pytest.param(family, names, id=f"{family}-", marks=slow_if(family not in BY_DEFAULT))
+        for family, names in ON_EVERY_FAMILY
+    ],
+    indirect=["family"],
 )
 def test_a_stack_of_methods_works_on_every_family(family: Family, names: tuple[str, ...]) -> None:
     worst = worst_errors(family, calibrated(family, names))

@@ -23,7 +23,10 @@ GOLDEN = ROOT / "tests" / "golden" / "configs"
 RECIPES = ROOT / "configs" / "quantization" / "video_gen"
 TWO_EXPERTS = ("Wan2T2V", "Wan2I2V")
 # in blocks, what modulates a norm stays float, and what joins VACE's condition to the network
-FLOAT = re.compile(r"norm\d?(_context)?\.linear$|^vace_blocks\.\d+\.proj_(in|out)$")
+FLOAT = re.compile(
+    r"norm\d?(_context)?\.linear(_1)?$|^vace_blocks\.\d+\.proj_(in|out)$"
+    r"|(img|txt)_mod\.1$|adaLN_modulation\.0$|visual_modulation\.out_layer$"
+)
 
 Make = Callable[[str], tuple[Path, list[Part]]]
 Groups = dict[str, set[tuple[str, ...]]]  # list of blocks -> linears that read one tensor
@@ -71,6 +74,42 @@ PUBLISHED = {
     "opensora_plan_v1_2_93x480p": Published(
         "OpenSoraPlan", "opensora_plan", "opensora_plan/smoothquant_w_a_93x480p", 2_771_907_856, 32 * 10, 0.98
     ),
+    # configurations of these were not at hand: written down from what their makers say of the networks, and held to the
+    # counts of parameters that these name
+    "qwen_image": Published("QwenImage", "qwen_image", "qwen_image/smoothquant_w_a", 20_430_401_088, 60 * 12, 0.67),
+    "qwen_image_edit_2511": Published(
+        "QwenImageEdit", "qwen_image", "qwen_image_edit/smoothquant_w_a", 20_430_401_088, 60 * 12, 0.67
+    ),
+    "z_image": Published("ZImage", "z_image", "z_image/smoothquant_w_a", 6_154_908_736, 30 * 7, 0.86),
+    "ltx2_19b": Published("LTX2", "ltx2", "ltx2/smoothquant_w_a", 18_876_174_592, 48 * 28, 0.98),
+    "flux1_kontext_dev": Published(
+        "FluxKontext", "flux", "flux_kontext/smoothquant_w_a", 11_901_408_320, 19 * 12 + 38 * 5, 0.72
+    ),
+    "flux2_klein_4b": Published(
+        "Flux2Klein", "flux2", "flux2_klein/smoothquant_w_a", 3_875_544_576, 5 * 12 + 20 * 2, 0.95
+    ),
+    "flux2_klein_9b": Published(
+        "Flux2Klein", "flux2", "flux2_klein/smoothquant_w_a", 9_078_581_248, 8 * 12 + 24 * 2, 0.96
+    ),
+    "hunyuan_video_15_t2v": Published(
+        "HunyuanVideo15", "hunyuan15", "hunyuan15_t2v/smoothquant_w_a", 8_326_608_160, 54 * 12, 0.65
+    ),
+    "hunyuan_video_15_i2v": Published(
+        "HunyuanVideo15I2V", "hunyuan15", "hunyuan15_i2v/smoothquant_w_a", 8_326_608_160, 54 * 12, 0.65
+    ),
+    "skyreels_v2_t2v_14b": Published(
+        "SkyReelsV2", "skyreels", "skyreels_v2_t2v/smoothquant_w_a", 14_288_491_584, 40 * 10, 0.98
+    ),
+    "cogvideox_2b": Published("CogVideoX", "cogvideox", "cogvideox/smoothquant_w_a", 1_693_783_872, 30 * 6, 0.78),
+    "cogvideox15_5b": Published("CogVideoX", "cogvideox", "cogvideox/smoothquant_w_a", 5_570_676_352, 42 * 6, 0.85),
+    "longcat_image": Published(
+        "LongCatImage", "longcat_image", "longcat_image/smoothquant_w_a", 6_270_668_864, 10 * 12 + 20 * 5, 0.72
+    ),
+    "kandinsky5_lite_t2v": Published(
+        "Kandinsky5", "kandinsky5", "kandinsky5/smoothquant_w_a", 2_007_702_848, 32 * 10, 0.82
+    ),
+    # the last block's text goes nowhere
+    "mochi_1": Published("Mochi", "mochi", "mochi/smoothquant_w_a", 10_027_677_744, 48 * 12 - 3, 0.72),
 }
 
 

@@ -108,13 +108,13 @@ def clip_text(width: int, projected: bool = False) -> torch.nn.Module:
     return model.eval()
 
 
-def image_vae() -> torch.nn.Module:
+def image_vae(channels: int = 4) -> torch.nn.Module:
     """An autoencoder of FLUX's and SD3's kind, that halves the sides."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=channels, norm_num_groups=4,
         use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5, sample_size=32,
     ).eval()  # fmt: skip
 
