@@ -55,7 +55,7 @@ def device_peak() -> int | None:
     torch = sys.modules.get("torch")  # which may not have been needed
     for kind in ("cuda", "npu"):
         backend = getattr(torch, kind, None)
-        if hasattr(backend, "is_initialized") and backend.is_initialized():
+        if backend is not None and hasattr(backend, "is_initialized") and backend.is_initialized():
             return int(backend.max_memory_allocated())
     return None
 

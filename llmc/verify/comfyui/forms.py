@@ -4,6 +4,7 @@ the code that writes it, so that a mistake there is seen here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,12 +83,12 @@ def turned(weight: Tensor, size: int | None) -> Tensor:
 def regular(size: int) -> Tensor:
     """H4 times itself, by Kronecker's product, its rows of one length."""
     four = torch.tensor([[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]])
-    return _power(four, size) / size**0.5
+    return _power(four, size) / math.sqrt(size)
 
 
 def sylvester(size: int) -> Tensor:
     """The other matrix of that size."""
-    return _power(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), size) / size**0.5
+    return _power(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), size) / math.sqrt(size)
 
 
 def _power(matrix: Tensor, size: int) -> Tensor:
