@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from llmc.errors import OutOfMemory
 from llmc.log import byte_size
@@ -54,8 +55,8 @@ def device_peak() -> int | None:
     """The most bytes that tensors had on a device so far; None where none was used, or nobody counts."""
     torch = sys.modules.get("torch")  # which may not have been needed
     for kind in ("cuda", "npu"):
-        backend = getattr(torch, kind, None)
-        if backend is not None and hasattr(backend, "is_initialized") and backend.is_initialized():
+        backend: Any = getattr(torch, kind, None)
+        if hasattr(backend, "is_initialized") and backend.is_initialized():
             return int(backend.max_memory_allocated())
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from llmc.log import byte_size, duration, log, speaks
 from llmc.memory import device_peak, held_memory
 
 SECONDS_BETWEEN_LINES = 15.0  # where there is no terminal to draw a bar on
-SECONDS_BETWEEN_LOOKS = 0.2  # at the memory that is held: steps of small work are much shorter
+SECONDS_BETWEEN_LOOKS = 0.2  # at the memory that is held
 
 
 @dataclass
@@ -30,7 +31,6 @@ class Progress:
     peak: int = 0  # bytes of the host, as far as it was looked at
     began: float = field(default_factory=time.monotonic)
     show: Callable[[Progress], None] = lambda shown: None
-    _looked: float = 0.0
 
     def __call__(self, by: float = 1.0, at: str = "") -> None:
         """So much more is done."""
@@ -39,10 +39,26 @@ class Progress:
     def reach(self, done: float, at: str = "") -> None:
         """So much is done in all."""
         self.done, self.at = done, at
-        now = time.monotonic()
-        if now - self._looked >= SECONDS_BETWEEN_LOOKS:
-            self._looked, self.peak = now, max(self.peak, held_memory())
         self.show(self)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look at the memory meanwhile, and show that work goes on where a step of it takes long."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(SECONDS_BETWEEN_LOOKS):
+                self.peak = max(self.peak, held_memory())
+                self.show(self)
+
+        self.peak = held_memory()
+        watcher = threading.Thread(target=watch, name="llmc-progress", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
     def go_on(self, done: float) -> None:
         """Work begins that so much comes before, of which a run that was cut off did what this one did not."""
@@ -67,11 +83,10 @@ class Progress:
 def progress(label: str, total: float, unit: str = "") -> Iterator[Progress]:
     """Yields what to call as work is done."""
     shown = Progress(label, total, unit)
-    if speaks() and log.isEnabledFor(logging.INFO) and sys.stderr.isatty():
-        with _bar(shown):
-            yield shown
-    else:
-        shown.show = _Lines(shown.began).show
+    if not (speaks() and log.isEnabledFor(logging.INFO)):
+        yield shown
+        return
+    with _bar(shown) if sys.stderr.isatty() else _lines(shown), shown.watched():
         yield shown
     log.debug("%s: %d in %.1f s, %s", label, total, time.monotonic() - shown.began, shown.memory)
 
@@ -96,19 +111,21 @@ def _bar(shown: Progress) -> Iterator[None]:
         yield
 
 
-@dataclass
-class _Lines:
-    """One now and then."""
+@contextmanager
+def _lines(shown: Progress) -> Iterator[None]:
+    said = shown.began
 
-    said: float
-
-    def show(self, shown: Progress) -> None:
+    def show(shown: Progress) -> None:
+        nonlocal said
         now = time.monotonic()
-        if now - self.said >= SECONDS_BETWEEN_LINES and shown.done < shown.total:
-            self.said = now
+        if now - said >= SECONDS_BETWEEN_LINES and 0 < shown.done < shown.total:
+            said = now
             count = f"{int(shown.done)} of {int(shown.total)} {shown.unit}".rstrip()
             about = _joined(shown.at, shown.memory)
             log.info("%s: %s, %s left (%s)", shown.label, count, duration(shown.left), about)
+
+    shown.show = show
+    yield
 
 
 def _joined(*words: str) -> str:
