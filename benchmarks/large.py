@@ -97,7 +97,7 @@ def measure(config: Path, small: Path) -> Taken:
 
 
 def write_config(folder: Path, recipe: str) -> Path:
-    """A run without videos, of two calls of a little video where the recipe looks at any."""
+    """A run without videos, of a few calls of three little ones where the recipe looks at any."""
     config = {
         "base": {"run_dir": str(folder / f"run-{recipe}"), "device": "cpu"},
         "model": {"type": "WanT2V", "path": str(folder / "model")},
