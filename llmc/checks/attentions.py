@@ -36,5 +36,5 @@ def _check_attention(
             f"values of a head of {name}; choose e4m3 or 8"
         )
     for exporter in exporters if not asks_itself else ():
-        if (problem := exporter.cross_attention_problem()) is not None:
-            raise UnsupportedSpec(f"{name} is a cross-attention, and {problem}; exclude it")
+        if exporter.no_cross_attention is not None:
+            raise UnsupportedSpec(f"{name} is a cross-attention, and {exporter.no_cross_attention}; exclude it")

@@ -68,7 +68,7 @@ def depends_on_layers(config: Config) -> bool:
     if any(method.width_problem(COMMON_TILE) for method in methods_of(config)):
         return True
     spec = policies[0].default
-    return any(target.looks_at_layers or max(target.multiples(spec)) > COMMON_TILE for target in targets_of(config))
+    return any(target.looks_at_layers() or max(target.multiples(spec)) > COMMON_TILE for target in targets_of(config))
 
 
 def group_sizes(policy: Policy) -> list[int]:

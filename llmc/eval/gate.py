@@ -118,7 +118,8 @@ def t_quantile(probability: float, freedom: int) -> float:
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+    quantile: float = z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+    return quantile
 
 
 def _bootstrap(gains: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,7 +138,8 @@ def _bootstrap(gains: torch.Tensor, generator: torch.Generator) -> tuple[torch.T
 
 def _error(of_samples: torch.Tensor) -> torch.Tensor:
     """How far the mean of the last dimension may be from the true one: one standard deviation of it."""
-    return of_samples.std(-1) / of_samples.shape[-1] ** 0.5
+    error: torch.Tensor = of_samples.std(-1) / of_samples.shape[-1] ** 0.5
+    return error
 
 
 def _ends(drawn: torch.Tensor, tail: float) -> tuple[float, float]:

@@ -32,7 +32,11 @@ class Exporter(Plugin):
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", ..., as methods leave them
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any
-    looks_at_layers: ClassVar[bool] = False  # whether `layer_problems` says more than grids and sizes do
+    # the adapter's table of renames that it writes by; None: it writes diffusers' names; `ORIGINAL`: by names and rows
+    # of the network's own repository, where several layers can be one
+    names: ClassVar[str | None] = None
+    # why it cannot take a cross-attention beside others; None if it can
+    no_cross_attention: ClassVar[str | None] = None
 
     @property
     def multiplier_dtype(self) -> ScaleDtype | None:
@@ -45,12 +49,6 @@ class Exporter(Plugin):
         """Whether it also writes how videos are made, so that the run must know."""
         return False
 
-    @property
-    def names(self) -> str | None:
-        """The adapter's table of renames that it writes by; None: it writes diffusers' names; `ORIGINAL`: by names and
-        rows of the network's own repository, where several layers can be one."""
-        return None
-
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
         """Why this target cannot take such layers after methods that leave those things on them; empty if it can."""
         missing = left - {"rounded"} - self.accepts
@@ -59,10 +57,6 @@ class Exporter(Plugin):
     def attention_problem(self, spec: AttentionSpec) -> str | None:
         """Why this target cannot take attentions that are quantized so; None if it can."""
         return None if "attention" in self.accepts else "it cannot store how attention is quantized"
-
-    def cross_attention_problem(self) -> str | None:
-        """Why this target cannot take a cross-attention beside; None if it can."""
-        return None
 
     def computed_attention(self, spec: AttentionSpec) -> AttentionSpec:
         """The spec as this target computes with it."""
@@ -85,6 +79,11 @@ class Exporter(Plugin):
     def multiples(self, spec: LayerSpec) -> tuple[int, int]:
         """What the in and out features of such a layer must be multiples of."""
         return 1, 1
+
+    @classmethod
+    def looks_at_layers(cls) -> bool:
+        """Whether `layer_problems` says more than grids and sizes do."""
+        return cls.layer_problems is not Exporter.layer_problems
 
     def layer_problems(self, linears: Linears, renames: Mapping[str, Renames], original: Original) -> list[str]:
         """Why this target cannot take these layers of one network; the tables of names are the adapter's."""

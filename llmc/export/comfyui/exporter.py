@@ -48,12 +48,9 @@ class ComfyUI(Exporter):
         "to the weights and inputs of each group of linears",
     )
     switch: ClassVar[str] = "save_comfyui"
+    names: ClassVar[str | None] = ORIGINAL
     subfolder: ClassVar[str] = "comfyui"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate_regular", "static"})
-
-    @property
-    def names(self) -> str:
-        return ORIGINAL
 
     def problems(self, spec: LayerSpec, left: frozenset[str]) -> list[str]:
         problems = super().problems(spec, left)

@@ -43,16 +43,13 @@ class LightX2V(Exporter):
     )
     encoder_file: EncoderFile = Field("pth", description="of quantized encoders; LightX2V finds a .pth by its name")
     switch: ClassVar[str] = "save_lightx2v"
+    names: ClassVar[str] = "lightx2v"  # known of the families that it reads, in whichever names they are written
     encoders: ClassVar[frozenset[str] | None] = frozenset(TARGETS)
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})
 
     @property
     def tells_sampling(self) -> bool:
         return self.native_names
-
-    @property
-    def names(self) -> str:
-        return "lightx2v"  # known of the families that it reads, in whichever names they are written
 
     def encoder_problem(self, class_name: str, spec: LayerSpec) -> str | None:
         problem = super().encoder_problem(class_name, spec)

@@ -75,7 +75,7 @@ class MindIE(Exporter):
     )
     switch: ClassVar[str] = "save_mindie"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static", "steps", "attention"})
-    looks_at_layers: ClassVar[bool] = True
+    no_cross_attention: ClassVar[str | None] = "MindIE quantizes attention of tokens with themselves alone"
 
     @property
     def runtime(self) -> Runtime:
@@ -103,9 +103,6 @@ class MindIE(Exporter):
 
     def attention_problem(self, spec: AttentionSpec) -> str | None:
         return attention_problem(spec, self.mindie_version, self.soc)
-
-    def cross_attention_problem(self) -> str | None:
-        return "MindIE quantizes attention of tokens with themselves alone"
 
     def computed_attention(self, spec: AttentionSpec) -> AttentionSpec:
         return computed_attention(spec, self.runtime.scale_dtype)
