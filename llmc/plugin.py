@@ -64,4 +64,7 @@ def by_name(package: str, base: type[P]) -> Any:
 
 def subclasses(base: type[S]) -> list[type[S]]:
     """All of them that are loaded, of any depth."""
-    return [cls for direct in base.__subclasses__() for cls in (direct, *subclasses(direct))]
+    found: list[type[S]] = []
+    for direct in base.__subclasses__():
+        found += [direct, *subclasses(direct)]
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def _check_bounds(value: Any) -> None:
     """Each value counts wherever it is met: a container can hold another one many times, or itself."""
     count, level = 0, [value]
     for _ in range(MOST_LEVELS):
-        level = [inside for item in level for inside in _inside(item)]
+        level = list(chain.from_iterable(map(_inside, level)))
         count += len(level)
         if count > MOST_VALUES:
             raise Unreadable(f"it holds more than {MOST_VALUES} values")

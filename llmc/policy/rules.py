@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import chain
 
 from llmc.errors import ConfigError
 from llmc.numerics.spec import LayerSpec
@@ -42,7 +43,7 @@ class Policy:
     def check(self, parts: Mapping[str, Sequence[str]]) -> Counter[str]:
         """How many layers of all parts each glob matches; one that matches none is an error with suggestions."""
         counts = count_matches([rule.match for rule in self.rules] + list(self.ignored_layers), parts, "layer")
-        numbers = {block_number(name) for names in parts.values() for name in names}
+        numbers = {block_number(name) for name in chain.from_iterable(parts.values())}
         missing = self.ignored_blocks - numbers
         if missing:
             some = ", ".join(map(str, sorted(missing)[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
@@ -55,7 +56,9 @@ class Policy:
 
 def count_matches(globs: Sequence[str], parts: Mapping[str, Sequence[str]], what: str) -> Counter[str]:
     """How many names of all parts each glob matches; one that matches none is an error with suggestions."""
-    everything = [(name, part) for part, names in parts.items() for name in names]
+    everything: list[tuple[str, str]] = []
+    for part, names_of_part in parts.items():
+        everything += [(name, part) for name in names_of_part]
     counts = Counter({glob: sum(fits(name, part, glob) for name, part in everything) for glob in globs})
     names = [name if len(parts) == 1 else f"{part}.{name}" for name, part in everything]
     for glob, count in counts.items():

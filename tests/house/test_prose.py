@@ -14,7 +14,7 @@ WORDS_OF_ONE_PLACE = {"video_gen": "section.py"}  # a word of configurations -> 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 # rooms in which each comprehension does one thing
-SIMPLE = {"api", "checks", "engine", "judging", "ledger", "run"}
+SIMPLE = SHORT | {"algorithms", "files", "layers", "numerics", "plugin", "policy"}
 
 
 def nodes(*kinds: type[ast.AST], rooms: set[str] | None = None) -> Iterator[tuple[str, ast.AST]]:
