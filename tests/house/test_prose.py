@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,17 @@ Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 SIMPLE = SHORT | {"algorithms", "files", "layers", "numerics", "plugin", "policy"}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def nodes(*kinds: type[ast.AST], rooms: set[str] | None = None) -> Iterator[tuple[str, ast.AST]]:
     """Every node of these kinds, and where it stands."""
     for path in MODULES:
         room = path.relative_to(LLMC).parts[0].removesuffix(".py")
         if rooms is None or room in rooms:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(tree_of(path)):
                 if isinstance(node, kinds):
                     yield f"{path.relative_to(LLMC)}:{getattr(node, 'lineno', 1)}", node
 
