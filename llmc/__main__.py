@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 import_later("torch")
 
+GATE_NOT_PASSED = 3  # the exit code of a run that has done all it should, and is worse than `eval.gate` allows
+
 # msModelSlim's options, and the keys that they are short for
 SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.save_path", "device": "base.device"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 130 or 143, it was
-    interrupted. With 141 it leaves: nobody reads what is printed."""
+    """Returns the exit code: 0; 1, an export fails its rules; 2, something that the user can mend; 3, a run did not
+    pass its gate; 130 or 143, it was interrupted. With 141 it leaves: nobody reads what is printed."""
     with ended_with_its_reader():
         return answer(list(sys.argv[1:] if arguments is None else arguments))
 
@@ -50,12 +52,12 @@ def answer(given: list[str]) -> int:
     return exit_code(work, options.debug)
 
 
-def run_command(options: argparse.Namespace) -> None:
+def run_command(options: argparse.Namespace) -> int:
     """Do all that a configuration asks for."""
-    _run(_checked_config(options.config, _overrides(options)), options)
+    return _run(_checked_config(options.config, _overrides(options)), options)
 
 
-def quant_command(options: argparse.Namespace) -> None:
+def quant_command(options: argparse.Namespace) -> int:
     """Quantize one model for MindIE-SD with msModelSlim's options: by a recipe that ships, or by a YAML of yours."""
     from llmc import log
     from llmc.compat.modelslim.one_command import AFTERWARDS, recipe_of
@@ -68,26 +70,31 @@ def quant_command(options: argparse.Namespace) -> None:
             f"--eval: {path} has no `eval` section, which says how the videos are made to judge by; give it one "
             "(docs/config.md has the keys), or leave --eval out"
         )
-    _run(config, options)
+    code = _run(config, options)
     if speaks() and not options.json:
         print(AFTERWARDS)
+    return code
 
 
-def _run(config: Config, options: argparse.Namespace) -> None:
+def _run(config: Config, options: argparse.Namespace) -> int:
+    """Run; 3 if it ended, and did not pass its gate."""
     from llmc import log
 
     with log.start(verbose=options.debug):
         from llmc.run import run
 
         results = run(config)
+    code = GATE_NOT_PASSED if results.gate is not None and results.gate.verdict != "passed" else 0
     if not speaks():
-        return
+        return code
     from llmc.eval.results import summary, summary_table
 
     if results.metrics:
         _show(summary_table(results))
     if (gain := results.ratio.get("teacher_forced_error")) is not None:
         print(f"teacher-forced error: {gain:.3f} of plain rounding at the same bits")
+    if results.gate is not None:
+        print(visible(results.gate.sentence))
     for name, path in {"run folder": results.run, "checkpoint": results.checkpoint, "report": results.report}.items():
         if path is not None:
             print(visible(f"{name}: {path}"))
@@ -95,12 +102,13 @@ def _run(config: Config, options: argparse.Namespace) -> None:
         import json
 
         print(json.dumps(summary(results), allow_nan=False))
+    return code
 
 
 def check_command(options: argparse.Namespace) -> None:
     """Say what a configuration would do, or all that is wrong with it, without loading a model."""
     from llmc.checks.entry import check
-    from llmc.checks.scarce import scarcity
+    from llmc.checks.scarce import worries
     from llmc.compat.load import config_of, load_document
     from llmc.config.plan import plan
 
@@ -113,7 +121,7 @@ def check_command(options: argparse.Namespace) -> None:
     print(visible(plan(config)))
     for note in document.notes:
         print(visible(f"note: {note}"))
-    if (warning := scarcity(config)) is not None:
+    for warning in worries(config):
         print(visible(f"warning: {warning}"))
     if options.explain:
         from llmc.checks.explain import explain

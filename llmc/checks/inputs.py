@@ -34,7 +34,14 @@ SCHEDULE = {
 
 def input_problems(config: Config) -> Iterator[Problem]:
     """Why what is to be read cannot be."""
-    for check in (model_problems, encoder_problems, samples_problems, sampling_problems, metric_problems):
+    for check in (
+        model_problems,
+        encoder_problems,
+        samples_problems,
+        sampling_problems,
+        metric_problems,
+        gating_problems,
+    ):
         yield from check(config)
 
 
@@ -182,6 +189,20 @@ def metric_problems(config: Config) -> Iterator[Problem]:
         if metric.least_frames > 1:
             text = f"{metric.name} compares videos, and {config.model.type} makes images: leave it out"
             yield Problem(("eval", "metrics", index), text)
+
+
+def gating_problems(config: Config) -> Iterator[Problem]:
+    """Whether what the gate asks for is measured, on samples enough to tell."""
+    if config.eval is None or (gate := config.eval.gate) is None:
+        return
+    measured = [*(metric.name for metric in config.metrics()), "latent_error", "teacher_forced_error"]
+    positions = ["float", "fp8", *(["baseline"] if config.eval.baseline else []), *config.eval.eval_pos]
+    try:
+        samples = len(config.eval.samples(config.model.adapter()))
+    except LlmcError:  # told where samples are looked at
+        return
+    for text in gate.problems(measured, positions, samples):
+        yield Problem(("eval", "gate"), text)
 
 
 def _sample_sections(config: Config) -> list[tuple[str, SamplesConfig]]:

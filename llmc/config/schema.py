@@ -18,6 +18,7 @@ from llmc.config.numbers import MAX_LISTED, MAX_STEPS, ByteCount, Frames, Glob, 
 from llmc.config.paths import InputPath, OutputPath
 from llmc.config.quant import QuantConfig
 from llmc.config.save import SaveConfig
+from llmc.eval.gate_settings import Gate
 from llmc.eval.metrics.base import Metric
 from llmc.files.numbers import MOST_BLOCKS
 from llmc.log import visible
@@ -196,6 +197,9 @@ class EvalConfig(SamplesConfig):
     )
     baseline: Literal["RTN"] | None = Field(
         "RTN", description="also judge plain rounding, to see what the methods gain; null: do not"
+    )
+    gate: Gate | None = Field(
+        None, description="what the quantized model must not be worse than; else a run exits with 3"
     )
     fps: StrictInt = Field(16, ge=1, le=1000, description="frames per second of the files written")
 

@@ -7,6 +7,7 @@ of models that do not differ at all, about half of what the confidence leaves pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -15,8 +16,8 @@ from typing import Literal
 import torch
 
 from llmc.errors import LlmcError
+from llmc.eval.gate_settings import LEAST_SAMPLES
 
-LEAST_SAMPLES = 6  # of fewer, that all differ in one direction happens by chance too often
 DRAWS = 5000
 AT_ONCE = 2**22  # differences that are drawn at a time
 TINY = 1e-9
@@ -118,8 +119,7 @@ def t_quantile(probability: float, freedom: int) -> float:
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    quantile: float = z + sum(term / freedom**power for power, term in enumerate(terms, 1))
-    return quantile
+    return float(z + sum(term / freedom**power for power, term in enumerate(terms, 1)))
 
 
 def _bootstrap(gains: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,8 +138,7 @@ def _bootstrap(gains: torch.Tensor, generator: torch.Generator) -> tuple[torch.T
 
 def _error(of_samples: torch.Tensor) -> torch.Tensor:
     """How far the mean of the last dimension may be from the true one: one standard deviation of it."""
-    error: torch.Tensor = of_samples.std(-1) / of_samples.shape[-1] ** 0.5
-    return error
+    return of_samples.std(-1) / math.sqrt(of_samples.shape[-1])
 
 
 def _ends(drawn: torch.Tensor, tail: float) -> tuple[float, float]:

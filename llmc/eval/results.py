@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from llmc.atomic import atomic_file
 from llmc.errors import CalibrationError
+from llmc.eval.gate_settings import GateResult
 from llmc.eval.metrics.base import Metric
 from llmc.files.json_text import read_object
 from llmc.files.words import shown
@@ -32,6 +33,7 @@ POSITIONS = {
     "float": "float",
     "pretrain": "float, reloaded",
     "baseline": "RTN baseline",
+    "fp8": "fp8 per channel",
     "transformed": "transformed",
     "fake_quant": "quantized",
     "real_quant": "quantized, real arithmetic",
@@ -116,6 +118,7 @@ class Results(Strict):
     phases: dict[str, PhaseResult] = Field({})
     metrics: dict[str, Figures] = Field({})
     ratio: Figures = Field({})
+    gate: GateResult | None = None
     samples: list[SampleResult] = Field([])
     blocks: dict[str, list[BlockResult]] = Field({})
     encoders: dict[str, Figures] = Field({})  # position -> encoder -> relative error of what the pipeline reads of it
@@ -197,7 +200,8 @@ def read_results(path: Path) -> Results:
 
 def summary(results: Results) -> dict[str, Any]:
     """The last line of `--json`: where things lie, and the mean figures."""
-    return results.model_dump(mode="json", include={"run", "checkpoint", "report", "metrics"})
+    said = {"run", "checkpoint", "report", "metrics", *(["gate"] if results.gate is not None else [])}
+    return results.model_dump(mode="json", include=said)
 
 
 def summary_table(results: Results) -> Table:

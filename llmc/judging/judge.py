@@ -23,7 +23,7 @@ from llmc.engine.network import Network
 from llmc.engine.source import sources
 from llmc.judging.broken import check_float_videos
 from llmc.judging.judgement import Judged, Judgement
-from llmc.judging.positions import forwards_of_video, make_videos
+from llmc.judging.positions import FP8, forwards_of_video, make_videos
 from llmc.judging.replay import encoder_errors, replay_samples
 from llmc.memory import needed_for
 from llmc.models.loaded import LoadedModel
@@ -69,8 +69,9 @@ def judge(config: Config, model: LoadedModel, networks: Sequence[Network], folde
 
 
 def asked_positions(section: EvalConfig) -> list[str]:
-    """The positions that are judged, the baseline first; float is there already."""
-    asked = dict.fromkeys([*(["baseline"] if section.baseline else []), *section.eval_pos])
+    """The positions that are judged, the baseline first, then what a gate asks for; float is there already."""
+    yardstick = [FP8] if section.gate is not None and section.gate.no_worse_than == FP8 else []
+    asked = dict.fromkeys([*(["baseline"] if section.baseline else []), *yardstick, *section.eval_pos])
     return [position for position in asked if position != "pretrain"]
 
 

@@ -17,13 +17,16 @@ from llmc.layers.linear import QuantLinear, in_mode
 from llmc.log import log
 from llmc.models.loaded import LoadedModel
 from llmc.models.samples import PlannedSamples, Sample, Sampling, Video
+from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.progress import progress
 
+FP8 = "fp8"  # plain rounding to 8-bit floats, which people accept today: a yardstick of a gate
 MODES = {
     "pretrain": "float",
     "transformed": "transformed",
     "fake_quant": "quantized",
     "baseline": "quantized",
+    "fp8": "quantized",
     "real_quant": "real",
 }
 
@@ -32,16 +35,35 @@ MODES = {
 def in_position(
     networks: Sequence[Network], position: str, blocks: Sequence[BlockStep] | None = None
 ) -> Iterator[None]:
-    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), just rounded (baseline), or as the
-    device's own products compute them (real_quant). Where only some blocks are to run, no other is rounded."""
+    """The layers as LLMC's positions mean them (pretrain, transformed, fake_quant), just rounded (baseline, fp8), or as
+    the device's own products compute them (real_quant). Where only some blocks are to run, no other is rounded."""
     with ExitStack() as stack:
         for network in networks:
-            if position == "baseline":
+            if position == FP8:
+                stack.enter_context(in_fp8(network))
+            if position in ("baseline", FP8):
                 stack.enter_context(rounded_to_nearest(network, blocks))
             if position == "real_quant" and blocks is None:
                 log.info("%s in real arithmetic: %s", network.part.name, real_arithmetic(network.layers))
             stack.enter_context(in_mode(network.switched, MODES[position]))  # type: ignore[arg-type]
         yield
+
+
+@contextmanager
+def in_fp8(network: Network) -> Iterator[None]:
+    """For a while, layers whose weight is quantized have the grids of fp8: a scale for each channel and each token."""
+    layers = [layer for layer in network.layers.values() if layer.spec.weight is not None]
+    specs = [layer.spec for layer in layers]
+    for layer in layers:
+        layer.spec = LayerSpec(
+            weight=TensorSpec(format="fp8_e4m3", granularity="per_channel"),
+            act=TensorSpec(format="fp8_e4m3", granularity="per_token"),
+        )
+    try:
+        yield
+    finally:
+        for layer, spec in zip(layers, specs, strict=True):
+            layer.spec = spec
 
 
 def make_videos(

@@ -17,7 +17,7 @@ import torch
 
 from llmc.atomic import atomic_file, remove_abandoned_scratch
 from llmc.checks.configuration import check_outputs
-from llmc.checks.scarce import scarcity
+from llmc.checks.scarce import worries
 from llmc.config.schema import Config
 from llmc.convert.writer import write_json
 from llmc.ledger.usage import Usage, measured
@@ -45,7 +45,7 @@ class RunFolder:
             self.write_json("versions.json", versions())
             for note in config.source.notes if config.source else ():
                 log.info("note: %s", note)
-            if (warning := scarcity(config)) is not None:
+            for warning in worries(config):
                 log.warning("%s", warning)
 
     @contextmanager

@@ -10,8 +10,10 @@ from pathlib import Path
 from llmc import distributed
 from llmc.algorithms.base import Algorithm
 from llmc.calib.held_out import OVERFIT, overfit
+from llmc.checks.scarce import worries
 from llmc.config.schema import Config
 from llmc.engine.network import Network
+from llmc.eval.gating import hold
 from llmc.eval.report import write_report
 from llmc.eval.results import (
     AttentionResult,
@@ -43,16 +45,19 @@ def collect(
     """Everything that is known of a run; rank 0 also writes it."""
     layers, attentions = layer_table(networks), attention_table(networks)
     judged = {} if judgement is None else judged_fields(config, judgement, folder)
+    warnings = [*worries(config), *coverage.warnings, *overfitting(networks), *judged.pop("warnings", [])]
     device = str(next(networks[0].part.module.parameters()).device)
     results = Results(
         run=str(folder.path), name=folder.path.name, created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=None if checkpoint is None else str(checkpoint), report=str(folder.path / "report.html"),
         device=device, versions=versions(), recipe=describe(config), config=config.model_dump(mode="json"),
         phases=phase_results(folder.phases), layers=layers, attentions=attentions, rejected=rejections(networks),
-        coverage=coverage.rows, warnings=[*coverage.warnings, *overfitting(networks), *judged.pop("warnings", [])],
+        coverage=coverage.rows, warnings=list(dict.fromkeys(warnings)),
         **judged,
     )  # fmt: skip
     if folder.writes:
+        if config.eval is not None and (gate := config.eval.gate) is not None:
+            results = results.model_copy(update={"gate": hold(gate, results)})
         write_results(folder.path / "results.json", results)
         folder.write_table(
             "layers.csv", LAYER_COLUMNS, [[getattr(layer, column) for column in LAYER_COLUMNS] for layer in layers]
