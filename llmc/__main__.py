@@ -24,7 +24,7 @@ import_later("torch")
 GATE_NOT_PASSED = 3  # the exit code of a run that has done all it should, and is worse than `eval.gate` allows
 
 # msModelSlim's options, and the keys that they are short for
-SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.save_path", "device": "base.device"}
+SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.path", "device": "base.device"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +114,9 @@ def check_command(options: argparse.Namespace) -> None:
 
     document = load_document(options.config, _overrides(options))
     config = config_of(document)
+    if options.resolved:
+        print(document.as_yaml(), end="")
+        return
     parts = check(config, look_at_layers=options.explain)
     if options.translate:
         print(document.as_yaml(), end="")
@@ -232,7 +235,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
 
     overrides.add_argument("--model_path", metavar="FOLDER", help="the float model: model.path")
-    overrides.add_argument("--save_path", metavar="FOLDER", help="where to write: save.save_path")
+    overrides.add_argument("--save_path", metavar="FOLDER", help="where to write: save.path")
     overrides.add_argument("--model_type", metavar="NAME", help="its type or family: model.type, or such as Wan2_1")
     overrides.add_argument("--device", help="base.device: auto, cpu, cuda, npu, or one of several such as npu:1")
 
@@ -260,6 +263,9 @@ def command_parser() -> argparse.ArgumentParser:
     check.add_argument("config", type=Path, help="the YAML file")
     check.add_argument(
         "--translate", action="store_true", help="print the configuration as llmc's own, and do nothing else"
+    )
+    check.add_argument(
+        "--resolved", action="store_true", help="print it whole, with the files that it is built on; look at no disk"
     )
     check.add_argument("--explain", action="store_true", help="also print what each layer of the model gets")
     verify = add("verify", verify_command)

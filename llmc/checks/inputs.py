@@ -220,8 +220,8 @@ def _without_weights(config: Config, keys: KeyPath, path: Path, endings: Sequenc
 
 def _missing(config: Config, keys: KeyPath, path: Path) -> Iterator[Problem]:
     if not path.exists():
-        folder = config.source.path.parent if config.source else None
-        looked = ", ".join(str(place) for place in input_candidates(path, folder) if place != path)
+        folders = config.source.folders if config.source else ()
+        looked = ", ".join(str(place) for place in input_candidates(path, folders) if place != path)
         yield Problem(
             keys, f"{path} does not exist{f' (looked for {looked})' if looked else ''}; put in a path that does"
         )

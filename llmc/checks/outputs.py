@@ -20,8 +20,8 @@ def output_problems(config: Config) -> Iterator[Problem]:
     yield from _unwritable(("base", "run_dir"), config.run_dir)
     if config.eval is not None and config.eval.output_video_path is not None:
         yield from _unwritable(("eval", "output_video_path"), config.eval.output_video_path)
-    keys: KeyPath = ("save", "save_path")
-    path = config.save.save_path
+    keys: KeyPath = ("save", "path")
+    path = config.save.path
     if path is None:
         return
     if unwritable := list(_unwritable(keys, path)):

@@ -114,10 +114,10 @@ def target_problems(config: Config) -> Iterator[Problem]:
     for exporter in exporters:
         yield from _name_problems(config, exporter)
         if (problem := _source_problem(config, exporter)) is not None:
-            yield Problem(("save", exporter.switch), f"{exporter.name} was asked for in `save`, and {problem}")
+            yield Problem(("save", exporter.name), f"{exporter.name} was asked for in `save`, and {problem}")
         if exporter.tells_sampling and config.calib is None and config.eval is None:
             text = f"{exporter.name} writes how videos are made beside the weights, and neither calib nor eval says it"
-            yield Problem(("save", exporter.switch), f"{text}: give one of them")
+            yield Problem(("save", exporter.name), f"{text}: give one of them")
     for section, quant in config.quant.sections().items():
         left = frozenset[str]().union(*(method.leaves for method in quant.method))
         specs = _specs(section, quant)
@@ -153,7 +153,7 @@ def _grid_problems(
     first = next((scheme for scheme in schemes if scheme is not None), None)
     for (keys, spec), scheme in zip(specs, schemes, strict=True):
         for sentence in exporter.problems(spec, left):
-            without = f"to run without this export: --set save.{exporter.switch}=False"
+            without = f"to run without this export: --set save.{exporter.name}=False"
             yield Problem(keys, f"{exporter.name} was asked for in `save`, and {sentence}; {without}")
         if scheme not in (None, first):
             yield Problem(keys, f"{exporter.name} was asked for in `save`, and it has one scheme for all layers; "
@@ -177,7 +177,7 @@ def _name_problems(config: Config, exporter: Exporter) -> Iterator[Problem]:
         text = f"{exporter.name} reads no network of {config.model.type}"
         if exporter.names == ORIGINAL:
             text = f"{exporter.name} needs the names of {config.model.type} in its own repository, which are not known"
-        yield Problem(("save", exporter.switch), f"{text} (tables of names: {found}); leave this target out")
+        yield Problem(("save", exporter.name), f"{text} (tables of names: {found}); leave this target out")
 
 
 def arithmetic_problems(config: Config) -> Iterator[Problem]:

@@ -32,6 +32,12 @@ class Source:
     places: Mapping[KeyPath, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a translation of the file wants known
     words: Mapping[KeyPath, KeyPath] = field(default_factory=dict)  # a key of ours -> what the file calls it
+    bases: tuple[Path, ...] = ()  # the files that it is built on
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where relative inputs may lie: the folders of the file, and of those that it is built on."""
+        return list(dict.fromkeys(path.parent for path in (self.path, *self.bases)))
 
     def where(self, keys: KeyPath) -> str:
         """The place of a key, or of the nearest section that is there."""
@@ -51,14 +57,22 @@ class Document:
     places: dict[KeyPath, str]
     notes: list[str] = field(default_factory=list)
     words: dict[KeyPath, KeyPath] = field(default_factory=dict)
+    bases: list[Path] = field(default_factory=list)
 
     def as_yaml(self) -> str:
-        """The values as a file of their own."""
+        """The values as a file of their own, with all that it is built on."""
         text = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, width=110)
-        return f"# {one_line(self.path.name)}, in the words of llmc.\n{text}"
+        on = [f"# Built on {', '.join(one_line(base.name) for base in self.bases)}.\n"] if self.bases else []
+        return "".join([f"# {one_line(self.path.name)}, in the words of llmc.\n", *on, text])
 
     def source(self) -> Source:
-        return Source(self.path, self.places, tuple(self.notes), self.words)
+        """What errors need to know of it."""
+        return Source(self.path, self.places, tuple(self.notes), self.words, tuple(self.bases))
+
+    def forget(self, keys: KeyPath) -> None:
+        """Drop the places and the words of a key, and of all below it: something else comes there."""
+        self.places = {place: line for place, line in self.places.items() if place[: len(keys)] != keys}
+        self.words = {ours: theirs for ours, theirs in self.words.items() if ours[: len(keys)] != keys}
 
 
 def read_document(path: Path) -> Document:

@@ -53,8 +53,7 @@ def _apply(document: Document, override: str) -> None:
     last = _step(section, keys[-1], path, place)
     section[last] = value
     path = (*path, last)
-    for old in [keys for keys in document.places if keys[: len(path)] == path]:
-        del document.places[old]
+    document.forget(path)
     document.places[path] = place
     document.places.update({(*path, *keys): place for keys in inner})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,23 +13,30 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from llmc.config.words import LONGEST
 from llmc.errors import ConfigError
 from llmc.log import one_line, visible
+from llmc.shipped import shipped
 
-REPOSITORY = Path(__file__).parents[2]
 MAX_NAME, MAX_PATH = 255, 4095  # bytes, on every file system that matters
 MAX_FILES = 10_000  # that are looked at in one folder
 
 
-def input_candidates(path: Path, config_folder: Path | None = None) -> list[Path]:
-    """The places where an input may be, in order; LLMC runs from `scripts/`, so its relative paths start there."""
+def input_candidates(path: Path, folders: Sequence[Path] = ()) -> list[Path]:
+    """The places where an input may be, in order. LLMC runs from `scripts/`, so its relative paths start there;
+    `folders` are those of the configuration."""
     if path.is_absolute():
         return [path]
-    folders = [Path.cwd(), REPOSITORY / "scripts", *([config_folder] if config_folder else [])]
-    return [(folder / path).resolve() for folder in folders]
+    places = [Path.cwd(), shipped() / "scripts", *folders, shipped()]
+    return list(dict.fromkeys((place / path).resolve() for place in places))
 
 
-def resolve_input(path: Path, config_folder: Path | None = None) -> Path:
+def resolve_input(path: Path, folders: Sequence[Path] = ()) -> Path:
     """The first candidate that exists; the path as written when there is none, for the checks to report."""
-    return next((place for place in input_candidates(path, config_folder) if place.exists()), path)
+    return next((place for place in input_candidates(path, folders) if place.exists()), path)
+
+
+def config_file(path: Path) -> Path:
+    """The file that is meant: `configs/...` names those that ship from wherever llmc is started."""
+    beside = shipped() / path
+    return beside if not path.exists() and beside.is_file() else path
 
 
 def some_files(folder: Path) -> Iterator[Path]:
@@ -37,10 +44,10 @@ def some_files(folder: Path) -> Iterator[Path]:
     return islice(folder.rglob("*"), MAX_FILES)
 
 
-def input_of(text: str, key: str, config_folder: Path | None = None) -> Path:
+def input_of(text: str, key: str, folders: Sequence[Path] = ()) -> Path:
     """Where an input is that is looked at before the configuration as a whole is; `key` is what an error calls it."""
     try:
-        return resolve_input(path_of(text), config_folder)
+        return resolve_input(path_of(text), folders)
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from None
 
@@ -66,7 +73,7 @@ def path_of(text: str) -> Path:
 
 def _resolved(path: Path, info: ValidationInfo) -> Path:
     source = (info.context or {}).get("source")
-    return resolve_input(path, source.path.parent if source else None)
+    return resolve_input(path, source.folders if source else ())
 
 
 def _checked(value: Any) -> Any:

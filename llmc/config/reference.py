@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from llmc.algorithms.base import Algorithm
+from llmc.config.bases import MAX_DEEP, MAX_FILES
 from llmc.config.document import MAX_BYTES, MAX_WRITTEN
 from llmc.config.explain import section_classes
 from llmc.config.schema import Config
@@ -23,8 +24,24 @@ Generated from the fields by `python -m llmc.config.reference > docs/config.md`;
 
 A configuration is one YAML file, of at most {MAX_BYTES} bytes and {MAX_WRITTEN} keys and values. Unknown keys are
 refused. A value can be replaced on the command line with `--set key.key=value`. Input paths are looked for in the
-current folder, then from the repository's `scripts/` (where LLMC is run from), then beside the file; output paths are
-relative to the current folder.
+current folder, then from the repository's `scripts/` (where LLMC is run from), then beside the file, then in the
+repository itself (where llmc is installed: among what ships with it); output paths are relative to the current folder.
+
+## `base`: built on other files
+
+```yaml
+base: [recipes/int8_smoothquant.yaml, models/wan_i2v.yaml, targets/lightx2v.yaml]
+model: {{path: /path/to/Wan2.1-I2V-14B-480P-Diffusers}}
+save: {{path: /path/to/export}}
+```
+
+`base` names the files that a configuration is built on: one, or a list. Each is read with those that it is itself built
+on; they are merged in order, and the file's own keys come last. Sections are merged key by key; anything else, a list
+too, is replaced by what comes later, and `null` replaces as well. A path is looked for beside the file that names it,
+then among what ships: `configs/recipes/` (methods and grids), `configs/models/` (a model, its samples and its sizes)
+and `configs/targets/` (what is written). A file that is built on others, and has settings of the whole run, too, writes
+`base: {{files: [...], seed: 7}}`. At most {MAX_DEEP} files are built on one another, and at most {MAX_FILES} are read.
+Errors name the line of the file where a value was written; `llmc check --resolved FILE` prints the whole.
 """
 
 

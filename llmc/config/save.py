@@ -1,73 +1,97 @@
-"""The `save` section: a switch for each exporter, and the exporters' own settings beside them."""
+"""The `save` section: where exports go, and a section for each target that is to be written, with its own settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, StrictBool, create_model, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from llmc.config.paths import OutputPath
 from llmc.export.base import Exporter
 from llmc.plugin import Strict, discover
 
+# the exporters that fingerprints take in even where they are not asked for, as they did when there were no others
+ALWAYS_FINGERPRINTED = frozenset({"comfyui", "diffusers", "fake_quant", "lightx2v", "mindie", "transformed"})
+
 
 class SaveBase(Strict):
     """What is written for a runtime."""
 
-    save_path: OutputPath | None = Field(None, description="folder of the exported model")
-    overwrite: StrictBool = Field(False, description="True: replace what another run left in save_path")
+    path: OutputPath | None = Field(None, description="folder of the exported model")
+    overwrite: StrictBool = Field(False, description="True: replace what another run left in `path`")
 
     @model_validator(mode="after")
-    def _says_what_is_written(self) -> SaveBase:
-        on = [cls for cls in exporters() if getattr(self, cls.switch)]
-        if on and self.save_path is None:
-            raise ValueError(f"{on[0].switch} is True, but there is no save_path; name the folder to write to")
-        used = {name for cls in on for name in settings_of(cls)}
-        for name in self.model_fields_set - used:
-            owners = [cls.switch for cls in exporters() if name in settings_of(cls)]
-            if owners:
-                raise ValueError(f"{name} is a setting of {' and '.join(owners)}, which is not asked for; "
-                                 f"add `{owners[0]}: True`, or leave {name} out")  # fmt: skip
+    def _says_where_to_write(self) -> SaveBase:
+        asked = self._asked()
+        if asked and self.path is None:
+            raise ValueError(f"{asked[0].name} is asked for, but there is no `path`; name the folder to write to")
         taken: dict[str, str] = {}
-        for cls in on:
-            if taken.setdefault(cls.subfolder, cls.switch) != cls.switch:
-                raise ValueError(f"{taken[cls.subfolder]} and {cls.switch} both write to save_path itself; "
-                                 "give each a run of its own")  # fmt: skip
+        for exporter in asked:
+            if taken.setdefault(exporter.subfolder, exporter.name) != exporter.name:
+                raise ValueError(
+                    f"{taken[exporter.subfolder]} and {exporter.name} both write to `path` itself; give each a run of "
+                    "its own"
+                )
         return self
 
     def targets(self) -> list[tuple[Exporter, Path]]:
-        """The exporters that are asked for, each with its folder; the one that writes to save_path itself comes first,
+        """The exporters that are asked for, each with its folder; the one that writes to `path` itself comes first,
         since that is where a runtime or the converter is pointed at."""
-        found = []
-        for cls in exporters():
-            if getattr(self, cls.switch) and self.save_path is not None:
-                own = cls(**{name: getattr(self, name) for name in settings_of(cls)})
-                found.append((own, self.save_path / cls.subfolder))
+        if self.path is None:
+            return []
+        found = [(exporter, self.path / exporter.subfolder) for exporter in self._asked()]
         return sorted(found, key=lambda target: target[0].subfolder)
 
+    def fingerprinted(self) -> dict[str, Any]:
+        """What fingerprints take in: a switch for each exporter, and the settings of all beside one another. It was
+        the form of the section once, and must stay: a run that is known by its fingerprint is found again."""
+        said: dict[str, Any] = {}
+        for name, cls in exporters().items():
+            asked: Exporter | None = getattr(self, name)
+            if asked is None and name not in ALWAYS_FINGERPRINTED:
+                continue
+            settings = (asked or cls()).model_dump(mode="json", exclude={"name"})
+            said[switch_of(cls)] = asked is not None
+            for setting, value in settings.items():
+                key = cls.flat_names.get(setting, setting)
+                said[f"{name}.{key}" if key in said else key] = value
+        return said
 
-def exporters() -> list[type[Exporter]]:
-    """Every exporter."""
-    return list(discover("llmc.export", Exporter).values())
+    def _asked(self) -> list[Exporter]:
+        given = [getattr(self, name) for name in exporters()]
+        return [exporter for exporter in given if exporter is not None]
+
+
+def exporters() -> dict[str, type[Exporter]]:
+    """Every exporter, by the name of its section."""
+    return discover("llmc.export", Exporter)
 
 
 def settings_of(exporter: type[Exporter]) -> list[str]:
-    """The keys of `save` that are settings of this exporter."""
+    """The keys of its section."""
     return [name for name in exporter.model_fields if name != "name"]
 
 
+def switch_of(exporter: type[Exporter]) -> str:
+    """What asks for it in a flat `save`, where all settings lie beside one another."""
+    return exporter.switch or f"save_{exporter.model_fields['name'].default}"
+
+
+def _section_of(switch: Any) -> Any:
+    """True is a section without settings, False none."""
+    return ({} if switch else None) if isinstance(switch, bool) else switch
+
+
 def _save_config() -> type[SaveBase]:
-    """`SaveBase` with a switch and the settings of every exporter; two exporters may share a setting if it is alike."""
+    """`SaveBase` with a section for every exporter, which is validated straight into it."""
     fields: dict[str, tuple[Any, FieldInfo]] = {}
-    for cls in exporters():
-        fields[cls.switch] = (StrictBool, FieldInfo(default=False, description=cls.summary()))
-        for name in settings_of(cls):
-            field = cls.model_fields[name]
-            if name in fields and fields[name] != (field.annotation, field):
-                raise TypeError(f"{cls.__name__} gives the setting {name} another meaning than another exporter does")
-            fields[name] = (field.annotation, field)
+    for name, cls in exporters().items():
+        if name in SaveBase.model_fields:
+            raise TypeError(f"{cls.__module__} names its exporter {name}, which is another key of `save`")
+        section = Annotated[cls | None, BeforeValidator(_section_of)]
+        fields[name] = (section, FieldInfo(default=None, description=cls.summary()))
     return create_model("SaveConfig", __base__=SaveBase, __doc__=SaveBase.__doc__, **fields)  # type: ignore[call-overload,no-any-return]
 
 

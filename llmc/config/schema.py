@@ -38,7 +38,7 @@ else:
 WITHOUT_EFFECT = {
     "base": {"run_dir", "memory", "resident"},
     "eval": {"output_video_path"},
-    "save": {"save_path", "overwrite"},
+    "save": True,  # put back without its folder, see SaveConfig.fingerprinted
 }
 
 
@@ -336,6 +336,8 @@ class Config(Strict):
     def fingerprint(self, *but: str) -> str:
         """What tells this work from other work, wherever its output goes: sha256 over all sections, `but` for some."""
         work = self.model_dump(mode="json", exclude=WITHOUT_EFFECT | dict.fromkeys(but, True))
+        if "save" not in but:
+            work["save"] = self.save.fingerprinted()
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
 

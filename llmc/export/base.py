@@ -27,8 +27,9 @@ Linears: TypeAlias = "Mapping[str, tuple[LayerSpec, torch.nn.Linear]]"  # by nam
 class Exporter(Plugin):
     """A target; `accepts` says what a recipe may leave on a layer, `carries` which Scales."""
 
-    switch: ClassVar[str]  # the key of `save` that asks for it, such as save_lightx2v
-    subfolder: ClassVar[str] = ""  # of save_path, where it writes
+    switch: ClassVar[str] = ""  # what asks for it in a flat `save`; save_<name> if left out
+    flat_names: ClassVar[Mapping[str, str]] = {}  # a setting of its own -> what a flat `save` calls it, if not the same
+    subfolder: ClassVar[str] = ""  # of save.path, where it writes
     accepts: ClassVar[frozenset[str]] = frozenset()  # of "scale", "rotate", "lowrank", ..., as methods leave them
     scale_dtype: ClassVar[ScaleDtype] = "float32"  # what it keeps of scales: they are made exact in it first
     encoders: ClassVar[frozenset[str] | None] = frozenset()  # the classes of encoders that it can write; None: any

@@ -98,7 +98,7 @@ def working_in(config: Config, writes: bool, device: torch.device | None = None)
 
 def output_folders(config: Config) -> list[tuple[Path, str]]:
     """Every folder that a run writes to, and the key that names it."""
-    folders = [(config.run_dir, "base.run_dir"), *((folder, "save.save_path") for _, folder in config.save.targets())]
+    folders = [(config.run_dir, "base.run_dir"), *((folder, "save.path") for _, folder in config.save.targets())]
     if config.eval is not None and config.eval.output_video_path is not None:
         folders.append((config.eval.output_video_path, "eval.output_video_path"))
     return folders

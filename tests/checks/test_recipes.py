@@ -1,11 +1,13 @@
 """Methods, grids and targets that do not go together are refused before a model is loaded."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from llmc.checks.configuration import config_problems
 from llmc.checks.recipes import order_problems
+from llmc.config.save import SaveConfig
 from llmc.models.wan import WanI2V
 from tests.config.conftest import Load, message
 
@@ -102,11 +104,11 @@ def test_targets_that_compute_differently_are_refused_together(load: Load) -> No
 def test_a_target_with_one_scheme_for_all_layers_refuses_a_second_one(load: Load) -> None:
     static = "{bit: e4m3, granularity: per_tensor, static: True}"
     older = load(
-        "save={save_comfyui: True, comfy_format: scaled_fp8, save_path: out}",
+        "save={comfyui: {format: scaled_fp8}, path: out}",
         "quant.video_gen.weight={bit: e4m3, granularity: per_tensor}",
         "quant.video_gen.act=null",
         f"quant.video_gen.rules=[{{match: '*ffn*', act: {static}}}]",
     )
     assert "one scheme for all layers; found act fp8_e4m3 per_tensor static here and act float above" in message(older)
-    newer = older.model_copy(update={"save": older.save.model_copy(update={"comfy_format": "comfy_quant"})})
+    newer = older.model_copy(update={"save": SaveConfig.model_validate({"path": Path("out"), "comfyui": {}})})
     assert config_problems(newer) == []

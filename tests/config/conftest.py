@@ -12,7 +12,7 @@ from llmc.errors import ConfigError
 
 Write = Callable[[str | bytes], Path]
 Load = Callable[..., Config]
-GOOD = Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml"
+GOOD = Path(__file__).parent / "good.yaml"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def write(tmp_path: Path) -> Write:
 @pytest.fixture
 def load(good: str, write: Write, tmp_path: Path) -> Load:
     """The good configuration with overrides, writing into the test's own folder."""
-    return lambda *overrides: load_config(write(good), [f"save.save_path={tmp_path}/out", *overrides])
+    return lambda *overrides: load_config(write(good), [f"save.path={tmp_path}/out", *overrides])
 
 
 def message(config: Config) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
+from llmc.compat.load import load_document
+
 RECIPES = Path(__file__).parents[2] / "configs/quantization/video_gen"
 TINY = ("smoothquant_w_a", "full_stack_w4a4", "mindie_w8a8_timestep", "attention_w_a", "smoothquant_w_a_fp8_encoders")
 LARGE = ("wan22_i2v/lora_merged_w_a", "flux/mindie_w8a8_dynamic_fa3", "opensora_plan/smoothquant_w_a_29x480p")
@@ -26,13 +28,10 @@ spec:
   multimodal_sd_config:
     inference_config: {prompt: a fox, size: "64*64", frame_num: 17, sample_steps: 4, base_seed: 3}
 """
-TEXTS = [
-    *(
-        (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
-        for name in [*(f"wan_i2v_tiny/{name}" for name in TINY), *LARGE]
-    ),
-    DIALECT,
-]
+SHIPPED = [RECIPES / f"{name}.yaml" for name in [*(f"wan_i2v_tiny/{name}" for name in TINY), *LARGE]]
+WHOLE = [load_document(path).as_yaml() for path in SHIPPED]
+BUILT = [path.read_text(encoding="utf-8") for path in SHIPPED]
+TEXTS = [*WHOLE, *BUILT[::4], DIALECT]
 VALUES: list[dict[str, Any]] = [yaml.safe_load(text) for text in TEXTS]
 Place = tuple[str | int, ...]
 

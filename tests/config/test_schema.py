@@ -151,5 +151,5 @@ def test_the_run_folder_is_named_after_file_and_work(config: Config, good: str, 
 
 
 def test_saving_needs_a_place(good: str, write: Write) -> None:
-    with pytest.raises(ValueError, match="there is no save_path"):
-        Config.model_validate(load_config(write(good)).model_dump() | {"save": {"save_fake": True}})
+    with pytest.raises(ValueError, match="there is no `path`"):
+        Config.model_validate(load_config(write(good)).model_dump() | {"save": {"fake_quant": {}}})

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmc.__main__ import main
-from llmc.config.document import read_document
+from llmc.compat.load import load_document
 from llmc.models.base import adapters
 from llmc.verify.run import verify
 from tests.slices import slow_if
@@ -46,7 +46,7 @@ SLICE = {
     "flux/mindie_w8a8_dynamic_m6-schnell",
     "sd3/smoothquant_w_a_fp8_encoders-sd3",
 }
-SERVED = ("save_lightx2v", "save_diffusers", "save_comfyui", "save_mindie")  # targets whose rules are known
+SERVED = {"lightx2v", "diffusers", "comfyui", "mindie"}  # targets whose rules are known
 
 
 def cases() -> list[object]:
@@ -64,7 +64,7 @@ def cases() -> list[object]:
 def test_a_recipe_runs_on_a_tiny_pipeline(
     name: str, variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = read_document(RECIPES[name]).values
+    written = load_document(RECIPES[name]).values
     save_model(name, variant, written["model"]["type"], tmp_path / "model")
     save_samples(tmp_path / "samples", 1)
     changes = changed(name, written, tmp_path)
@@ -73,7 +73,7 @@ def test_a_recipe_runs_on_a_tiny_pipeline(
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 0 < summary["metrics"]["fake_quant"]["teacher_forced_error"] < 0.05
     assert list(Path(summary["checkpoint"]).rglob("*.safetensors"))
-    if any(written["save"].get(target) for target in SERVED):
+    if SERVED & written["save"].keys():
         report = verify(Path(summary["checkpoint"]), against=tmp_path / "run")
         assert [verdict for verdict in report.verdicts if verdict.status == "fail"] == []
 
@@ -82,8 +82,8 @@ def test_one_command_quantizes_by_a_recipe(tmp_path: Path) -> None:
     name = "sd3/mindie_w8a8_static"
     save_model(name, "sd35", "SD3", tmp_path / "model")
     save_samples(tmp_path / "samples", 1)
-    changes = changed(name, read_document(RECIPES[name]).values, tmp_path)
-    given = {"--model_path": changes.pop("model.path"), "--save_path": changes.pop("save.save_path"),
+    changes = changed(name, load_document(RECIPES[name]).values, tmp_path)
+    given = {"--model_path": changes.pop("model.path"), "--save_path": changes.pop("save.path"),
              "--device": changes.pop("base.device"), "--model_type": "SD3", "--quant_type": "w8a8_static"}  # fmt: skip
     options = [str(word) for pair in given.items() for word in pair]
     options += [
@@ -114,7 +114,7 @@ def changed(name: str, written: dict[str, Any], folder: Path) -> dict[str, objec
         "base.run_dir": folder / "run",
         "base.device": "cpu",
         "model.path": folder / "model",
-        "save.save_path": folder / "export",
+        "save.path": folder / "export",
         "eval.metrics": "[psnr]",
         "eval.output_video_path": folder / "videos",
     }
@@ -134,7 +134,7 @@ def changed(name: str, written: dict[str, Any], folder: Path) -> dict[str, objec
             changes[f"quant.video_gen.{grid}.group_size"] = 16
     if "lora" in written["model"]:
         changes["model.lora.0.path"] = save_lora(folder / "model", folder / "lora.safetensors")
-    return changes | {f"model.{key}": folder / place for key, place in BESIDE.items() if key in written["model"]}
+    return changes | {f"model.{key}": folder / place for key, place in BESIDE.items() if written["model"].get(key)}
 
 
 def save_lora(model: Path, file: Path) -> Path:

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from llmc.compat.load import load_document
+
 CONFIGS = Path(__file__).parents[2] / "configs/quantization/video_gen/wan_i2v"
 SHIPPED = {  # scheme -> configuration
     "int8-vllm": "smoothquant_w_a",
@@ -23,13 +25,14 @@ SHIPPED = {  # scheme -> configuration
 
 def shipped_config(folder: Path, name: str, out: Path, **save: Any) -> Path:
     """One of them, for the model and the samples in `folder`; it lies in `out`, and what it writes beside it."""
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config = load_document(CONFIGS / f"{name}.yaml").values
     config["base"] |= {"run_dir": str(out / "run"), "device": "cpu"}
     config["model"]["path"] = str(folder / "model")
     config["calib"] |= {"path": str(folder / "samples"), "sample_steps": 2, "max_rows": 64, "guidance_scale": 1.0,
                         "target_height": 32, "target_width": 32, "num_frames": 5}  # fmt: skip
     del config["eval"]
-    config["save"] |= {"save_path": str(out / "export"), "native_names": True, **save}
+    config["save"] |= {"path": str(out / "export"), **save}
+    config["save"]["lightx2v"]["native_names"] = True
     path = out / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from llmc.__main__ import command_parser
-from llmc.config.document import parse
+from llmc.config.bases import on_its_bases
+from llmc.config.document import Document, parse
 from llmc.config.explain import find_problems
 from llmc.config.schema import Config
 
@@ -41,6 +42,7 @@ def test_configurations_that_are_shown_are_valid(text: str) -> None:
     values = parse(text, "block", {})
     if not isinstance(values, dict) or not set(values) & set(Config.model_fields):
         return
+    values = on_its_bases(Document(ROOT / "block.yaml", values, {}), lambda document: None).values
     try:
         Config.model_validate(values)
     except ValidationError as error:

@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmc.config.document import read_document
-from llmc.config.paths import REPOSITORY
+from llmc.compat.load import load_document
+from llmc.shipped import shipped
 
-RECIPES = REPOSITORY / "configs/quantization/video_gen"
+RECIPES = shipped() / "configs/quantization/video_gen"
 PREFIX = "mindie_"
 
 
@@ -37,4 +37,4 @@ def usual_calibration(adapter: str) -> dict[str, Any]:
 
 @cache
 def _values(recipe: Path) -> Mapping[str, Any]:
-    return read_document(recipe).values
+    return load_document(recipe).values

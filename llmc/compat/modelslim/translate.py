@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmc.compat.flat_save import save_by_target
 from llmc.compat.modelslim.attention import attention_section
 from llmc.compat.modelslim.calibration import calib_section
 from llmc.compat.modelslim.match import attentions_of, layers_of
@@ -21,7 +22,7 @@ from llmc.errors import ConfigError
 from llmc.models.base import adapters, check_adapter
 from llmc.section import Section
 
-NEEDED = {"model": ("path", "--model_path"), "save": ("save_path", "--save_path")}
+NEEDED = {"model": ("path", "--model_path"), "save": ("path", "--save_path")}
 
 
 def translated(document: Document, overrides: Sequence[str]) -> Document:
@@ -31,9 +32,10 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
     ours = [text for text in overrides if not text.startswith(theirs)]
     beside = Document(document.path, {}, {})
     apply_overrides(beside, ours)
+    save_by_target(beside)
     dialect = read_dialect(document)
     require_paths(beside)
-    folder = input_of(beside.values["model"]["path"], "model.path", document.path.parent)
+    folder = input_of(beside.values["model"]["path"], "model.path", [document.path.parent])
     name = adapter_for(beside.values["model"].get("type"), folder)
     adapter = adapters()[name]
     check_adapter(adapter, folder)
@@ -56,7 +58,7 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
         "model": {"type": name},
         "calib": calib.values,
         "quant": {Section.VIDEO_GEN.value: quant.values},
-        "save": {"save_mindie": True, **quant.save},
+        "save": {"mindie": quant.save},
     }
     sources: dict[KeyPath, KeyPath] = {
         ("calib",): ("spec", "multimodal_sd_config"),
@@ -70,6 +72,7 @@ def translated(document: Document, overrides: Sequence[str]) -> Document:
     notes = [*calib.notes, *quant.notes, *attention.notes, *_save_notes(dialect.spec)]
     result = Document(document.path, values, places, notes)
     apply_overrides(result, ours)
+    save_by_target(result, complete=True)
     return result
 
 

@@ -7,7 +7,7 @@ smoothing must fold into the file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -38,7 +38,7 @@ class ComfyUI(Exporter):
     """One file for ComfyUI, in the model's original names."""
 
     name: Literal["comfyui"] = "comfyui"
-    comfy_format: Literal["comfy_quant", "scaled_fp8"] = Field(
+    format: Literal["comfy_quant", "scaled_fp8"] = Field(
         "comfy_quant",
         description="comfy_quant: each layer says how it is quantized; scaled_fp8: the older form, fp8 alone",
     )
@@ -47,8 +47,8 @@ class ComfyUI(Exporter):
         description="levels of codebook4 weights; standard: those that the fastest kernels know; own: fitted by GPTQ "
         "to the weights and inputs of each group of linears",
     )
-    switch: ClassVar[str] = "save_comfyui"
     names: ClassVar[str | None] = ORIGINAL
+    flat_names: ClassVar[Mapping[str, str]] = {"format": "comfy_format"}
     subfolder: ClassVar[str] = "comfyui"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "rotate_regular", "static"})
 
@@ -59,8 +59,8 @@ class ComfyUI(Exporter):
         form = form_of(spec)
         if form is None:
             problems.append(f"it takes {'; '.join(map(str, FORMS))}; found {spec}")
-        elif self.comfy_format == "scaled_fp8" and form.format != OLDER:
-            problems.append(f"scaled_fp8 holds fp8_e4m3 weights alone; found {spec}; write `comfy_format: comfy_quant`")
+        elif self.format == "scaled_fp8" and form.format != OLDER:
+            problems.append(f"scaled_fp8 holds fp8_e4m3 weights alone; found {spec}; write `format: comfy_quant`")
         elif form.rotation == "must" and "rotate_regular" not in left:
             problems.append(
                 f"kernels of {form.format}, which {spec} is, always rotate their inputs; put `{{name: Hadamard, "
@@ -70,7 +70,7 @@ class ComfyUI(Exporter):
 
     def scheme_of(self, spec: LayerSpec) -> str | None:
         """The older form says once for the whole file whether activations are quantized."""
-        if self.comfy_format == "comfy_quant" or spec.weight is None:
+        if self.format == "comfy_quant" or spec.weight is None:
             return None
         return f"act {spec.act or 'float'}"
 
@@ -92,23 +92,23 @@ class ComfyUI(Exporter):
 
     def rotation(self, spec: LayerSpec) -> Rotation:
         form = form_of(spec)
-        return "never" if form is None or self.comfy_format == "scaled_fp8" else form.rotation
+        return "never" if form is None or self.format == "scaled_fp8" else form.rotation
 
     def write(self, part: FinishedPart, folder: Path) -> Path:
         tensors = absorbed_tensors(part)
         absorbed = frozenset(tensors)
         for name, layer in part.layers.items():
-            new = self.comfy_format == "comfy_quant"
+            new = self.format == "comfy_quant"
             tensors |= layer_tensors(name, layer, absorbed) if new else older_tensors(name, layer)
         tensors = in_original_names(part, tensors)
-        if self.comfy_format == "scaled_fp8":
+        if self.format == "scaled_fp8":
             tensors["scaled_fp8"] = kept(marker(part))
         (file,) = write_checkpoint(folder, tensors, "single", part.provenance, stem=stem_of(part))
         check_written(file, part)
         return folder
 
     def about(self, parts: Sequence[FinishedPart]) -> dict[str, str]:
-        return {"scheme": self.comfy_format}
+        return {"scheme": self.format}
 
     def usage(self, parts: Sequence[FinishedPart]) -> str:
         files = " and ".join(inline_code(f"{stem_of(part)}.safetensors") for part in parts)

@@ -59,7 +59,6 @@ class Diffusers(Exporter):
     """A pipeline folder that stock diffusers loads with torchao and accelerate."""
 
     name: Literal["diffusers"] = "diffusers"
-    switch: ClassVar[str] = "save_diffusers"
     subfolder: ClassVar[str] = "diffusers"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale"})
     scale_dtype: ClassVar[ScaleDtype] = "bfloat16"  # with float activations the sums are multiplied in their type

@@ -42,7 +42,6 @@ class LightX2V(Exporter):
         "default: the first that fits the grids",
     )
     encoder_file: EncoderFile = Field("pth", description="of quantized encoders; LightX2V finds a .pth by its name")
-    switch: ClassVar[str] = "save_lightx2v"
     names: ClassVar[str] = "lightx2v"  # known of the families that it reads, in whichever names they are written
     encoders: ClassVar[frozenset[str] | None] = frozenset(TARGETS)
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static"})

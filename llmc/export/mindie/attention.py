@@ -54,7 +54,7 @@ def attention_problem(spec: AttentionSpec, version: Version, soc: str) -> str | 
     if version not in found.versions:
         readers = " and ".join(f"`mindie_version: {known}`" for known in found.versions)
         gone = "; int8 attention is gone since MindIE-SD 3, where fp8 took its place" if found.name == INT8 else ""
-        advice = f"`--set save.mindie_version={found.versions[0]}`, or give attention another grid"
+        advice = f"`--set save.mindie.mindie_version={found.versions[0]}`, or give attention another grid"
         return f"{found.name} is read by {readers} alone, found {version}{gone}: {advice}"
     if (soc == "a5") == (found.name == INT8):
         chips = "a2 and a3" if found.name == INT8 else "a5"

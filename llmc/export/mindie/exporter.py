@@ -73,7 +73,6 @@ class MindIE(Exporter):
     part_file_size: Annotated[int, AfterValidator(_one_file)] = Field(
         0, description="0, one file: msModelSlim's key; MindIE-SD cannot read several"
     )
-    switch: ClassVar[str] = "save_mindie"
     accepts: ClassVar[frozenset[str]] = frozenset({"scale", "static", "steps", "attention"})
     no_cross_attention: ClassVar[str | None] = "MindIE quantizes attention of tokens with themselves alone"
 

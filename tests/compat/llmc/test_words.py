@@ -106,8 +106,7 @@ def test_an_export_that_nothing_reads_is_refused_at_once_with_the_override_that_
     assert seconds_of_children() - before < 2  # of computing, however busy the machine is with others
     assert done.returncode == 2 and done.stderr.startswith(f"error: {config}:20: quant.video_gen: lightx2v was asked")
     assert done.stderr.endswith(
-        "found weight int6 per_channel, act int6 per_token; to run without this export: "
-        "--set save.save_lightx2v=False\n"
+        "found weight int6 per_channel, act int6 per_token; to run without this export: --set save.lightx2v=False\n"
     )
     assert not (place / "run").exists()
 

@@ -104,7 +104,7 @@ def test_several_processors_give_blocks_grids_of_their_own(write: Write, wan22_t
     assert values["weight"] == {"bit": "mxfp4"}
     grids = {"weight": {"bit": "mxfp8"}, "act": {"bit": "mxfp8"}}
     assert values["rules"] == [{"match": f"blocks.{number}.*", **grids} for number in range(5)]
-    assert load_document(path, beside(wan22_t2v)).values["save"]["soc"] == "a5"
+    assert load_document(path, beside(wan22_t2v)).values["save"]["mindie"]["soc"] == "a5"
 
 
 def test_the_first_processor_that_takes_a_layer_has_it(write: Write, wan_t2v: Path) -> None:
@@ -227,10 +227,10 @@ def test_attention_is_taken_by_the_runtimes_names(write: Write, wan22_t2v: Path,
         "bit": "e4m3", "include": ["blocks.*.attn1"], "exclude": ["blocks.0.*"], "rotate": "online"
     }  # fmt: skip
     path = write([LINEAR, {"type": "fa3_quant", "include": ["double_blocks*"]}])
-    assert load_document(path, beside(hunyuan)).values["save"]["mindie_version"] == "2.3"
+    assert load_document(path, beside(hunyuan)).values["save"]["mindie"]["mindie_version"] == "2.3"
     assert "attention" not in told(path, hunyuan)
     found = told(path, hunyuan, "save.mindie_version=3")["attention"]
-    assert "read by `mindie_version: 2.3` alone, found 3" in found and "--set save.mindie_version=2.3" in found
+    assert "read by `mindie_version: 2.3` alone, found 3" in found and "--set save.mindie.mindie_version=2.3" in found
     assert quant(path, hunyuan)["attention"] == {
         "bit": 8, "static": True, "include": ["transformer_blocks.*.attn"]
     }  # fmt: skip
@@ -249,7 +249,7 @@ def test_several_fa3_quants_are_rules_for_what_each_takes(write: Write, wan22_t2
         "rules": [{"match": "blocks.0.*", "bit": "e4m3"}],
     }  # fmt: skip
     assert document.values["save"] == {
-        "save_mindie": True, "save_path": "export", "soc": "a5", "mindie_version": "2026-07"
+        "mindie": {"soc": "a5", "mindie_version": "2026-07"}, "path": "export"
     }  # fmt: skip
     assert "mindie_version is 2026-07, which alone reads attention in mxfp4 and fp8_e4m3" in document.notes
     assert {problem.keys[0] for problem in config_problems(load_config(path, beside(wan22_t2v)))} <= {"model"}

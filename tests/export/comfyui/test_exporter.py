@@ -93,7 +93,7 @@ def test_every_layer_describes_itself_and_is_what_was_judged(
 @pytest.mark.parametrize("form", ["comfy_quant", "scaled_fp8"])
 def test_the_original_network_computes_what_was_judged(folder: Path, tmp_path: Path, form: str) -> None:
     """Smoothing is in the file: in rows and norms; nothing is missing and nothing else is there."""
-    exporter = ComfyUI(comfy_format=form)
+    exporter = ComfyUI(format=form)
     part, network = finished_part(folder, exporter, with_float(Policy(FP8), "blocks.0.attn2.to_q", "blocks.1.*"))
     scaled = {name for name, layer in network.layers.items() if layer.state.transforms}
     assert scaled == {f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn1.to_out.0", "attn2.to_q", "attn2.to_out.0")}
@@ -109,7 +109,7 @@ def test_the_original_network_computes_what_was_judged(folder: Path, tmp_path: P
 def test_the_older_form_has_its_marker_and_its_names(
     folder: Path, tmp_path: Path, spec: LayerSpec, elements: int
 ) -> None:
-    exporter = ComfyUI(comfy_format="scaled_fp8")
+    exporter = ComfyUI(format="scaled_fp8")
     part, network = finished_part(folder, exporter, Policy(spec))
     exporter.write(part, tmp_path)
     tensors = read(tmp_path)
@@ -148,7 +148,7 @@ def test_what_comfyui_would_compute_otherwise_is_refused(wrong: LayerSpec) -> No
 
 
 def test_the_older_form_holds_fp8_alone_and_says_once_how_acts_are_rounded() -> None:
-    older = ComfyUI(comfy_format="scaled_fp8")
+    older = ComfyUI(format="scaled_fp8")
     assert "fp8_e4m3 weights alone" in older.problems(INT8, frozenset())[0]
     assert older.problems(FP8, frozenset()) == [] and older.scheme_of(LayerSpec()) is None
     assert older.scheme_of(FP8) != older.scheme_of(FP8_WEIGHTS)

@@ -363,7 +363,7 @@ def test_weights_alone_are_not_smoothed_since_their_class_multiplies_no_input() 
 
 def test_several_files_are_refused_in_the_words_of_the_peer_that_writes_them() -> None:
     with pytest.raises(ValidationError, match="part_file_size 4 would give several; write 0"):
-        SaveConfig.model_validate({"save_path": "out", "save_mindie": True, "part_file_size": 4})
+        SaveConfig.model_validate({"path": "out", "mindie": {"part_file_size": 4}})
 
 
 def test_check_says_it_all_before_anything_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
