@@ -23,6 +23,7 @@ import_later("torch")
 
 GATE_NOT_PASSED = 3  # the exit code of a run that has done all it should, and is worse than `eval.gate` allows
 
+DEFAULT = Path("configs/quantization/video_gen/wan_i2v_tiny/smoothquant_w_a.yaml")  # found wherever llmc is started
 # msModelSlim's options, and the keys that they are short for
 SHORT = {"model_path": "model.path", "model_type": "model.type", "save_path": "save.path", "device": "base.device"}
 
@@ -153,7 +154,8 @@ def verify_command(options: argparse.Namespace) -> int:
 
 
 def list_command(options: argparse.Namespace) -> None:
-    """Name every plug-in."""
+    """Name every plug-in, and the configurations that ship."""
+    from llmc.config.bases import described_parts, families_that_ship
     from llmc.config.reference import plugin_kinds
 
     for kind, plugins in plugin_kinds().items():
@@ -165,15 +167,21 @@ def list_command(options: argparse.Namespace) -> None:
     print("verify")
     for name, summary in summaries().items():
         print(f"  {name:<16}{summary}")
+    for folder, parts in described_parts().items():
+        print(f"{folder}, for `base`")
+        for name, summary in parts.items():
+            print(f"  {name:<30}{summary}")
+    for folder, names in families_that_ship().items():
+        print(f"{folder}\n  {', '.join(names)}")
 
 
 def schema_command(options: argparse.Namespace) -> None:
     """Print the JSON schema of a configuration, for editors."""
     import json
 
-    from llmc.config.schema import Config
+    from llmc.config.json_schema import file_schema
 
-    print(json.dumps(Config.model_json_schema(), indent=1))
+    print(json.dumps(file_schema(), indent=1))
 
 
 def _show(table: Table) -> None:
@@ -248,7 +256,7 @@ def command_parser() -> argparse.ArgumentParser:
         return added
 
     run = add("run", run_command, overrides)
-    run.add_argument("--config", required=True, type=Path, help="the YAML file")
+    run.add_argument("--config", type=Path, default=DEFAULT, help="the YAML file; default: the embedded model's")
     run.add_argument("--json", action="store_true", help="end with one line of JSON that sums the run up")
     quant = add("quant", quant_command, overrides)
     quant.add_argument("--quant_type", metavar="KIND", help="a recipe that ships for the model, such as w8a8")

@@ -9,7 +9,8 @@ from llmc.config.document import KeyPath
 from llmc.config.explain import Problem
 from llmc.config.numbers import MAX_VOLUME
 from llmc.config.paths import input_candidates, some_files
-from llmc.config.schema import Config, SamplesConfig
+from llmc.config.samples import SamplesConfig
+from llmc.config.schema import Config
 from llmc.config.words import choice
 from llmc.errors import LlmcError
 from llmc.models.base import adapters, check_adapter

@@ -18,7 +18,7 @@ from llmc.errors import ConfigError
 from llmc.log import one_line
 from llmc.shipped import shipped
 
-KEYS: KeyPath = ("base", "files")  # where they are named in a `base` section that has settings, too
+KEYS = ("base", "files")  # where they are named in a `base` section that has settings, too
 MAX_DEEP = 8  # files that are built on one another
 MAX_FILES = 50  # of one configuration
 
@@ -49,9 +49,25 @@ def bases_folder() -> Path:
     return shipped() / "configs"
 
 
+def described_parts() -> dict[str, dict[str, str]]:
+    """The folders of files that a configuration can be built on -> each file, and what its first line says."""
+    found = {}
+    for name in ("recipes", "models", "targets"):
+        files = sorted((bases_folder() / name).glob("*.yaml"))
+        found[name] = {file.name: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files}
+    return found
+
+
+def families_that_ship() -> dict[Path, list[str]]:
+    """The folder of each family -> its configurations."""
+    folders = sorted((bases_folder() / "quantization" / "video_gen").iterdir())
+    return {folder: sorted(file.name for file in folder.glob("*.yaml")) for folder in folders}
+
+
 def _named(document: Document) -> Iterator[tuple[str, Path]]:
     """The files that a document is built on, each with the place where it is named; their key is taken out."""
-    base, keys = document.values.get(KEYS[0]), KEYS[:1]
+    keys: KeyPath = KEYS[:1]
+    base = document.values.get(KEYS[0])
     if isinstance(base, dict) and KEYS[1] in base:
         keys = KEYS
         files = base.pop(KEYS[1])

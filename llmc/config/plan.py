@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llmc.calib.budget import FEW
-from llmc.config.schema import CalibConfig, Config
+from llmc.config.samples import CalibConfig
+from llmc.config.schema import Config
 from llmc.models.samples import Sampling
 from llmc.section import Section
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmc.config.document import Document, KeyPath
 from llmc.config.explain import Problem, problems_error
-from llmc.config.schema import SamplesConfig
+from llmc.config.samples import SamplesConfig
 from llmc.config.words import shown
 from llmc.section import Section
 

@@ -1,0 +1,21 @@
+"""The JSON schema of a configuration file, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmc.config.bases import KEYS
+from llmc.config.schema import Config
+
+
+def file_schema() -> dict[str, Any]:
+    """What one file may say. It names the files that it is built on, and leaves to them what it does not say itself,
+    so that no key is required."""
+    schema = Config.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
+    files = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    settings = schema["properties"][KEYS[0]]
+    schema["properties"][KEYS[0]] = {"anyOf": [settings, *files], "description": settings["description"]}
+    schema["$defs"]["BaseConfig"]["properties"][KEYS[1]] = {"anyOf": files}
+    return schema
