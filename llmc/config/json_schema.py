@@ -15,7 +15,7 @@ def file_schema() -> dict[str, Any]:
     for section in (schema, *schema["$defs"].values()):
         section.pop("required", None)
     files = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
-    settings = schema["properties"][KEYS[0]]
-    schema["properties"][KEYS[0]] = {"anyOf": [settings, *files], "description": settings["description"]}
+    settings = {"$ref": schema["properties"][KEYS[0]].pop("$ref")}
+    schema["properties"][KEYS[0]]["anyOf"] = [settings, *files]
     schema["$defs"]["BaseConfig"]["properties"][KEYS[1]] = {"anyOf": files}
     return schema
