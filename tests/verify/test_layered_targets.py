@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from llmc.__main__ import main
+from llmc.numerics.packing import unswizzle_scales
 from llmc.verify.run import verify
 from llmc.verify.verdict import Report
 from tests.end_to_end.small_run import small_config
@@ -22,12 +23,23 @@ from tests.verify.conftest import Exported
 Tensors = dict[str, torch.Tensor]
 FP8 = {"bit": "e4m3", "granularity": "per_tensor"}
 ROWS = {"bit": "e4m3", "granularity": "per_channel"}
+SMOOTH = {"name": "SmoothQuant", "alpha": 0.5, "gate": False}
+TURN = {"name": "Hadamard", "matrix": "regular", "gate": False}
 FORMS: dict[str, dict[str, Any]] = {  # target and form -> grids, settings
     "comfyui int8": {"weight": {"bit": 8}, "act": {"bit": 8}},
     "comfyui fp8": {"weight": FP8, "act": {**FP8, "static": True}},
     "comfyui fp8 weights alone": {"weight": FP8, "act": None},
     "comfyui older": {"weight": FP8, "act": {**FP8, "static": True}, "comfy_format": "scaled_fp8"},
     "comfyui older weights alone": {"weight": FP8, "act": None, "comfy_format": "scaled_fp8"},
+    "comfyui convrot": {"weight": {"bit": 8}, "act": {"bit": 8}, "method": [SMOOTH, TURN]},
+    "comfyui w4a8": {"weight": {"bit": "codebook4"}, "act": {"bit": 8}, "method": [SMOOTH, TURN]},
+    "comfyui w4a4": {"weight": {"bit": 4}, "act": {"bit": 4}, "method": [SMOOTH, TURN]},
+    "comfyui awq": {
+        "weight": {"bit": 4, "granularity": "per_group", "group_size": 32, "symmetric": False},
+        "act": None,
+    },
+    "comfyui nvfp4": {"weight": {"bit": "nvfp4"}, "act": {"bit": "nvfp4", "static": True}},
+    "comfyui mxfp8": {"weight": {"bit": "mxfp8"}, "act": {"bit": "mxfp8"}},
     "diffusers int8": {"weight": {"bit": 8}, "act": {"bit": 8}},
     "diffusers int8 weights alone": {"weight": {"bit": 8}, "act": None},
     "diffusers fp8": {"weight": ROWS, "act": {"bit": "e4m3"}},
@@ -44,7 +56,7 @@ def layered(tmp_path_factory: pytest.TempPathFactory) -> Make:
             out, own = tmp_path_factory.mktemp("layered"), dict(FORMS[form])
             target = form.partition(" ")[0]
             grids = {name: own.pop(name) for name in ("weight", "act")}
-            method = {"name": "SmoothQuant", "alpha": 0.5, "gate": False}
+            method = own.pop("method", SMOOTH)
             quant = {"video_gen": {"method": method, **grids, "rules": [{"match": "blocks.1.attn1.*", "skip": True}]}}
             save = {"save_lightx2v": False, f"save_{target}": True, **own}
             assert main(["run", "--config", str(small_config(out, eval=None, quant=quant, save=save))]) == 0
@@ -97,6 +109,27 @@ def describe(name: str, text: bytes) -> Change:
     return lambda t, _: t.update({f"{name}.comfy_quant": torch.tensor(list(text), dtype=torch.uint8)})
 
 
+def redescribe(name: str, **other: object) -> Change:
+    def apply(t: Tensors, _: dict[str, str]) -> None:
+        says = json.loads(bytes(t[f"{name}.comfy_quant"].tolist())) | other
+        text = json.dumps({key: value for key, value in says.items() if value is not None}).encode()
+        t[f"{name}.comfy_quant"] = torch.tensor(list(text), dtype=torch.uint8)
+
+    return apply
+
+
+def swapped(packed: torch.Tensor) -> torch.Tensor:
+    bits = packed.view(torch.uint8)
+    return (bits >> 4 | bits << 4).view(packed.dtype)
+
+
+def unswizzled(scales: torch.Tensor) -> torch.Tensor:
+    """Of 64 rows in the place of 128."""
+    grid = torch.zeros_like(scales.view(torch.uint8))
+    grid[:64] = unswizzle_scales(scales, 64, 4).view(torch.uint8)
+    return grid.view(scales.dtype)
+
+
 def tag(change: Callable[[dict[str, Any]], object]) -> Change:
     def apply(_: Tensors, metadata: dict[str, str]) -> None:
         about = json.loads(metadata[f"{HF}.weight"])
@@ -119,6 +152,36 @@ FAULTS: dict[str, tuple[str, Change, dict[str, str]]] = {
     "a scale lost": (
         "comfyui int8", lambda t, _: t.pop(f"{Q}.weight_scale"), {"names": f"{Q}.weight_scale is missing"}),
     "a bias lost": ("comfyui fp8", lambda t, _: t.pop(f"{Q}.bias"), {"names": f"{Q}.bias is missing"}),
+    "a rotation of another size": (
+        "comfyui convrot", redescribe(Q, convrot_groupsize=16),
+        {"against the float model": "it is rotated 64 at a time, and its description says otherwise"}),
+    "a rotation that is not told": (
+        "comfyui convrot", redescribe(Q, convrot=False),
+        {"against the float model": "it is rotated 64 at a time, and its description says otherwise"}),
+    "a group that no reader knows": (
+        "comfyui convrot", redescribe(Q, convrot_groupsize=32), {"descriptions": "rotated 32 at a time"}),
+    "smoothing that nobody reads": (
+        "comfyui convrot", lambda t, _: t.update({f"{Q}.pre_quant_scale": torch.ones(64)}),
+        {"descriptions": "inputs of int8_tensorwise are multiplied by nothing"}),
+    "nibbles the other way round": (
+        "comfyui w4a8", lambda t, _: t.update({f"{Q}.weight": swapped(t[f"{Q}.weight"])}),
+        {"against the float model": "nibbles are the other way round", "against the judged weights": "nibbles"}),
+    "nibbles of int4": (
+        "comfyui w4a4", lambda t, _: t.update({f"{Q}.weight": swapped(t[f"{Q}.weight"])}),
+        {"against the float model": "nibbles are the other way round", "against the judged weights": "nibbles"}),
+    "a key that some readers ask for": (
+        "comfyui w4a8", redescribe(Q, convrot=None), {"descriptions": "it has no convrot"}),
+    "levels lost": (
+        "comfyui w4a8", lambda t, _: t.pop(f"{Q}.weight_codebook"), {"names": f"{Q}.weight_codebook is missing"}),
+    "scales of rows in two dimensions": (
+        "comfyui w4a4", lambda t, _: t.update({f"{Q}.weight_scale": t[f"{Q}.weight_scale"][:, None]}),
+        {"types, shapes": f"{Q}.weight_scale is float32 [64, 1]; it must be float32 [64]"}),
+    "scales by row": (
+        "comfyui awq", lambda t, _: t.update({f"{Q}.weight_scale": t[f"{Q}.weight_scale"].t()}),
+        {"types, shapes": f"{Q}.weight_scale is float32 [64, 2]"}),
+    "scales as they come": (
+        "comfyui nvfp4", lambda t, _: t.update({f"{Q}.weight_scale": unswizzled(t[f"{Q}.weight_scale"])}),
+        {"against the float model": "its scales are not swizzled", "against the judged weights": "not swizzled"}),
     "what a size is told from": (
         "comfyui fp8", lambda t, _: t.pop("blocks.0.ffn.0.bias"), {"sizes": "ffn_dim of the network cannot be told"}),
     "a name of nobody": (

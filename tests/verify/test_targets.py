@@ -24,8 +24,8 @@ def test_the_list_names_every_target() -> None:
 def test_the_page_names_every_rule() -> None:
     rules = (
         lightx2v.EXPORT_RULES, lightx2v.FILE_RULES, lightx2v.NETWORK_RULES, lightx2v.VALUE_RULES,
-        layered_rules.NETWORK_RULES, layered_rules.VALUE_RULES, comfyui.OWN_RULES, diffusers.OWN_RULES,
-        mindie.FILE_RULES, mindie.NETWORK_RULES,
+        layered_rules.NETWORK_RULES, layered_rules.VALUE_RULES, comfyui.OLD_RULES, comfyui.OWN_RULES,
+        diffusers.OWN_RULES, mindie.FILE_RULES, mindie.NETWORK_RULES,
     )  # fmt: skip
     first = [line.split("|")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     named = {name.strip() for cell in first for name in cell.split(",")}

@@ -145,7 +145,10 @@ def _by_group(n: int, k: int, says: Says) -> Mapping[str, Leaf]:
 
 def _nvfp4_leaves(n: int, k: int, says: Says) -> Mapping[str, Leaf]:
     shape = ((_up(n, 128), _up(k // 16, 4)),)
-    return {"weight_scale": Leaf((torch.float8_e4m3fn,), shape, scale=False), "weight_scale_2": Leaf(FLOAT, SCALAR)}
+    return {
+        "weight_scale": Leaf((torch.float8_e4m3fn,), shape, scale=False),
+        "weight_scale_2": Leaf(FLOAT, SCALAR, scale=False),
+    }
 
 
 def _mxfp8_leaves(n: int, k: int, says: Says) -> Mapping[str, Leaf]:
