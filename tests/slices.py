@@ -6,6 +6,12 @@ from collections.abc import Collection, Iterable
 
 import pytest
 
+# what holds for every family is tried on all by `-m slow`, and by default on those that differ most
+FAMILIES = (
+    "Flux", "HunyuanVideo", "LTX2", "Mochi", "OpenSoraPlan", "SD3", "Wan2I2V", "Wan2T2V", "Wan2TI2V", "WanFLF2V",
+    "WanI2V", "WanT2V", "WanVACE", "ZImage",
+)  # fmt: skip
+
 
 def slow_if(long: object) -> list[pytest.MarkDecorator]:
     """The mark of a test that the default suite leaves out."""

@@ -17,6 +17,8 @@ from llmc.files.json_text import read_object, read_object_if_there
 from llmc.files.words import some
 from llmc.models.libraries import Loading
 
+MODULAR = "modular_model_index.json"  # what diffusers writes of pipelines that exist as blocks alone
+
 
 @dataclass(frozen=True)
 class PipelineIndex:
@@ -55,6 +57,11 @@ class PipelineIndex:
 def read_index(folder: Path) -> PipelineIndex:
     """Of a diffusers folder, or of the folder of a lone network."""
     path = next((file for name in ("model_index.json", "config.json") if (file := folder / name).is_file()), None)
+    if (folder / MODULAR).is_file() and (path is None or path.name == "config.json"):
+        raise AdapterError(
+            f"{folder} has {MODULAR}, which diffusers puts a pipeline together from block by block, and no "
+            "model_index.json: no adapter runs those; take a model that was saved as a whole pipeline"
+        )
     if path is None:
         inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) if folder.is_dir() else "not a folder"
         raise AdapterError(

@@ -24,7 +24,7 @@ from llmc.models.loaded import LoadedModel
 from llmc.models.samples import Sample, Sampling, Video
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.policy.rules import Policy
-from tests.slices import by_default
+from tests.slices import FAMILIES, by_default
 from tests.tiny_pipelines import TINY, save_samples
 
 W8A8 = LayerSpec(
@@ -101,13 +101,6 @@ def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fam
     return make
 
 
-# what holds for every family is tried on all by `-m slow`, and by default on those that differ most
-BY_DEFAULT = (
-    "Flux", "HunyuanVideo", "OpenSoraPlan", "SD3", "Wan2I2V", "Wan2T2V", "Wan2TI2V", "WanFLF2V", "WanI2V", "WanT2V",
-    "WanVACE", "LTX2", "Mochi", "ZImage",
-)  # fmt: skip
-
-
-@pytest.fixture(params=by_default(BY_DEFAULT, sorted(adapters())))
+@pytest.fixture(params=by_default(FAMILIES, sorted(adapters())))
 def family(request: pytest.FixtureRequest, make_family: Callable[[str], Family]) -> Family:
     return make_family(request.param)

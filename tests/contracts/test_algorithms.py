@@ -29,8 +29,8 @@ from llmc.models.base import adapters
 from llmc.models.loaded import LoadedModel
 from llmc.numerics.spec import LayerSpec, TensorSpec
 from llmc.plugin import discover
-from tests.contracts.conftest import BY_DEFAULT, W8A8, Family
-from tests.slices import slow_if
+from tests.contracts.conftest import W8A8, Family
+from tests.slices import FAMILIES, slow_if
 
 METHODS = discover("llmc.algorithms", Algorithm)
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ ALONE = [
 
 # observed all at once, and block by block on quantized inputs, in turn
 STACKS = [("SmoothQuant", "Hadamard", "RTN"), ("SmoothQuant", "LowRank", "GPTQ")]
-OTHERS = [*(name for name in sorted(BY_DEFAULT) if name != ONE), *sorted(adapters().keys() - {*BY_DEFAULT})]
+OTHERS = [*(name for name in sorted(FAMILIES) if name != ONE), *sorted(adapters().keys() - {*FAMILIES})]
 ON_EVERY_FAMILY = [(name, STACKS[index % len(STACKS)]) for index, name in enumerate(OTHERS)]
 # pairs by default, and of those that smooth one alone: what comes before or after a Scale does not see who made it;
 # what no method rounded is rounded as RTN does, and a grid for each step is fixed where one for all steps is
@@ -157,7 +157,7 @@ def test_methods_compose_in_every_order_that_is_allowed(family: Family, names: t
 @pytest.mark.parametrize(
     ("family", "names"),
     [
-        pytest.param(family, names, id=f"{family}-", marks=slow_if(family not in BY_DEFAULT))
+        pytest.param(family, names, id=f"{family}-", marks=slow_if(family not in FAMILIES))
         for family, names in ON_EVERY_FAMILY
     ],
     indirect=["family"],

@@ -33,6 +33,7 @@ from llmc.policy.rules import Policy, Rule
 from tests.end_to_end.small_run import small_config
 from tests.export.mindie import reader as mindie_reader
 from tests.export.tiny import SMOOTH, finished_part, output
+from tests.slices import FAMILIES, by_default
 from tests.tiny_pipelines import TINY
 
 INT8 = TensorSpec(format="int8", granularity="per_channel")
@@ -279,13 +280,14 @@ def test_two_experts_have_a_folder_each(tmp_path: Path) -> None:
     assert "high_noise_model/quant_model_description_w8a8_dynamic.json" in usage and "low_noise_model/" in usage
 
 
-@pytest.mark.parametrize("family", sorted(adapters()))
+@pytest.mark.parametrize("family", by_default(FAMILIES, sorted(adapters())))
 def test_linears_that_are_one_in_mindie_read_one_tensor(family: str, tmp_path: Path) -> None:
     """So methods give them one scale and one grid, and nothing has to be undone when they are written."""
     TINY[family][0](tmp_path)
     adapter = adapters()[family]()
     for part in adapter.skeleton(tmp_path):
-        table = table_of(adapter.renames, adapter.original(part.module))
+        if not (table := table_of(adapter.renames, adapter.original(part.module))):
+            pytest.skip("no names but diffusers' are known")
         group_of = {f"{name}.{linear}": (name, number) for name, block in part.blocks
                     for number, group in enumerate(part.groups(block)) for linear in group.linears}  # fmt: skip
         shapes = {f"{name}.weight": tuple(part.module.get_submodule(name).weight.shape) for name in group_of}

@@ -12,6 +12,7 @@ from llmc.errors import AdapterError, ConfigError
 from llmc.models.base import adapter_of, adapters
 from llmc.scripted import get_disable_layer_names
 from tests.compat.modelslim.scripted.conftest import Load
+from tests.slices import FAMILIES, slow_if
 from tests.tiny_pipelines import TINY
 
 BLOCKS = ("*double_blocks*", "*single_blocks*")
@@ -49,7 +50,14 @@ def test_names_that_match_nothing_are_told_with_near_ones(load: Load) -> None:
         resolve_layers(model, ["double_blocks.0.img_attn_qk"])
 
 
-@pytest.mark.parametrize("family", [name for name, adapter in adapters().items() if adapter.network])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=slow_if(name not in FAMILIES))
+        for name, adapter in adapters().items()
+        if adapter.network
+    ],
+)
 def test_a_network_alone_is_the_part_of_its_pipeline(family: str, tmp_path: Path) -> None:
     TINY[family][0](tmp_path)
     for part in adapters()[family]().skeleton(tmp_path):
