@@ -171,8 +171,8 @@ def list_command(options: argparse.Namespace) -> None:
         print(f"{folder}, for `base`")
         for name, summary in parts.items():
             print(f"  {name:<30}{summary}")
-    for folder, names in families_that_ship().items():
-        print(f"{folder}\n  {', '.join(names)}")
+    for family, names in families_that_ship().items():
+        print(f"{family}\n  {', '.join(names)}")
 
 
 def schema_command(options: argparse.Namespace) -> None:

@@ -15,17 +15,18 @@ from llmc.api.model import Model
 from llmc.api.samples import Asked, Samples, folder_of, keys_of, said_of
 from llmc.compat.load import config_of, in_our_words, load_document
 from llmc.config.document import Document
-from llmc.config.paths import REPOSITORY
+from llmc.config.samples import SamplesConfig
 from llmc.config.save import exporters
-from llmc.config.schema import Config, SamplesConfig
+from llmc.config.schema import Config
 from llmc.config.words import choice
 from llmc.errors import ConfigError
 from llmc.models.base import adapters
 from llmc.section import Section
+from llmc.shipped import shipped
 
 Recipe = str | Path | Mapping[str, Any]
 Targets = Sequence[str] | Mapping[str, Mapping[str, Any]] | None  # names, or names and settings
-SHIPPED = REPOSITORY / "configs/quantization/video_gen"
+SHIPPED = shipped() / "configs/quantization/video_gen"
 
 
 def recipes() -> list[str]:
@@ -68,13 +69,10 @@ def quantized_document(model: Model, recipe: Recipe, samples: Samples, sampling:
 def targets_section(targets: Targets) -> dict[str, Any]:
     """The `save` section that asks for targets, without the folder."""
     named = targets if isinstance(targets, Mapping) else {name: {} for name in targets or ()}
-    section: dict[str, Any] = {}
-    for name, settings in named.items():
-        known = {cls.model_fields["name"].default: cls for cls in exporters()}
-        if name not in known:
-            raise ConfigError(f"there is no target {name}; {choice(name, known)}")
-        section |= {known[name].switch: True, **settings}
-    return section
+    for name in named:
+        if name not in exporters():
+            raise ConfigError(f"there is no target {name}; {choice(name, exporters())}")
+    return {name: dict(settings) for name, settings in named.items()}
 
 
 def in_folder(document: Document, samples: Samples, run_dir: str | Path | None) -> Config:
@@ -87,7 +85,7 @@ def in_folder(document: Document, samples: Samples, run_dir: str | Path | None) 
     if (folder := folder_of(samples, Path(run_dir) / "samples")) is not None:
         values["calib"]["path"] = str(folder)
     save = {key: value for key, value in (values.get("save") or {}).items() if key not in ("path", "save_path")}
-    values["save"] = {**save, "save_path": str(Path(run_dir) / "export"), "overwrite": True}
+    values["save"] = {**save, "path": str(Path(run_dir) / "export"), "overwrite": True}
     return config_of(in_our_words(document))
 
 
@@ -97,7 +95,7 @@ def exported(document: Document, target: str, settings: Mapping[str, Any], path:
     if path is None:
         section["overwrite"] = True
         path = Path(document.values["base"]["run_dir"]) / "export"
-    return config_of(in_our_words(_with(document, save={**section, "save_path": str(path)})))
+    return config_of(in_our_words(_with(document, save={**section, "path": str(path)})))
 
 
 def judged(document: Document, samples: Samples, sampling: Asked, said: Mapping[str, Any]) -> Config:

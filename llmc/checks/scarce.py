@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmc.calib.held_out import keeps_apart
-from llmc.config.schema import CalibConfig, Config
+from llmc.config.samples import CalibConfig
+from llmc.config.schema import Config
 
 ENOUGH = 9  # samples: with fewer, errors on others were seen to be 2.5 to 11 times those on the samples used
 # pixels of a video; models of use make larger ones, and the embedded one smaller ones

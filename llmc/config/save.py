@@ -52,7 +52,9 @@ class SaveBase(Strict):
             asked: Exporter | None = getattr(self, name)
             if asked is None and name not in ALWAYS_FINGERPRINTED:
                 continue
-            settings = (asked or cls()).model_dump(mode="json", exclude={"name"})
+            settings = (asked or cls()).model_dump(  # type: ignore[call-arg]  # each names itself
+                mode="json", exclude={"name"}
+            )
             said[switch_of(cls)] = asked is not None
             for setting, value in settings.items():
                 key = cls.flat_names.get(setting, setting)
@@ -90,7 +92,7 @@ def _save_config() -> type[SaveBase]:
     for name, cls in exporters().items():
         if name in SaveBase.model_fields:
             raise TypeError(f"{cls.__module__} names its exporter {name}, which is another key of `save`")
-        section = Annotated[cls | None, BeforeValidator(_section_of)]
+        section: Any = Annotated[cls | None, BeforeValidator(_section_of)]
         fields[name] = (section, FieldInfo(default=None, description=cls.summary()))
     return create_model("SaveConfig", __base__=SaveBase, __doc__=SaveBase.__doc__, **fields)  # type: ignore[call-overload,no-any-return]
 

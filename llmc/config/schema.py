@@ -27,7 +27,7 @@ from llmc.policy.attention import AttentionPolicy, AttentionRule
 from llmc.policy.rules import Policy, Rule, parse_block_ids
 from llmc.section import Section
 
-WITHOUT_EFFECT = {
+WITHOUT_EFFECT: dict[str, Any] = {
     "base": {"run_dir", "memory", "resident"},
     "eval": {"output_video_path"},
     "save": True,  # put back without its folder, see SaveConfig.fingerprinted
@@ -189,7 +189,7 @@ class Config(Strict):
 
     def fingerprint(self, *but: str) -> str:
         """What tells this work from other work, wherever its output goes: sha256 over all sections, `but` for some."""
-        work = self.model_dump(mode="json", exclude=WITHOUT_EFFECT | dict.fromkeys(but, True))
+        work = self.model_dump(mode="json", exclude={**WITHOUT_EFFECT, **dict.fromkeys(but, True)})
         if "save" not in but:
             work["save"] = self.save.fingerprinted()
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,8 @@ from llmc.calib.record import Watch, record_calls
 from llmc.calib.recording import Recording, cached_recording, fingerprint
 from llmc.calib.store import CallStore
 from llmc.calib.value_folder import Kept
-from llmc.config.schema import Config, EvalConfig
+from llmc.config.samples import EvalConfig
+from llmc.config.schema import Config
 from llmc.engine.budget import is_huge, judged_calls
 from llmc.engine.network import Network
 from llmc.engine.source import sources
