@@ -1,4 +1,4 @@
-"""The command line: run, quant, check, verify, list, schema. Nothing heavy is imported before a run begins."""
+"""The command line. Nothing heavy is imported before a run begins."""
 
 from __future__ import annotations
 
@@ -131,6 +131,18 @@ def check_command(options: argparse.Namespace) -> None:
         from llmc.checks.explain import explain
 
         print(visible(explain(config, parts)))
+        from llmc.estimate.command import short
+
+        print(visible(f"\nmemory: {short(config)}; `llmc estimate` has it by stage"))
+
+
+def estimate_command(options: argparse.Namespace) -> None:
+    """Say what a run would hold, write and compute, stage by stage, and whether it fits; no weights are read."""
+    from llmc.compat.load import load_config
+    from llmc.estimate.command import estimate
+
+    config = load_config(options.config, _overrides(options))
+    print(visible(estimate(config, options.budget, options.ram, options.json)))
 
 
 def verify_command(options: argparse.Namespace) -> int:
@@ -276,6 +288,11 @@ def command_parser() -> argparse.ArgumentParser:
         "--resolved", action="store_true", help="print it whole, with the files that it is built on; look at no disk"
     )
     check.add_argument("--explain", action="store_true", help="also print what each layer of the model gets")
+    cost = add("estimate", estimate_command, overrides)
+    cost.add_argument("config", type=Path, help="the YAML file; of the model's folder its configurations are enough")
+    cost.add_argument("--budget", metavar="SIZE", help="plan for a device with so much memory, such as 24GB")
+    cost.add_argument("--ram", metavar="SIZE", help="plan for a host with so much memory, such as 64GB")
+    cost.add_argument("--json", action="store_true", help="print one line of JSON in place of the table")
     verify = add("verify", verify_command)
     verify.add_argument("path", type=Path, help="the folder that was exported to, or its safetensors file")
     verify.add_argument("--against", type=Path, metavar="RUN", help="the folder of the run that judged it")

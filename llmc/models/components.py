@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from llmc.models.base import quiet_libraries
 from llmc.models.encoders import empty_encoder
 from llmc.models.index import PipelineIndex
@@ -51,3 +53,33 @@ def without_videos(processor: type[Any]) -> type[Any]:
 
     Readable.__name__, Readable.__module__ = processor.__name__, processor.__module__  # as it is saved
     return Readable
+
+
+def empty_component(index: PipelineIndex, name: str) -> torch.nn.Module | None:
+    """What a component's config.json describes, on the meta device; None if that is no network."""
+    quiet_libraries()
+    import diffusers
+    import transformers
+
+    class_name, config = index.components.get(name, ""), index.config(name)
+    made = getattr(diffusers, class_name, None) or getattr(transformers, class_name, None)
+    if not config or not isinstance(made, type):
+        return None
+    if issubclass(made, diffusers.ModelMixin):
+        return empty_network(config)
+    return empty_encoder(class_name, config) if issubclass(made, transformers.PreTrainedModel) else None
+
+
+def scheduler_of(index: PipelineIndex) -> Any:
+    """The scheduler that a folder describes; what Wan's releases run with where it says nothing."""
+    quiet_libraries()
+    import diffusers
+
+    folder = index.files.get("scheduler", index.folder / "scheduler")
+    made = getattr(diffusers, index.components.get("scheduler", ""), None)
+    if made is not None and (folder / "scheduler_config.json").is_file():
+        with Loading(f"the schedule in {folder}"):
+            return made.from_pretrained(folder, local_files_only=True)
+    return diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=index.shift()
+    )
