@@ -100,6 +100,11 @@ class ModelAdapter(Plugin):
         (part,) = self.parts(SimpleNamespace(transformer=network))
         return part
 
+    def network_of(self, config: Mapping[str, Any]) -> Part | None:
+        """The network, without weights, that a config.json in the family's own words describes; None: the words are
+        those of diffusers, which builds it."""
+        return None
+
     @abstractmethod
     def generate(self, pipeline: Any, sample: Sample, sampling: Sampling, on_step: OnStep | None = None) -> Video:
         """Run the pipeline once."""

@@ -163,7 +163,11 @@ class OpenSoraPlan(ModelAdapter):
 
     def skeleton(self, path: Path, **configs: Mapping[str, Any]) -> list[Part]:
         quiet_libraries()
-        return [_part(empty_network(path), read_config(path))]
+        config = read_config(path)
+        return [_part(empty_network(config), config)]
+
+    def network_of(self, config: Mapping[str, Any]) -> Part:
+        return _part(empty_network(config), config)
 
     def parts(self, pipeline: OpenSoraPlanPipeline) -> list[Part]:
         return [_part(pipeline.transformer, pipeline.config)]

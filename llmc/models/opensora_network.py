@@ -97,12 +97,12 @@ def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def empty_network(folder: Path) -> torch.nn.Module:
+def empty_network(config: Mapping[str, Any]) -> torch.nn.Module:
     """The network as its config.json describes it, on the meta device."""
     from diffusers import AllegroTransformer3DModel
 
-    arguments = network_arguments(read_config(folder))
-    with Loading(f"the network of {folder / 'config.json'}"), torch.device("meta"):
+    arguments = network_arguments(config)
+    with Loading(f"the network of {source_of(config)}"), torch.device("meta"):
         network: torch.nn.Module = AllegroTransformer3DModel(**arguments)
     return network.eval()
 
@@ -111,7 +111,7 @@ def load_network(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """The network with its weights, each tensor of one found in the other."""
     from safetensors.torch import load_file
 
-    network = empty_network(folder)
+    network = empty_network(read_config(folder))
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         read_header(file, AdapterError)

@@ -54,12 +54,15 @@ def save_opensora_plan(folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import MT5Config, MT5EncoderModel
 
-    from llmc.models.opensora_network import empty_network
+    from llmc.models.opensora_network import empty_network, read_config
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
-    weights = {name: torch.randn(tensor.shape) * 0.15 for name, tensor in empty_network(folder).state_dict().items()}
+    weights = {
+        name: torch.randn(tensor.shape) * 0.15
+        for name, tensor in empty_network(read_config(folder)).state_dict().items()
+    }
     save_file(weights, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
     encoder = MT5Config(vocab_size=512, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     MT5EncoderModel(encoder).save_pretrained(folder.parent / "mt5-xxl")
