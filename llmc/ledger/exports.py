@@ -13,8 +13,8 @@ from llmc.engine.network import Network
 from llmc.export.base import Exporter
 from llmc.export.manifest import MANIFEST, UNFINISHED
 from llmc.export.part import FinishedPart
-from llmc.ledger.digests import weight_digests
 from llmc.ledger.folder import RunFolder, versions
+from llmc.ledger.proof import keep_judged
 from llmc.ledger.summary import describe
 
 FEWER = "one target at a time, or other programs ended: what was calibrated is kept"
@@ -26,10 +26,13 @@ def write_exports(
     """Write every target, and the digests of what was written; returns the first one's folder."""
     written: list[Path] = []
     if folder.writes and targets:
-        parts = finished_parts(config, networks, judged_sampling(config))
+        sampling = judged_sampling(config)
+        parts = finished_parts(config, networks, sampling)
         for exporter, path in targets:
             written += write_export(exporter, parts, path, config.fingerprint())
-        folder.write_json("weights.json", weight_digests(networks))
+        keep_judged(
+            config.model.adapter(), config.model.path, networks, sampling, [path for _, path in targets], folder
+        )
     distributed.wait()
     return written[0] if written else None
 
