@@ -60,7 +60,7 @@ def described_parts() -> dict[str, dict[str, str]]:
 
 def families_that_ship() -> dict[Path, list[str]]:
     """The folder of each family -> its configurations."""
-    folders = sorted((bases_folder() / "quantization" / "video_gen").iterdir())
+    folders = sorted((bases_folder() / "quantization/video_gen").iterdir())
     return {folder: sorted(file.name for file in folder.glob("*.yaml")) for folder in folders}
 
 

@@ -62,7 +62,8 @@ def test_a_section_that_says_too_little_or_too_much_is_refused(section: dict[str
 
 def test_a_fingerprint_takes_in_what_it_always_did() -> None:
     """A run folder, and an export that may be overwritten, are known by it: the flat form, whatever is written."""
-    off = {"save_comfyui": False, "comfy_format": "comfy_quant", "save_diffusers": False, "save_fake": False,
+    off = {"save_comfyui": False, "comfy_format": "comfy_quant", "codebook": "standard",
+           "save_diffusers": False, "save_fake": False,
            "save_lightx2v": False, "native_names": False, "layout": "single", "runtime": None, "encoder_file": "pth",
            "save_mindie": False, "mindie_version": 3, "soc": "a2", "dtype": "bf16", "part_file_size": 0,
            "save_trans": False}  # fmt: skip

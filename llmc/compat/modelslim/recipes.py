@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmc.compat.load import load_document
+from llmc.compat.flat_save import save_by_target
+from llmc.config.bases import on_its_bases
+from llmc.config.document import read_document
 from llmc.shipped import shipped
 
 RECIPES = shipped() / "configs/quantization/video_gen"
@@ -37,4 +39,4 @@ def usual_calibration(adapter: str) -> dict[str, Any]:
 
 @cache
 def _values(recipe: Path) -> Mapping[str, Any]:
-    return load_document(recipe).values
+    return on_its_bases(read_document(recipe), save_by_target).values
