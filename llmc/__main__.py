@@ -157,12 +157,12 @@ def verify_command(options: argparse.Namespace) -> int:
         import json
 
         print(json.dumps(report.as_json()))
-        return int(not report.passed)
+        return report.exit_code
     from llmc.verify.verdict import report_table
 
     _show(report_table(report))
-    print("passed" if report.passed else "failed")
-    return int(not report.passed)
+    print(report.summary())
+    return report.exit_code
 
 
 def list_command(options: argparse.Namespace) -> None:

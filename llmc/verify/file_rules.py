@@ -1,29 +1,16 @@
-"""Rules of LightX2V about files: whole, as they were written, laid out as it loads them, and the JSON beside them."""
+"""Rules of every target about files: whole, as they were written, and the float model's where they are copies."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
 from llmc.files.regular import file_problem
-from llmc.files.words import shown
 from llmc.log import byte_size
-from llmc.verify.files import Entry, file_digest, read_keys
+from llmc.verify.files import file_digest
 from llmc.verify.manifest import MANIFEST
-from llmc.verify.network import EXPERTS, Export, Network
-from llmc.verify.storage import storage_of
-from llmc.verify.verdict import Checked, Finding, NotChecked, some
+from llmc.verify.network import Export, Network
+from llmc.verify.verdict import RUN, Checked, Finding, NotChecked
 
-# read there with config["..."], for which LightX2V has no default
-SAMPLING_KEYS = ("infer_steps", "target_video_length", "target_height", "target_width", "sample_guide_scale",
-                 "sample_shift", "self_attn_1_type", "cross_attn_1_type")  # fmt: skip
-ONLY_WHOLE = ("nvfp4", "fp8-pertensor")  # storages that LightX2V loads lazily with wrong or missing scales
-ONLY_LAZY = ("fp8-b128",)  # loaded at once, its scales arrive in bf16
-BLOCK = re.compile(r"\w*blocks\.(\d+)\.")
 Problems = Iterator[str]
 
 
@@ -49,66 +36,6 @@ def _changed(export: Export, files: Mapping[str, str]) -> Problems:
                 yield f"{name} is not in the manifest: a runtime may take it for one of the export"
 
 
-def runtime_fits(export: Export) -> Finding:
-    """The runtime JSON starts these weights."""
-    if not export.runtimes:
-        return NotChecked("there is no lightx2v_<scheme>.json, which an export in LightX2V's names brings")
-    return Checked([f"{name}: {problem}" for name, runtime in export.runtimes.items()
-                    for problem in _runtime_problems(export, name, runtime)])  # fmt: skip
-
-
-def _runtime_problems(export: Export, name: str, runtime: Any) -> Problems:
-    if runtime is None:
-        yield "it is no JSON object"
-        return
-    scheme = runtime.get("dit_quant_scheme")
-    if runtime.get("dit_quantized") is not True:
-        yield "dit_quantized is not true: the quantized weights would be read as float ones"
-    first = export.networks[0]
-    manifest = export.manifest.said.get("scheme") if export.manifest is not None else None
-    storage = storage_of(scheme) if isinstance(scheme, str) else None
-    if storage is None:
-        yield f"LightX2V has no dit_quant_scheme {scheme}"
-    elif isinstance(first.described, list):
-        pass  # config.json is at fault, and says so itself
-    elif manifest is not None and storage_of(manifest) != storage:
-        yield f"dit_quant_scheme is {scheme}; the weights were written for {manifest}"
-    elif first.storages and first.storages.most_common(1)[0][0] != storage.name:
-        yield f"dit_quant_scheme is {scheme}; the weights are in {first.storages.most_common(1)[0][0]}"
-    missing = [key for key in SAMPLING_KEYS if key not in runtime]
-    if not isinstance(first.described, list) and first.images and "cross_attn_2_type" not in runtime:
-        missing.append("cross_attn_2_type")
-    if missing:
-        yield f"it lacks {', '.join(missing)}, which LightX2V reads without a default"
-    yield from _location_problems(export, runtime)
-    lazy = bool(runtime.get("lazy_load"))
-    if storage is not None and lazy and storage.name in ONLY_WHOLE:
-        yield f"lazy_load is on, with which LightX2V computes {scheme} with wrong scales or none"
-    if storage is not None and not lazy and storage.name in ONLY_LAZY:
-        yield f"lazy_load is off, with which LightX2V rounds the scales of {scheme}, and its kernel refuses them"
-
-
-def _location_problems(export: Export, runtime: dict[str, Any]) -> Problems:
-    wanted = {"dit_quantized_ckpt": export.folder}
-    if len(export.networks) > 1:
-        wanted = {f"{name.removesuffix('_model')}_quantized_ckpt": export.folder / name for name in EXPERTS}
-        if "dit_quantized_ckpt" in runtime:
-            yield "dit_quantized_ckpt would give both experts the same weights; name each one's own"
-        if "boundary" not in runtime:
-            yield "it lacks boundary, at which the experts take turns"
-    for key, folder in wanted.items():
-        given = runtime.get(key)
-        if given is None:
-            yield f"it lacks {key}, so that LightX2V would not find the weights"
-        elif resolved(given) not in [resolved(str(place)) for place in (folder, *folder.glob("*.safetensors"))]:
-            yield f"{key} is {shown(given)}, and the weights lie in {folder.resolve()}"
-
-
-def resolved(place: object) -> Path | None:
-    """Where a path that a file gives leads, if it is one."""
-    return Path(os.path.realpath(place)) if isinstance(place, str) and "\0" not in place else None
-
-
 def files_are_whole(network: Network) -> Finding:
     """Headers can be read, and no file is cut off."""
     if not network.files:
@@ -118,69 +45,34 @@ def files_are_whole(network: Network) -> Finding:
                    f"{len(network.files)} files, {byte_size(total)}")  # fmt: skip
 
 
-def config_describes(network: Network) -> Finding:
-    """config.json has the keys that LightX2V reads, and none that would override the runtime JSON."""
-    if network.config is None:
-        return Checked(["there is no config.json that can be read"])
-    if isinstance(network.described, list):
-        return Checked([f"config.json lacks {', '.join(network.described)}"])
-    if network.wan.naming == "diffusers":
-        return Checked(note="in diffusers' keys, to be renamed by scripts/converter.py")
-    over = sorted({*SAMPLING_KEYS, "enable_cfg", "seed", "task", "model_cls"} & network.config.keys())
-    return Checked([f"{key} in config.json would override the runtime JSON" for key in over])
+def shape_problems(network: Network) -> Problems:
+    """Of every tensor that stays float: each has the shape that the network gives it."""
+    for each in network.float_tensors:
+        entry = network.find(each)
+        if entry is not None and entry.shape != each.shape:
+            yield f"{entry.name} is {list(entry.shape)}; the network makes it {list(each.shape)}"
 
 
-def one_precision(network: Network) -> Finding:
-    """One checkpoint in the folder, and all linears in one storage."""
-    return Checked(
-        list(_mixed(network)), ", ".join(f"{count} linears in {name}" for name, count in network.storages.items())
-    )
-
-
-def _mixed(network: Network) -> Problems:
-    seen: dict[str, Entry] = {}
-    doubles: Counter[tuple[str, ...]] = Counter()
-    for file in network.files:
-        for name, entry in file.entries.items():
-            other = seen.setdefault(name, entry)
-            if other is not entry:
-                kinds = sorted({str(e.dtype).removeprefix("torch.") for e in (other, entry)})
-                doubles[other.file.name, file.path.name, " and ".join(kinds)] += 1
-    for (first, second, types), count in doubles.items():
-        yield f"{count} tensors ({types}) lie in {first} and in {second}: LightX2V merges all files of a folder"
-    if len(network.storages) > 1:
-        common = network.storages.most_common(1)[0][0]
-        there = [each for each in network.linears() if network.find(each, "weight") is not None]
-        odd = [each.name(network.wan.naming) for each in there if network.looks_like(each) != common]
-        yield f"two precisions: most linears are in {common}, but not {some(odd)}"
-
-
-def layout_is_right(network: Network) -> Finding:
-    """Block files hold their blocks and nothing else, and an index names what is there."""
-    names = {file.path.name for file in network.files}
-    problems = list(_index_problems(network))
-    blocks = {name for name in names if re.fullmatch(r"block_\d+\.safetensors", name)}
-    if not blocks and "non_block.safetensors" not in names:
-        return Checked(problems)
-    wanted = {f"block_{number}.safetensors" for number in range(network.wan.layers)} | {"non_block.safetensors"}
-    problems += [f"{name} is missing" for name in sorted(wanted - names)]
-    problems += [f"{name} is no file of this network's blocks" for name in sorted(names - wanted)]
-    for file in network.files:
-        for name in file.entries:
-            block = BLOCK.match(name)
-            right = f"block_{block[1]}.safetensors" if block else "non_block.safetensors"
-            if file.path.name in wanted and file.path.name != right:
-                problems.append(f"{name} lies in {file.path.name}; lazy loading looks for it in {right}")
-    return Checked(problems, f"{len(blocks)} block files")
-
-
-def _index_problems(network: Network) -> Problems:
-    for index in sorted(network.folder.glob("*.index.json")):
-        weight_map = (read_keys(index) or {}).get("weight_map")
-        if not isinstance(weight_map, dict):
-            yield f"{index.name} has no weight_map"
-            continue
-        there = {name: entry.file.name for name, entry in network.entries.items()}
-        wrong = sorted(name for name in weight_map.keys() | there.keys() if weight_map.get(name) != there.get(name))
-        if wrong:
-            yield f"{index.name} is wrong about {some(wrong)}"
+def components_are_the_models(export: Export) -> Finding:
+    """Each file of the pipeline beside its quantized networks is the float model's, as the run found it."""
+    quantized = {network.folder for network in export.networks}
+    files = [file for file in sorted(export.folder.rglob("*")) if file.is_file() and file.parent not in quantized]
+    own = [file.relative_to(export.folder) for file in files]
+    names = [inside.as_posix() for inside in own if len(inside.parts) > 1 or inside.name == "model_index.json"]
+    run, model = export.sources.run, export.sources.float_model
+    known = dict(run.components) if run is not None and run.whole else {}
+    if not known and model is None:
+        return NotChecked("no run is given", RUN) if run is None else export.sources.no_float
+    problems, wanted = [], known.keys()
+    for name in names:
+        found = file_digest(export.folder / name)
+        if name in known and found != known[name]:
+            problems.append(f"{name} is not what it was when the run read the float model")
+        elif name not in known and not known:
+            assert model is not None
+            if file_problem(model / name) or file_digest(model / name) != found:
+                problems.append(f"{name} is not the float model's")
+        elif name not in known:
+            problems.append(f"{name} is in no float model, and was not there when the run wrote this")
+    problems += [f"{name} is missing" for name in sorted(wanted - set(names))]
+    return Checked(problems, f"{len(names)} files")

@@ -1,52 +1,48 @@
-"""One network's folder of an export, opened: tensors by name, and what config, runtime JSON and manifest say of it."""
+"""One network of an export, opened: tensors by name, and what they are of the float network."""
 
 from __future__ import annotations
 
-from collections import Counter
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from llmc.verify.files import Entry, TensorFile, open_tensor_file, read_keys
-from llmc.verify.listed import Listed
-from llmc.verify.manifest import Manifest, read_manifest
-from llmc.verify.storage import STORAGES, Leaf, Storage, recognized, storage_of
-from llmc.verify.wan import Expected, Linear, Wan, read_wan
+from llmc.numerics.spec import TensorSpec
+from llmc.verify.blueprint import Blueprint
+from llmc.verify.files import Entry, TensorFile
+from llmc.verify.manifest import Manifest
+from llmc.verify.names import Expected, Linear, expected_tensors
+from llmc.verify.sources import Sources
+from llmc.verify.storage import FLOATS, Reading
+from llmc.verify.verdict import NotChecked
 
-UNKNOWN = "no storage that is known"
 EXPERTS = {"high_noise_model": "transformer", "low_noise_model": "transformer_2"}  # folder -> part of the pipeline
-
-
-@dataclass(frozen=True)
-class Export:
-    """The folder that a runtime is pointed at."""
-
-    folder: Path
-    manifest: Manifest | None
-    runtimes: Mapping[str, Mapping[str, Any] | None]  # every lightx2v_*.json; None: it cannot be read
-    networks: tuple[Network, ...]
+Held = Iterator[tuple[str, str, Tensor]]  # what judged it has, where it lies in the file, its values
 
 
 @dataclass(frozen=True)
 class Network:
-    """One checkpoint, and what is said of it. Only headers are read."""
+    """One checkpoint. Only headers are read until values are asked for."""
 
     folder: Path
-    label: str  # its folder below the export; empty for the export's own
+    label: str  # its folder or file below the export; empty for the export's own
     files: tuple[TensorFile, ...]
     config: Mapping[str, Any] | None
-    runtime: Mapping[str, Any] | None
-    scheme: str | None  # as manifest or runtime JSON have it
-    part: str = "transformer"  # what a run calls it
+    part: str  # what a run calls it
+    sources: Sources
+    naming: str | None  # whose names it has: a key of the family's tables; None: those of the float network
+    folds: ClassVar[bool] = True  # whether its float tensors have absorbed what was smoothed
 
     @property
-    def unreadable(self) -> str:
-        """Why no more than its files can be judged; empty if all of them can be read."""
-        return "a file cannot be read" if any(file.problem for file in self.files) or not self.files else ""
+    def unreadable(self) -> NotChecked | None:
+        """Why no more than its files can be judged; None if all of them can be read."""
+        bad = any(file.problem for file in self.files) or not self.files
+        return NotChecked("a file cannot be read") if bad else None
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
@@ -58,116 +54,101 @@ class Network:
         return found
 
     @cached_property
-    def described(self) -> Wan | Listed | list[str]:
-        """The network that config.json describes, or the keys that it lacks."""
-        return read_wan(self.config or {}, self.runtime)
+    def drawn(self) -> Blueprint | NotChecked:
+        """The float network that it is of."""
+        return self.sources.drawn(self.part, self.own_config())
+
+    def own_config(self) -> Mapping[str, Any] | None:
+        """The config.json that it brings, in diffusers' words."""
+        return self.config
+
+    @cached_property
+    def expected(self) -> tuple[Expected, ...] | NotChecked:
+        """Everything that the float network has, as this file names it."""
+        if isinstance(self.drawn, NotChecked):
+            return self.drawn
+        found = expected_tensors(self.drawn, self.naming)
+        return NotChecked(found) if isinstance(found, str) else found
 
     @property
-    def known(self) -> Wan | Listed:
-        """The network, where it is described."""
-        assert not isinstance(self.described, list)
-        return self.described
-
-    @property
-    def wan(self) -> Wan:
-        """The network, where it is known to be Wan's."""
-        assert isinstance(self.described, Wan)
-        return self.described
+    def unknown(self) -> NotChecked | None:
+        """Why its tensors cannot be told from one another; None if they can."""
+        return self.unreadable or (self.expected if isinstance(self.expected, NotChecked) else None)
 
     @cached_property
-    def images(self) -> bool:
-        """Whether it projects an image encoder's output; where the config does not say so, whether a tensor does."""
-        if self.known.images is not None:
-            return self.known.images
-        return any(self.find(each) is not None for each in self.known.float_tensors() if each.of_images)
-
-    def linears(self) -> list[Linear]:
-        """The linears that are quantized."""
-        return [linear for linear in self.known.linears() if self.images or not linear.of_images]
-
-    def float_tensors(self) -> list[Expected]:
-        """The float tensors that must be there."""
-        return [tensor for tensor in self.known.float_tensors() if self.images or not tensor.of_images]
-
-    def find(self, expected: Expected, leaf: str = "") -> Entry | None:
-        """A tensor as this folder names it."""
-        name = expected.name(self.known.naming)
-        return self.entries.get(f"{name}.{leaf}" if leaf else name)
+    def everything(self) -> tuple[Expected, ...]:
+        """The tensors of the float network; none where it is not known."""
+        return () if isinstance(self.expected, NotChecked) else self.expected
 
     @cached_property
-    def storages(self) -> Counter[str]:
-        """How many linears look as if they were in which storage."""
-        return Counter(self.looks_like(each) for each in self.linears() if self.find(each, "weight") is not None)
-
-    def looks_like(self, linear: Linear) -> str:
-        """The storage that a linear's types and shapes fit."""
-        weight = self.find(linear, "weight")
-        storage = weight and recognized(weight, self.find(linear, "weight_scale"), *sizes(linear))
-        return storage.name if storage is not None else UNKNOWN
+    def linears(self) -> tuple[Linear, ...]:
+        """The linears that a recipe may quantize."""
+        return tuple(each for each in self.everything if isinstance(each, Linear))
 
     @cached_property
-    def storage(self) -> Storage | None:
-        """What its linears should be in: as its scheme says, else as most of them look."""
-        if self.scheme is not None:
-            return storage_of(self.scheme)
-        return next((STORAGES[name] for name, _ in self.storages.most_common() if name in STORAGES), None)
+    def float_tensors(self) -> tuple[Expected, ...]:
+        """Everything else."""
+        return tuple(each for each in self.everything if not isinstance(each, Linear))
 
+    def may_be_smoothed(self, module: str) -> bool:
+        """Whether a module of the float network can have absorbed a smoothing, or reads what was smoothed."""
+        drawn = self.drawn
+        return not isinstance(drawn, NotChecked) and (module in drawn.absorbing or drawn.linears.get(module, False))
+
+    def find(self, expected: Expected) -> Entry | None:
+        """A float tensor, or the weight of a linear, where it lies."""
+        return self.entries.get(expected.tensor)
+
+    def quantized(self, linear: Linear) -> bool:
+        """Whether codes are stored of it."""
+        entry = self.find(linear)
+        return entry is not None and entry.dtype not in FLOATS
+
+    @abstractmethod
     def sound(self) -> Iterator[tuple[Linear, Mapping[str, Entry]]]:
-        """The linears whose tensors are all there, in the types and shapes of the storage: values can be read."""
-        if self.storage is None:
-            return
-        for linear in self.linears():
-            leaves = self.storage.leaves(*sizes(linear))
-            wanted = {"weight": Leaf((self.storage.dtype,), (self.storage.shape(*sizes(linear)),)), **leaves}
-            found = {leaf: entry for leaf in wanted if (entry := self.find(linear, leaf)) is not None}
-            if len(found) == len(wanted) and all(wanted[leaf].fits(entry) for leaf, entry in found.items()):
-                yield linear, found
+        """The quantized linears whose tensors are all there, in types and shapes that can be read."""
 
-    def input_multiplier(self, linear: Linear) -> Tensor | None:
-        """What a linear's input is multiplied by at run time, if anything: kept beside the norm that it reads."""
-        prefix, group, leaf = linear.native.rsplit(".", 2)
-        norms = {"self_attn.q": "affine_norm1", "self_attn.k": "affine_norm1", "self_attn.v": "affine_norm1",
-                 "ffn.0": "affine_norm3"}  # fmt: skip
-        entry = self.entries.get(f"{prefix}.{norms.get(f'{group}.{leaf}')}.weight")
-        return None if entry is None else entry.read().float()
+    @abstractmethod
+    def readings(self, linear: Linear, entries: Mapping[str, Entry]) -> Iterator[Reading]:
+        """Its weight in float32, (out, in); the first is as the runtime reads it, the others are faults with a name."""
 
-    def read(self, expected: Expected) -> Tensor:
-        """A float tensor, in float32."""
-        entry = self.find(expected)
-        assert entry is not None
-        return entry.read().float()
+    def float_readings(self, linear: Linear, entries: Mapping[str, Entry]) -> Iterator[Reading]:
+        """The readings in the basis of the float network, where inputs are rotated at run time."""
+        return self.readings(linear, entries)
+
+    def tells(self, linear: Linear, entries: Mapping[str, Entry]) -> bool:
+        """Whether the weight can be read from it to the bit."""
+        return True
+
+    def multiplier(self, linear: Linear) -> Entry | None:
+        """By what its input is multiplied at run time, if anything."""
+        return None
+
+    @abstractmethod
+    def act(self, linear: Linear) -> TensorSpec | None:
+        """How the runtime quantizes its input."""
+
+    def grids(self, linear: Linear, entries: Mapping[str, Entry]) -> Mapping[str, Tensor]:
+        """What is stored of the grid of its input: act_scale, act_zero, act_whole, steps_scale, steps_zero."""
+        return {}
+
+    def attending(self, module: nn.Module) -> AbstractContextManager[object]:
+        """While it runs, attentions of a module compute as the runtime does."""
+        return nullcontext()
+
+    def attention_tensors(self) -> Held:
+        """What is stored of quantized attentions."""
+        return iter(())
 
 
-def sizes(linear: Linear) -> tuple[int, int]:
-    """Outputs and inputs."""
-    n, k = linear.shape
-    assert isinstance(n, int) and isinstance(k, int)
-    return n, k
+@dataclass(frozen=True)
+class Export:
+    """The folder that a runtime is pointed at."""
 
-
-def open_export(path: Path) -> Export:
-    """Everything but values."""
-    folder = folder_of(path)
-    manifest = read_manifest(folder)
-    runtimes = {file.name: read_keys(file) for file in sorted(folder.glob("lightx2v_*.json"))}
-    runtime = next((content for content in runtimes.values() if content is not None), None)
-    says = manifest.said.get("scheme") if manifest is not None else None
-    if says is None and runtime is not None and isinstance(found := runtime.get("dit_quant_scheme"), str):
-        says = found
-    places = network_folders(folder)
-    networks = tuple(
-        Network(
-            folder=place,
-            label="" if place == folder else place.name,
-            files=tuple(open_tensor_file(file) for file in sorted(place.glob("*.safetensors"))),
-            config=read_keys(place / "config.json"),
-            runtime=runtime,
-            scheme=says,
-            part=EXPERTS.get(place.name, "transformer") if place != folder else "transformer",
-        )
-        for place in places
-    )
-    return Export(folder, manifest, runtimes, networks)
+    folder: Path
+    manifest: Manifest | None
+    networks: tuple[Network, ...]
+    sources: Sources
 
 
 def folder_of(path: Path) -> Path:

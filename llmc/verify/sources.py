@@ -3,57 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from llmc.errors import ExportError
 from llmc.files.json_text import object_in, read_object_if_there
-from llmc.files.words import shown
-from llmc.verify.files import Entry, open_tensor_file
-from llmc.verify.wan import Expected, Linear
+from llmc.verify.blueprint import Blueprint, draw
+from llmc.verify.files import Entry, open_tensor_file, read_keys
+from llmc.verify.judged import Judged, JudgedPart, read_judged
+from llmc.verify.names import Expected, divided, expected_tensors
+from llmc.verify.native_config import from_native
+from llmc.verify.verdict import FLOAT, RUN, NotChecked
 
-JUDGED = "weights.json"
 # keys of a run's `model` that name other weights of a part
 OTHERS = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
-
-
 # where a release of Wan2.2 has its two networks
 RELEASED: Mapping[str, str] = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"}
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Where the float model is, and the digests of the judged weights; each may be missing."""
+class FloatNetwork:
+    """A float network, by header; its tensors have the names of its class, or of its family's own repository."""
 
-    float_model: Path | None = None
-    why_no_float: str = "no float model is at hand: give --float PATH"
-    judged: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # part -> linear -> sha256
-    against: Path | None = None
-    replaced: frozenset[str] = frozenset()  # parts that the run read from elsewhere than the float model's folder
+    entries: Mapping[str, Entry]
+    blueprint: Blueprint | str
+
+    def read(self, name: str) -> Tensor | None:
+        """A tensor by the name that its class gives it, in float32; None if it is not there."""
+        for own in (name, f"vision_model.{name}"):
+            if own in self.entries:
+                return self.entries[own].read().float()
+        expected = self._original.get(name)
+        if expected is None or expected.tensor not in self.entries:
+            return None
+        values = dict(divided(expected, self.entries[expected.tensor].read().float()))
+        return values.get(name, values.get(name.removesuffix(".weight")))
+
+    @cached_property
+    def _original(self) -> dict[str, Expected]:
+        """Where a release has the tensors of the network."""
+        found = "" if isinstance(self.blueprint, str) else expected_tensors(self.blueprint, "original")
+        if isinstance(found, str):
+            return {}
+        return {name: each for each in found for name in each.sources}
+
+
+NO_FLOAT = NotChecked("no float model is at hand", FLOAT)
 
 
 @dataclass(frozen=True)
-class FloatNetwork:
-    """A float network, by header; it has diffusers' names or LightX2V's."""
+class Sources:
+    """Where the float model is, and what a run judged; each may be missing."""
 
-    entries: Mapping[str, Entry]
+    float_model: Path | None = None
+    no_float: NotChecked = NO_FLOAT
+    run: Judged | None = None
+    replaced: frozenset[str] = frozenset()  # parts that the run read from elsewhere than the float model's folder
 
-    def read(self, expected: Expected, leaf: str = "") -> Tensor | None:
-        """A tensor in float32, if it is there."""
-        for name in (expected.diffusers, f"vision_model.{expected.diffusers}", expected.native):
-            entry = self.entries.get(f"{name}.{leaf}" if leaf else name)
-            if entry is not None:
-                return entry.read().float()
-        return None
+    def judged(self, part: str) -> JudgedPart | NotChecked | str:
+        """What was judged of a part; a text says that the run has no such part."""
+        if self.run is None:
+            return NotChecked("no run is given", RUN)
+        if part not in self.run.parts:
+            return f"the run has no part {part}, only {', '.join(self.run.parts)}"
+        if not self.run.whole:
+            return NotChecked("the run kept digests of its rounded weights alone, as older versions did: run it again")
+        return self.run.parts[part]
 
-    def read_weight(self, linear: Linear) -> Tensor | None:
-        """The weight of a linear in float32: of one that is made of several, those below each other."""
-        parts = [self.read(Expected(name, name, ()), "weight") for name, _ in linear.parts]
-        there = [part for part in parts if part is not None and part.shape[1:] == linear.shape[1:] and part.dim()]
-        return torch.cat(there) if len(there) == len(parts) else self.read(linear, "weight")
+    def network(self, part: str) -> FloatNetwork | NotChecked:
+        """The float network of a part, or why it is not known."""
+        if self.float_model is None:
+            return self.no_float
+        if part in self.replaced:
+            return NotChecked(f"the run read {part} from another checkpoint", FLOAT)
+        found = open_float(self.float_model, part)
+        return found or NotChecked(f"{self.float_model} holds no safetensors file of {part}", FLOAT)
+
+    def drawn(self, part: str, own: Mapping[str, Any] | None) -> Blueprint | NotChecked:
+        """What a network of that part consists of: as the run has it, else the float model, else the export itself."""
+        judged = self.run.parts.get(part) if self.run is not None else None
+        if judged is not None and judged.config:
+            found = draw(judged.config, judged.family)
+        else:
+            config = float_config(self.float_model, part) or own
+            found = draw(config) if config else "nothing says what the network consists of"
+        return NotChecked(found, RUN) if isinstance(found, str) else found
 
 
 def find_sources(float_model: Path | None, against: Path | None) -> Sources:
@@ -62,33 +100,17 @@ def find_sources(float_model: Path | None, against: Path | None) -> Sources:
         _check_holds_weights(float_model)
     if against is None:
         return Sources(float_model)
-    judged = _judged(against)
+    run = read_judged(against)
     model = object_in(read_object_if_there(against / "config.json", ExportError) or {}, "model")
     if float_model is None and model.get("lora"):
-        return Sources(None, "the run merged a LoRA, so that the float model on disk is another", judged, against)
+        why = NotChecked("the run merged a LoRA, so that the float model on disk is another")
+        return Sources(None, why, run)
     named = model.get("path")
     path = Path(named) if isinstance(named, str) and named and "\0" not in named else None
     found = float_model or (path if path is not None and path.is_dir() else None)
     replaced = frozenset() if float_model else frozenset(name for name in OTHERS if model.get(name))
-    why = f"the run's float model {path or 'has no name, and'} is not there: give --float PATH"
-    return Sources(found, why, judged, against, replaced)
-
-
-def _judged(against: Path) -> dict[str, dict[str, str]]:
-    """Part -> linear -> the digest of its weight."""
-    judged = read_object_if_there(against / JUDGED, ExportError)
-    if judged is None:
-        raise ExportError(
-            f"--against {against} has no {JUDGED}; a run writes it into its folder when it exports: name that folder, "
-            "which `llmc run` prints at its end, or run it again"
-        )
-    for part, digests in judged.items():
-        if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
-            raise ExportError(
-                f"{judged.path} has no digests for {shown(part)}; a run writes one for each linear of a part: copy the "
-                "file again, or run it again"
-            )
-    return judged
+    why = NotChecked(f"the run's float model {path or 'has no name, and'} is not there", FLOAT)
+    return Sources(found, why, run, replaced)
 
 
 def _check_holds_weights(folder: Path) -> None:
@@ -109,7 +131,19 @@ def open_float(folder: Path, part: str) -> FloatNetwork | None:
         files = [open_tensor_file(file) for file in sorted(place.glob("*.safetensors"))]
         entries = {name: entry for file in files for name, entry in file.entries.items()}
         if entries:
-            return FloatNetwork(entries)
+            config = float_config(folder, part)
+            return FloatNetwork(entries, draw(config) if config else "it has no config.json")
+    return None
+
+
+def float_config(folder: Path | None, part: str) -> dict[str, Any] | None:
+    """The config.json of a float network in diffusers' words, if it can be read."""
+    for place in () if folder is None else places_of(folder, part):
+        config = read_keys(place / "config.json")
+        if config is not None:
+            files = [open_tensor_file(file) for file in sorted(place.glob("*.safetensors"))]
+            shapes = {name: entry.shape for file in files for name, entry in file.entries.items()}
+            return from_native(config, shapes) if "num_heads" in config else config
     return None
 
 

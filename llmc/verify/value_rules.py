@@ -1,4 +1,4 @@
-"""Rules about values: scales, and weights against the float model and the judged ones."""
+"""Rules about values: against the float model, and against every tensor that was judged."""
 
 from __future__ import annotations
 
@@ -8,61 +8,39 @@ import torch
 from torch import Tensor
 
 from llmc.verify.files import Entry, tensor_digest
-from llmc.verify.network import Network, sizes
-from llmc.verify.sources import FloatNetwork, Sources, open_float
-from llmc.verify.storage import Reading, Storage
-from llmc.verify.verdict import Checked, Finding, NotChecked
-from llmc.verify.wan import Expected, Linear, Wan
+from llmc.verify.judged import JudgedPart
+from llmc.verify.names import Linear, divided
+from llmc.verify.network import Held, Network
+from llmc.verify.sources import FloatNetwork
+from llmc.verify.verdict import Checked, Finding, NotChecked, some
 
 FAR = 0.5  # of a weight's norm: more than any rounding costs, less than any wrong order of elements does (1.4)
+NONE = {"multiplier": 1.0, "act_zero": 0.0, "steps_zero": 0.0}  # values that are as good as none, by their last name
 
 
-def scales_are_good(network: Network, sources: Sources) -> Finding:
-    """Every scale is finite, positive, and exact in the type to which the loader casts it."""
-    if network.storage is None:
-        return NotChecked("the scheme is not known")
-    problems = []
-    for linear, entries in network.sound():
-        for leaf, about in network.storage.leaves(*sizes(linear)).items():
-            entry = entries.get(leaf)
-            if entry is None or leaf == "weight_workspace":
-                continue
-            values = entry.read().float()
-            if not values.isfinite().all():
-                problems.append(f"{entry.name} holds NaN or infinity")
-            elif (values < 0).any() or (about.scale and (values == 0).any()):
-                problems.append(f"{entry.name} holds scales that are not positive")
-            elif about.scale and network.storage.name != "fp8-b128" and not _is_exact(values, network.storage):
-                dtype = str(network.storage.scale_dtype).removeprefix("torch.")
-                problems.append(f"{entry.name} is not exact in {dtype}, to which the runtime rounds it")
-    return Checked(problems)
-
-
-def _is_exact(values: Tensor, storage: Storage) -> bool:
-    return torch.equal(values.to(storage.scale_dtype).float(), values)
-
-
-def weights_are_the_models(network: Network, sources: Sources) -> Finding:
+def weights_are_the_models(network: Network) -> Finding:
     """Each weight, dequantized, is the float model's but for rounding and smoothing, and no other order fits better."""
-    if sources.float_model is None:
-        return NotChecked(sources.why_no_float)
-    if network.part in sources.replaced:
-        return NotChecked(f"the run read {network.part} from another checkpoint: give --float PATH")
-    model = open_float(sources.float_model, network.part)
-    if model is None:
-        return NotChecked(f"{sources.float_model} holds no safetensors file of {network.part}")
+    model = network.sources.network(network.part)
+    if isinstance(model, NotChecked):
+        return model
     problems, errors = [], []
-    rows: dict[str, Tensor] = {}
     for linear, entries in network.sound():
-        weight = model.read_weight(linear)
+        weight = _float_weight(model, linear)
         if weight is None or tuple(weight.shape) != linear.shape:
-            problems.append(f"{linear.diffusers}.weight of {linear.shape} is not in the float model")
+            problems.append(f"{some(linear.sources)} of {linear.shape} is not in the float model")
             continue
-        read = _readings(network, linear, entries)
-        found = {each.fault: _distance(network, model, linear, each.weight, weight, rows) for each in read}
-        problems += distance_problems(entries["weight"].name, found)
+        if (entry := network.multiplier(linear)) is not None and entry.shape == (linear.inputs,):
+            weight, columns = weight / entry.read().float(), False
+        else:
+            columns = linear.smoothed and network.folds
+        rows = linear.absorbs and network.folds
+        read = network.float_readings(linear, entries)
+        found: dict[str, float] = {}
+        for each in read:
+            found.setdefault(each.fault, _distance(each.weight, weight, columns, rows))
+        problems += distance_problems(linear.tensor, found)
         errors.append(found[""])
-    return Checked(problems, distance_note(errors))
+    return Checked(problems, f"{len(errors)} weights, at most {max(errors):.2g} of their norm away" if errors else "")
 
 
 def distance_problems(name: str, found: Mapping[str, float]) -> Iterator[str]:
@@ -74,40 +52,17 @@ def distance_problems(name: str, found: Mapping[str, float]) -> Iterator[str]:
         yield f"{name} is {right:.2g} of its norm away from the float model"
 
 
-def distance_note(errors: Sequence[float]) -> str:
-    """How far weights are from the float model, if any were compared."""
-    return f"{len(errors)} weights, at most {max(errors):.2g} of their norm away" if errors else ""
+def _float_weight(model: FloatNetwork, linear: Linear) -> Tensor | None:
+    """The float weight of a linear: of one that is made of several, those below each other."""
+    parts = [model.read(name) for name in linear.sources]
+    there = [part for part in parts if part is not None and part.shape[1:] == linear.shape[1:] and part.dim()]
+    return torch.cat(there) if len(there) == len(parts) else None
 
 
-def _readings(network: Network, linear: Linear, entries: Mapping[str, Entry]) -> Iterator[Reading]:
-    assert network.storage is not None
-    return network.storage.decode({leaf: entry.read() for leaf, entry in entries.items()}, *sizes(linear))
-
-
-def _distance(
-    network: Network, model: FloatNetwork, linear: Linear, weight: Tensor, wanted: Tensor, rows: dict[str, Tensor]
-) -> float:
-    """How far a weight is from the float one smoothed as it is; `rows` keeps what v's carry for o, by attention."""
-    if not isinstance(network.known, Wan):
-        return _free_distance(weight, wanted, linear.carries)
-    columns, attention = _multiplier(network, model, linear), linear.native.rpartition(".")[0]
-    if columns is not None and columns.shape == wanted.shape[1:]:
-        wanted = wanted / columns
-    if linear.native.endswith((".v", ".v_img")):
-        fitting = _fitting(weight, wanted)
-        rows.setdefault(attention, fitting)
-        wanted = wanted * fitting[:, None]
-    elif linear.native.endswith("_attn.o"):
-        known = rows.get(attention)  # of a v that is quantized itself; else the multipliers that fit
-        wanted = wanted * _fitting(weight.t(), wanted.t()) if known is None else wanted / known
-    return float((weight - wanted).norm() / wanted.norm().clamp(min=1e-30))
-
-
-def _free_distance(weight: Tensor, wanted: Tensor, rows: bool) -> float:
-    """How far a weight is from what is wanted, under the multipliers of columns that fit best, and of rows where they
-    may carry one."""
-    for _ in range(3 if rows else 1):
-        wanted = wanted * _fitting(weight.t(), wanted.t())
+def _distance(weight: Tensor, wanted: Tensor, columns: bool, rows: bool) -> float:
+    """How far apart, with the multipliers of columns and rows that fit best, where some may have been folded."""
+    for _ in range(3 if rows and columns else 1):
+        wanted = wanted * _fitting(weight.t(), wanted.t()) if columns else wanted
         wanted = wanted * _fitting(weight, wanted)[:, None] if rows else wanted
     return float((weight - wanted).norm() / wanted.norm().clamp(min=1e-30))
 
@@ -117,42 +72,108 @@ def _fitting(weight: Tensor, wanted: Tensor) -> Tensor:
     return (weight * wanted).sum(1) / wanted.square().sum(1).clamp(min=1e-30)
 
 
-def _multiplier(network: Network, model: FloatNetwork, linear: Linear) -> Tensor | None:
-    """What the input of a linear is multiplied by, at run time or in the norm before it."""
-    if (left := network.input_multiplier(linear)) is not None:
-        return left
-    prefix, group, leaf = linear.native.rsplit(".", 2)
-    if (group, leaf) == ("cross_attn", "q"):
-        norm = Expected(f"{prefix}.norm3.weight", f"{prefix}.norm2.weight", ())
-        ours, theirs = network.find(norm), model.read(norm)
-        if ours is not None and theirs is not None and ours.shape == theirs.shape:
-            ratio = ours.read().float() / theirs
-            return torch.where(theirs == 0, torch.ones_like(ratio), ratio)
-    return None
-
-
-def weights_are_the_judged_ones(network: Network, sources: Sources) -> Finding:
-    """Each weight, dequantized, is the fake-quant weight of the run, bit for bit."""
-    if sources.against is None:
-        return NotChecked("no run is given: --against RUN")
-    judged = sources.judged.get(network.part)
-    if judged is None:
-        return Checked([f"the run has no part {network.part}, only {', '.join(sources.judged)}"])
-    problems, count = [], 0
-    for linear, entries in network.sound():
-        name, lost = entries["weight"].name, [part for part, _ in linear.parts if part not in judged]
-        if lost:
-            problems.append(f"{name}: the run judged no {', '.join(lost)}")
-            continue
-        wanted = [judged[part] for part, _ in linear.parts]
-        rows = [rows for _, rows in linear.parts]
-        readings = _readings(network, linear, entries)
-        digests = ((each.fault, [tensor_digest(part) for part in torch.split(each.weight, rows)]) for each in readings)
-        fault = next((fault for fault, found in digests if found == wanted), None)
-        if fault is None:
-            problems.append(f"{name} is not the weight that was judged")
-        elif fault:
-            problems.append(f"{name}: {fault}")
+def floats_are_the_models(network: Network) -> Finding:
+    """What stays float is the float model's to the bit, but for what may have absorbed a smoothing."""
+    model = network.sources.network(network.part)
+    if isinstance(model, NotChecked):
+        return model
+    problems, smoothed, count = [], [], 0
+    for name, place, value in _floats(network):
+        wanted = model.read(name)
+        if wanted is None or wanted.numel() != value.numel():
+            problems.append(f"{place} is {list(value.shape)}, and the float model has no such {name}")
+        elif torch.equal(value.float(), wanted.to(value.dtype).float().reshape(value.shape)):
+            count += 1
+        elif network.folds and network.may_be_smoothed(name.rpartition(".")[0]):
+            smoothed.append(name)
         else:
-            count += len(wanted)
-    return Checked(problems, f"{count} weights are the judged ones, bit for bit" if count else "")
+            problems.append(f"{place} is not the float model's {name}")
+    notes = [f"{count} tensors are the float model's"]
+    notes += [f"{len(smoothed)} may have absorbed a smoothing"] if smoothed else []
+    return Checked(problems, ", ".join(notes))
+
+
+def _floats(network: Network) -> Held:
+    """Everything that is stored in float, by its name in the float network."""
+    for each in network.everything:
+        entry = network.find(each)
+        if entry is None or (isinstance(each, Linear) and network.quantized(each)) or entry.shape != each.shape:
+            continue
+        leaf = ".weight" if isinstance(each, Linear) else ""
+        for name, value in divided(each, entry.read()):
+            yield f"{name}{leaf}", entry.name, value
+
+
+def held(network: Network) -> Held:
+    """Every tensor that the export has of what was judged, but rounded weights, under the names of the judgement."""
+    yield from _floats(network)
+    for linear, entries in network.sound():
+        left = dict(network.grids(linear, entries))
+        if (multiplier := network.multiplier(linear)) is not None:
+            left["multiplier"] = multiplier.read()
+        for leaf, value in left.items():
+            yield from ((f"{module}.{leaf}", f"{linear.name}'s {leaf}", value) for module in linear.modules)
+    yield from network.attention_tensors()
+
+
+def tensors_are_the_judged_ones(network: Network) -> Finding:
+    """Every tensor beside the rounded weights is what was judged, to the bit, and none that was judged is left out."""
+    judged = network.sources.judged(network.part)
+    if not isinstance(judged, JudgedPart):
+        return judged if isinstance(judged, NotChecked) else Checked([judged])
+    problems, proven = [], set()
+    for name, place, value in held(network):
+        nothing = NONE.get(name.rpartition(".")[2])
+        if name not in judged.tensors and nothing is not None and bool((value == nothing).all()):
+            continue
+        proven.add(name)
+        if name not in judged.tensors:
+            problems.append(f"{place}: the run judged no {name}")
+        elif not judged.is_judged(name, value, network.folds):
+            problems.append(f"{place} is not the {name} that was judged")
+    lost = sorted(judged.tensors.keys() - proven)
+    problems += [f"{some(lost)} was judged, and is not in the export"] if lost else []
+    return Checked(problems, f"{len(proven)} tensors are the judged ones, bit for bit" if proven else "")
+
+
+def weights_are_the_judged_ones(network: Network) -> Finding:
+    """Each weight, dequantized, is what was judged, bit for bit; and whatever was judged quantized is stored so."""
+    run, part = network.sources.run, network.part
+    if run is None or part not in run.parts:
+        found = network.sources.judged(part)
+        return found if isinstance(found, NotChecked) else Checked([str(found)])
+    judged = run.parts[part].weights
+    problems, stored, untold = [], set[str](), 0
+    for linear, entries in network.sound():
+        stored |= set(linear.modules)
+        if foreign := [module for module in linear.modules if module not in judged]:
+            problems.append(f"{linear.tensor}: the run judged no {some(foreign)}")
+        elif not network.tells(linear, entries):
+            untold += len(linear.modules)
+        else:
+            problems += _weight_problems(network, linear, entries, judged)
+    lost = sorted(judged.keys() - stored)
+    problems += [f"{name} was judged quantized, and is not stored so" for name in lost]
+    notes = [f"{len(stored) - untold} weights are the judged ones, bit for bit"] if len(stored) > untold else []
+    notes += [f"{untold} weights keep too little of their scale to tell"] if untold else []
+    return Checked(problems, "" if problems else "; ".join(notes))
+
+
+def _weight_problems(
+    network: Network, linear: Linear, entries: Mapping[str, Entry], judged: Mapping[str, str]
+) -> Iterator[str]:
+    rows = [piece.rows for piece in linear.pieces]
+    wanted = [judged[module] for module in linear.modules]
+    found = [(each.fault, _digests(each.weight, rows)) for each in network.readings(linear, entries)]
+    fault = next((fault for fault, digests in found if digests == wanted), None)
+    if fault is None:
+        right = found[0][1]
+        wrong = [module for module, one, other in zip(linear.modules, right, wanted, strict=True) if one != other]
+        of = f" of {some(wrong)}" if len(linear.modules) > 1 else ""
+        yield f"{linear.tensor} is not the weight{of} that was judged"
+    elif fault:
+        yield f"{linear.tensor}: {fault}"
+
+
+def _digests(weight: Tensor, rows: Sequence[int]) -> list[str]:
+    return [tensor_digest(part) for part in torch.split(weight, list(rows))]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 About = TypeVarTuple("About")
 Status = Literal["pass", "fail", "not checked"]
 SHOWN = 4  # problems of one rule that the table names; the JSON has all
+RUN = "--against RUN, the folder of the run that wrote it"
+FLOAT = "--float MODEL, the folder of the float model"
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Checked:
 
 @dataclass(frozen=True)
 class NotChecked:
-    """Why a rule could not be applied."""
+    """Why a rule could not be applied, and what to give so that it can be; empty: nothing helps but what `why` says."""
 
     why: str
+    give: str = ""
 
 
 Finding = Checked | NotChecked
@@ -41,6 +44,7 @@ class Verdict:
     status: Status
     problems: tuple[str, ...] = ()
     note: str = ""
+    give: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,39 @@ class Report:
     verdicts: tuple[Verdict, ...]
 
     @property
+    def failed(self) -> bool:
+        """Whether a rule was broken."""
+        return any(verdict.status == "fail" for verdict in self.verdicts)
+
+    @property
+    def unproven(self) -> tuple[Verdict, ...]:
+        """The rules that were not checked."""
+        return tuple(verdict for verdict in self.verdicts if verdict.status == "not checked")
+
+    @property
     def passed(self) -> bool:
-        """Whether no rule failed."""
-        return all(verdict.status != "fail" for verdict in self.verdicts)
+        """Whether every rule was applied, and held."""
+        return not self.failed and not self.unproven
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 failed, 3 no rule broken and some not checked; 2 is for what cannot be verified at all."""
+        return 1 if self.failed else 3 if self.unproven else 0
+
+    @property
+    def wanted(self) -> list[str]:
+        """What to give for the rules that were not checked."""
+        return list(dict.fromkeys(verdict.give for verdict in self.unproven if verdict.give))
+
+    def summary(self) -> str:
+        """The last line of all."""
+        if self.failed:
+            return "failed"
+        if not self.unproven:
+            return "passed"
+        count = len(self.unproven)
+        wanted = "".join(f"\n  give {what}" for what in self.wanted)
+        return f"passed, {count} {'rule' if count == 1 else 'rules'} not checked{wanted}"
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -62,10 +96,11 @@ class Report:
             {"folder": v.folder, "rule": v.rule, "status": v.status, "problems": list(v.problems), "note": v.note}
             for v in self.verdicts
         ]
-        return {"path": self.path, "target": self.target, "passed": self.passed, "rules": rules}
+        counts = {"passed": self.passed, "failed": self.failed, "not_checked": len(self.unproven), "give": self.wanted}
+        return {"path": self.path, "target": self.target, **counts, "rules": rules}
 
 
-def some(names: list[str], shown: int = 3) -> str:
+def some(names: Sequence[str], shown: int = 3) -> str:
     """The first of them, and how many more."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return f"{', '.join(names[:shown])}{more}"
@@ -74,16 +109,16 @@ def some(names: list[str], shown: int = 3) -> str:
 def verdict(folder: str, rule: str, finding: Finding) -> Verdict:
     """A rule's finding, judged."""
     if isinstance(finding, NotChecked):
-        return Verdict(folder, rule, "not checked", note=finding.why)
+        return Verdict(folder, rule, "not checked", note=finding.why, give=finding.give)
     return Verdict(folder, rule, "fail" if finding.problems else "pass", tuple(finding.problems), finding.note)
 
 
 def apply_rules(
-    folder: str, rules: Mapping[str, Callable[[*About], Finding]], *about: *About, why_not: str = ""
+    folder: str, rules: Mapping[str, Callable[[*About], Finding]], *about: *About, why_not: NotChecked | None = None
 ) -> Iterator[Verdict]:
     """A verdict for each rule, on what they are about; none of them is applied where there is a reason why not."""
     for rule, of in rules.items():
-        yield verdict(folder, rule, NotChecked(why_not) if why_not else of(*about))
+        yield verdict(folder, rule, of(*about) if why_not is None else why_not)
 
 
 def report_table(report: Report) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmc.plugin import discover
-from llmc.verify import layered_rules
+from llmc.verify import plain_rules
 from llmc.verify.base import Target
 from llmc.verify.comfyui import target as comfyui
 from llmc.verify.diffusers import target as diffusers
@@ -23,15 +23,15 @@ def test_the_list_names_every_target() -> None:
 
 def test_the_page_names_every_rule() -> None:
     rules = (
-        lightx2v.EXPORT_RULES, lightx2v.FILE_RULES, lightx2v.NETWORK_RULES, lightx2v.VALUE_RULES,
-        layered_rules.NETWORK_RULES, layered_rules.VALUE_RULES, comfyui.OLD_RULES, comfyui.OWN_RULES,
-        diffusers.OWN_RULES, mindie.FILE_RULES, mindie.NETWORK_RULES,
+        lightx2v.EXPORT_RULES, lightx2v.FILE_RULES, lightx2v.NETWORK_RULES,
+        plain_rules.NETWORK_RULES, plain_rules.VALUE_RULES, comfyui.OLD_RULES, comfyui.OWN_RULES, comfyui.LAST_RULES, diffusers.OWN_RULES,
+        diffusers.LAST_RULES, mindie.FILE_RULES, mindie.DESCRIPTION_RULES, mindie.NETWORK_RULES,
     )  # fmt: skip
     first = [line.split("|")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     named = {name.strip() for cell in first for name in cell.split(",")}
     assert {
-        "forward",
         "sizes",
         "pipeline",
+        "components",
         *(name for table in rules for rule in table for name in rule.split(", ")),
     } <= named

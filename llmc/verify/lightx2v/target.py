@@ -9,25 +9,29 @@ from typing import Literal
 from llmc.verify import file_rules, value_rules
 from llmc.verify.base import Target
 from llmc.verify.files import open_tensor_file
-from llmc.verify.lightx2v import name_rules
+from llmc.verify.lightx2v import file_rules as own_file_rules
+from llmc.verify.lightx2v import name_rules, settings
 from llmc.verify.lightx2v.encoders import encoder_verdicts
-from llmc.verify.lightx2v.forward_rule import forward_is_close
-from llmc.verify.network import Export, Network, folder_of, network_folders, open_export
+from llmc.verify.lightx2v.network import LightX2VExport as Export
+from llmc.verify.lightx2v.network import WanNetwork, open_export
+from llmc.verify.network import folder_of, network_folders
 from llmc.verify.sources import Sources
-from llmc.verify.verdict import Finding, NotChecked, Verdict, apply_rules, verdict
-from llmc.verify.wan import Wan
+from llmc.verify.verdict import Finding, Verdict, apply_rules
+from llmc.verify.witness import witness_agrees
 
 EXPORT_RULES: Mapping[str, Callable[[Export], Finding]] = {
     "files as written": file_rules.manifest_agrees,
-    "runtime JSON": file_rules.runtime_fits,
+    "runtime JSON": own_file_rules.runtime_fits,
+    "runtime settings": settings.runtime_is_as_judged,
 }
-FILE_RULES: Mapping[str, Callable[[Network], Finding]] = {
+FILE_RULES: Mapping[str, Callable[[WanNetwork], Finding]] = {
     "files whole": file_rules.files_are_whole,
-    "config.json": file_rules.config_describes,
+    "config.json": own_file_rules.config_describes,
+    "network settings": settings.network_is_the_judged_one,
 }
-NETWORK_RULES: Mapping[str, Callable[[Network], Finding]] = {
-    "one precision": file_rules.one_precision,
-    "layout": file_rules.layout_is_right,
+NETWORK_RULES: Mapping[str, Callable[[WanNetwork], Finding]] = {
+    "one precision": own_file_rules.one_precision,
+    "layout": own_file_rules.layout_is_right,
     "one naming": name_rules.one_naming,
     "names": name_rules.names_are_complete,
     "types": name_rules.types_are_right,
@@ -35,12 +39,13 @@ NETWORK_RULES: Mapping[str, Callable[[Network], Finding]] = {
     "scales": name_rules.scales_are_there,
     "quant_method": name_rules.smoothing_is_declared,
     "alignment": name_rules.sizes_fit_kernels,
-}
-NEEDED_TO_RUN = ("names", "types", "shapes", "scales", "one naming")
-VALUE_RULES: Mapping[str, Callable[[Network, Sources], Finding]] = {
-    "scale values": value_rules.scales_are_good,
+    "scale values": name_rules.scales_are_good,
     "against the float model": value_rules.weights_are_the_models,
+    "floats against the model": value_rules.floats_are_the_models,
     "against the judged weights": value_rules.weights_are_the_judged_ones,
+    "against the judged tensors": value_rules.tensors_are_the_judged_ones,
+    "input arithmetic": settings.inputs_are_rounded_as_judged,
+    "witness": witness_agrees,
 }
 
 
@@ -60,21 +65,10 @@ class LightX2VExport(Target):
         return "weight_scale" in names and "comfy_quant" not in names
 
     def verdicts(self, path: Path, sources: Sources) -> Iterator[Verdict]:
-        export = open_export(path)
+        export = open_export(path, sources)
         yield from apply_rules("", EXPORT_RULES, export)
         for network in export.networks:
-            yield from _network_verdicts(network, sources)
-        yield from encoder_verdicts(export, sources)
-
-
-def _network_verdicts(network: Network, sources: Sources) -> Iterator[Verdict]:
-    yield from apply_rules(network.label, FILE_RULES, network)
-    why = network.unreadable
-    if not why and not isinstance(network.described, Wan):
-        why = "config.json does not describe the network"
-    of_network = list(apply_rules(network.label, NETWORK_RULES, network, why_not=why))
-    yield from of_network
-    yield from apply_rules(network.label, VALUE_RULES, network, sources, why_not=why)
-    if any(found.status != "pass" for found in of_network if found.rule in NEEDED_TO_RUN):
-        why = why or "names, types or shapes are wrong"
-    yield verdict(network.label, "forward", NotChecked(why) if why else forward_is_close(network, sources))
+            assert isinstance(network, WanNetwork)
+            yield from apply_rules(network.label, FILE_RULES, network)
+            yield from apply_rules(network.label, NETWORK_RULES, network, why_not=network.unknown)
+        yield from encoder_verdicts(export)

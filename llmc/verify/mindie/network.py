@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
+from llmc.layers.attention import AttentionState, QuantAttention
+from llmc.layers.linear import in_mode
+from llmc.numerics.spec import TensorSpec
 from llmc.verify.files import Entry, open_tensor_file, read_keys
 from llmc.verify.manifest import read_manifest
-from llmc.verify.mindie.names import Expected, expected_tensors
-from llmc.verify.mindie.types import BYTE, TYPES, Sizes, beside, leaves_of
-from llmc.verify.network import EXPERTS, Network
-from llmc.verify.sources import Sources, open_float, places_of
-from llmc.verify.storage import Leaf
+from llmc.verify.mindie.attention_types import attention_spec
+from llmc.verify.mindie.types import BYTE, GRIDS, TYPES, Sizes, act_spec, beside, leaves_of, readings
+from llmc.verify.names import Expected, Linear
+from llmc.verify.network import EXPERTS, Held, Network
+from llmc.verify.sources import Sources, float_config
+from llmc.verify.storage import Leaf, Reading
+from llmc.verify.verdict import NotChecked
 
 DESCRIPTION, WEIGHTS = "quant_model_description", "quant_model_weight"
 FLOAT = "FLOAT"
@@ -46,14 +53,14 @@ class Layer:
         return self.prefix != self.module
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Described(Network):
-    """One checkpoint with its description."""
+    """One checkpoint with its description. `config` is that of the float network, which MindIE loads from elsewhere."""
 
     descriptions: tuple[Path, ...]
     rows: Mapping[str, Any]
     about: Mapping[str, str]  # the manifest: which generation, chip and type of the run it was written for
-    expected: Mapping[str, Expected] | str  # by MindIE's names, or why that is not known
+    folds: ClassVar[bool] = False  # MindIE keeps the float model's tensors
 
     @property
     def generation(self) -> str | None:
@@ -70,10 +77,17 @@ class Described(Network):
         """To which the loader casts scales."""
         return torch.float16 if self.fp16 else torch.bfloat16
 
-    @property
+    @cached_property
     def by_name(self) -> Mapping[str, Expected]:
         """The tensors of the float model, by MindIE's names; empty where they cannot be told."""
-        return {} if isinstance(self.expected, str) else self.expected
+        return {each.tensor: each for each in self.everything}
+
+    def find(self, expected: Expected) -> Entry | None:
+        module, _, leaf = expected.tensor.rpartition(".")
+        return self.entries.get(expected.tensor) or self.entries.get(f"{module}.linear.{leaf}")
+
+    def quantized(self, linear: Linear) -> bool:
+        return linear.name in self._by_module
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -135,6 +149,73 @@ class Described(Network):
             if self.leaves(layer, of).keys() <= found.keys() and all(wanted[x].fits(e) for x, e in found.items()):
                 yield layer, of, found
 
+    @cached_property
+    def _by_module(self) -> dict[str, Layer]:
+        return {layer.module: layer for layer in self.layers}
+
+    def sound(self) -> Iterator[tuple[Linear, Mapping[str, Entry]]]:
+        for layer, _, entries in self.sound_layers():
+            known = self.by_name.get(f"{layer.module}.weight")
+            if isinstance(known, Linear):
+                yield known, entries
+
+    def readings(self, linear: Linear, entries: Mapping[str, Entry]) -> Iterator[Reading]:
+        layer = self._by_module[linear.name]
+        of = self.sizes(layer)
+        assert of is not None
+        return readings(layer.kind, {leaf: entry.read() for leaf, entry in entries.items()}, of)
+
+    def tells(self, linear: Linear, entries: Mapping[str, Entry]) -> bool:
+        return not (self._by_module[linear.name].kind == "W8A8" and self.fp16 and "weight_scale" not in entries)
+
+    def multiplier(self, linear: Linear) -> Entry | None:
+        return self.entries.get(f"{linear.name}.div.mul_scale")
+
+    def act(self, linear: Linear) -> TensorSpec | None:
+        return act_spec(self._by_module[linear.name].kind, self.fp16, self.generation)
+
+    def grids(self, linear: Linear, entries: Mapping[str, Entry]) -> Mapping[str, Tensor]:
+        kind = self._by_module[linear.name].kind
+        if kind not in GRIDS:
+            return {}
+        of = "act" if kind == "W8A8" else "steps"
+        return {f"{of}_scale": entries["input_scale"].read(), f"{of}_zero": entries["input_offset"].read().float()}
+
+    @cached_property
+    def own_attentions(self) -> dict[str, str]:
+        """The attentions of the float network that are quantized, and the module of MindIE's that each is in."""
+        if isinstance(self.drawn, NotChecked):
+            return {}
+        modules = {module: each.name for each in self.linears for module in each.modules}
+        places = {name: modules.get(f"{name}.to_q", "").rpartition(".")[0] for name in self.drawn.attentions}
+        return {name: place for name, place in places.items() if place in self.attentions}
+
+    def attention_tensors(self) -> Held:
+        for name, place in self.own_attentions.items():
+            for leaf in ("q_rot", "k_rot", *(f"fa_{role}.scale" for role in "qkv")):
+                if (entry := self.entries.get(f"{place}.{leaf}")) is not None:
+                    ours = "rotation" if leaf.endswith("_rot") else f"scale_{leaf[3]}"
+                    yield f"{name}.{ours}", entry.name, entry.read()
+
+    @contextmanager
+    def attending(self, module: nn.Module) -> Iterator[None]:
+        assert not isinstance(self.drawn, NotChecked)
+        attentions = []
+        for name, place in self.own_attentions.items():
+            spec = attention_spec(self.attentions[place], self.run_dtype)
+            inner: Any = module.get_submodule(name)
+            attention = QuantAttention(name, inner, spec, inner.heads, self.drawn.attentions[name])
+            rotation = self.entries.get(f"{place}.q_rot")
+            scales = [self.entries.get(f"{place}.fa_{role}.scale") for role in "qkv"]
+            q, k, v = (None if entry is None else entry.read().float().flatten() for entry in scales)
+            attention.state = AttentionState(
+                rotation=None if rotation is None else rotation.read().float(),
+                scales=None if q is None or k is None or v is None else (q, k, v),
+            )
+            attentions.append(attention)
+        with in_mode(attentions, "quantized"):
+            yield
+
 
 def described_networks(folder: Path, sources: Sources) -> tuple[Described, ...]:
     """Every network of an export; of two experts each has a folder."""
@@ -147,27 +228,9 @@ def described_networks(folder: Path, sources: Sources) -> tuple[Described, ...]:
 def _opened(folder: Path, inner: bool, about: Mapping[str, str], sources: Sources) -> Described:
     descriptions = tuple(sorted(folder.glob(f"{DESCRIPTION}*.json")))
     part = EXPERTS[folder.name] if inner else "transformer"
-    config = _config(part, sources)
     return Described(
-        folder=folder, label=folder.name if inner else "", part=part, runtime=None, scheme=None,
+        folder=folder, label=folder.name if inner else "", part=part, sources=sources, naming="mindie",
         files=tuple(open_tensor_file(file) for file in sorted(folder.glob("*.safetensors"))),
-        descriptions=descriptions, rows=(read_keys(descriptions[0]) or {}) if descriptions else {},
-        about=about, config=config, expected=_expected(part, sources, config),
+        config=float_config(sources.float_model, part),
+        descriptions=descriptions, rows=(read_keys(descriptions[0]) or {}) if descriptions else {}, about=about,
     )  # fmt: skip
-
-
-def _config(part: str, sources: Sources) -> dict[str, Any]:
-    """The config.json of the float network."""
-    if sources.float_model is None:
-        return {}
-    places = places_of(sources.float_model, part)
-    return next((found for place in places if (found := read_keys(place / "config.json")) is not None), {})
-
-
-def _expected(part: str, sources: Sources, config: Mapping[str, Any]) -> dict[str, Expected] | str:
-    if sources.float_model is None:
-        return sources.why_no_float
-    model = open_float(sources.float_model, part)
-    if model is None:
-        return f"{sources.float_model} holds no safetensors file of {part}"
-    return expected_tensors(model.entries, config)

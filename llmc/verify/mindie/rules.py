@@ -10,12 +10,11 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llmc.verify.layered import short
-from llmc.verify.mindie.names import Expected
 from llmc.verify.mindie.network import ATTENTION, DESCRIPTION, FLOAT, MODEL_TYPE, SETTINGS, WEIGHTS, Described, Layer
 from llmc.verify.mindie.types import TYPES, Sizes
-from llmc.verify.storage import FLOATS
-from llmc.verify.verdict import Checked, Finding, NotChecked, some
+from llmc.verify.names import Expected, Linear
+from llmc.verify.storage import FLOATS, short
+from llmc.verify.verdict import Checked, Finding, some
 
 NO_QUANT = "NO_QUANT"  # the type of a model whose linears are all float
 MOST = 0o640  # what the loader bears of a file's mode
@@ -209,8 +208,7 @@ def _kernel_problems(network: Described, layer: Layer, of: Sizes) -> Problems:
 
 def names_are_complete(network: Described) -> Finding:
     """Every tensor of the float model is there under the name of MindIE's network, and nothing else is."""
-    if isinstance(network.expected, str):
-        return NotChecked(network.expected)
+    known = network.by_name
     owners = {layer.prefix: layer.module for layer in network.layers}
     owners |= {f"{layer.module}.div": layer.module for layer in network.layers}
     there: set[str] = set()
@@ -219,20 +217,20 @@ def names_are_complete(network: Described) -> Finding:
         prefix, _, leaf = name.rpartition(".")
         module = owners.get(prefix)
         there.add(name if module is None else f"{module}.{leaf}")
-        if module is not None and f"{module}.weight" not in network.expected:
+        if module is not None and f"{module}.weight" not in known:
             foreign[module] = f"{module}.weight"
-        elif module is None and name not in network.expected and not network.is_of_attention(name):
+        elif module is None and name not in known and not network.is_of_attention(name):
             foreign[name] = name
-    problems = [f"{name} is missing" for name in network.expected if name not in there]
-    problems += [_said_of(network.expected, name, looked_for) for name, looked_for in foreign.items()]
-    return Checked(problems, f"{len(network.expected)} tensors of the float model")
+    problems = [f"{name} is missing" for name in known if name not in there]
+    problems += [_said_of(known, name, looked_for) for name, looked_for in foreign.items()]
+    return Checked(problems, f"{len(known)} tensors of the float model")
 
 
-def _said_of(expected: Mapping[str, Expected], name: str, looked_for: str) -> str:
-    for right, each in expected.items():
-        if any(piece.entry.name == looked_for for piece in each.pieces):
+def _said_of(known: Mapping[str, Expected], name: str, looked_for: str) -> str:
+    for right, each in known.items():
+        if looked_for in each.sources:
             module = right.removesuffix(".weight") if name != looked_for else right
-            if len(each.pieces) > 1 and len({piece.module for piece in each.pieces}) > 1:
+            if isinstance(each, Linear) and len(each.pieces) > 1:
                 return f"{name} was not fused into {module}, as MindIE's network has it"
             return f"{name} is {module} in MindIE's network, and read by nobody under this name"
     return f"{name} is in no network of MindIE's, and read by nobody"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmc.verify.storage import FLOATS, Leaf, Reading, unpack
+from llmc.numerics.spec import TensorSpec
+from llmc.verify.storage import FLOATS, Leaf, Reading, Shape, unpack
 
-Shape = tuple[int, ...]
 GROUP, OUTER = 32, 512  # values of a row under one power of two, and under one scale of two levels
 BYTE, FP8, INT8 = torch.uint8, torch.float8_e4m3fn, torch.int8
 
@@ -114,6 +114,22 @@ TYPES: Mapping[str, Type] = {
         dual, needs_bias=BOTH, in_features=dict.fromkeys(BOTH, 64), bits=4, a5_only=True, since_3=True
     ),
 }
+
+
+def act_spec(kind: str, fp16: bool, generation: str | None) -> TensorSpec | None:
+    """How the runtime quantizes the input of a linear of that type."""
+    dtype = "float16" if fp16 else "bfloat16"
+    if kind in GRIDS:  # codes reach -128 as well, and a float16 run of the newer ones keeps scales in float32
+        kept = "float32" if fp16 and generation != "2.3" else dtype
+        return TensorSpec(format="int8", granularity="per_tensor", symmetric=False, dynamic=False, scale_dtype=kept,
+                          mirrored=False)  # fmt: skip
+    if kind in ("W8A8_DYNAMIC", "W4A4_DYNAMIC"):
+        return TensorSpec(format="int8" if kind == "W8A8_DYNAMIC" else "int4", granularity="per_token")
+    name = {"W8A8_MXFP8": "mxfp8", "W4A4_MXFP4": "mxfp4", "W4A4_MXFP4_DUALSCALE": "mxfp4dual"}.get(kind)
+    if name is None:
+        return None
+    between = {"between": dtype} if name == "mxfp4dual" else {}  # what its kernel keeps between the two levels
+    return TensorSpec.model_validate({"format": {"name": name, "exponent": "floor", **between}})
 
 
 def leaves_of(kind: str, of: Sizes, generation: str | None, stored: torch.dtype | None) -> dict[str, Leaf]:

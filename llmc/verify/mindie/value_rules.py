@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from llmc.verify.files import Entry, read_keys, tensor_digest
-from llmc.verify.layered import short
-from llmc.verify.mindie.network import FLOAT, Described, Layer
-from llmc.verify.mindie.types import BYTE, FP8, GRIDS, INT8, TYPES, Sizes, deq_values, readings, weight_scale_of
-from llmc.verify.sources import Sources
-from llmc.verify.storage import E2M1
-from llmc.verify.value_rules import distance_note, distance_problems
-from llmc.verify.verdict import Checked, Finding, NotChecked, some
+from llmc.verify.files import Entry, read_keys
+from llmc.verify.mindie.network import Described, Layer
+from llmc.verify.mindie.types import BYTE, FP8, GRIDS, INT8, TYPES, Sizes, deq_values, weight_scale_of
+from llmc.verify.storage import E2M1, short
+from llmc.verify.verdict import Checked, Finding, some
 
 Problems = Iterator[str]
 POLICY = "timestep_policy.json"
@@ -122,84 +119,3 @@ def _cast(network: Described, layer: Layer, entry: Entry) -> torch.dtype | None:
         return network.run_dtype
     kept = network.fp16 and network.generation != "2.3"  # in float32, which takes any
     return network.run_dtype if leaf == "input_scale" and not kept else None
-
-
-def float_tensors_are_the_models(network: Described) -> Finding:
-    """What stays float is the float model's to the bit, in the type that it runs in: MindIE keeps that and never reads
-    the export's, so that what is folded into it is lost."""
-    if isinstance(network.expected, str):
-        return NotChecked(network.expected)
-    owners = {layer.prefix: layer.module for layer in network.layers}
-    problems, count = [], 0
-    for name, kind in network.rows.items():
-        prefix, _, leaf = name.rpartition(".")
-        wanted = network.by_name.get(f"{owners[prefix]}.{leaf}" if prefix in owners else name)
-        entry = network.entries.get(name)
-        if kind != FLOAT or wanted is None or entry is None or network.is_of_attention(name):
-            continue
-        count += 1
-        if entry.shape != wanted.shape:
-            problems.append(f"{name} is {list(entry.shape)}; the float model makes it {list(wanted.shape)}")
-        elif not any(
-            torch.equal(entry.read().float(), wanted.read().to(dtype).float())
-            for dtype in (entry.dtype, network.run_dtype)
-        ):
-            problems.append(f"{name} is not the float model's, which MindIE keeps: what was folded into it is lost")
-    return Checked(problems, f"{count} tensors are the float model's" if count else "")
-
-
-def weights_are_the_models(network: Described) -> Finding:
-    """Each weight, dequantized, is the float model's but for rounding and what its input is multiplied by."""
-    if isinstance(network.expected, str):
-        return NotChecked(network.expected)
-    problems: list[str] = []
-    errors: list[float] = []
-    for layer, of, entries in network.sound_layers():
-        wanted = network.by_name.get(f"{layer.module}.weight")
-        if wanted is None:
-            continue
-        weight = wanted.read()
-        if (multiplier := network.entries.get(layer.multiplier)) is not None and multiplier.shape == (of.k,):
-            weight = weight / multiplier.read().float()
-        read = readings(layer.kind, {leaf: entry.read() for leaf, entry in entries.items()}, of)
-        found = {each.fault: float((each.weight - weight).norm() / weight.norm().clamp(min=1e-30)) for each in read}
-        problems += distance_problems(entries["weight"].name, found)
-        errors.append(found[""])
-    return Checked(problems, distance_note(errors))
-
-
-def weights_are_the_judged_ones(network: Described, sources: Sources) -> Finding:
-    """Each weight, dequantized, is what was judged, bit for bit; and whatever was judged quantized is stored so."""
-    if sources.against is None:
-        return NotChecked("no run is given: --against RUN")
-    if isinstance(network.expected, str):
-        return NotChecked(network.expected)
-    judged = sources.judged.get(network.part)
-    if judged is None:
-        return Checked([f"the run has no part {network.part}, only {', '.join(sources.judged)}"])
-    problems, stored, untold = [], set[str](), 0
-    for layer, of, entries in network.sound_layers():
-        wanted = network.by_name.get(f"{layer.module}.weight")
-        read = list(readings(layer.kind, {leaf: entry.read() for leaf, entry in entries.items()}, of))
-        lost_bits = layer.kind == "W8A8" and of.fp16 and "weight_scale" not in entries
-        start = 0
-        for piece in wanted.pieces if wanted is not None else ():
-            rows = slice(start, start + piece.stop - piece.start)
-            start = rows.stop
-            stored.add(piece.module)
-            digest = judged.get(piece.module)
-            if lost_bits and digest is not None:
-                untold += 1
-                continue
-            fault = next((each.fault for each in read if tensor_digest(each.weight[rows]) == digest), None)
-            if digest is None:
-                problems.append(f"{layer.prefix}.weight: the run judged no {piece.module}")
-            elif fault is None:
-                problems.append(f"{layer.prefix}.weight is not the weight of {piece.module} that was judged")
-            elif fault:
-                problems.append(f"{layer.prefix}.weight: {fault}")
-    lost = sorted(judged.keys() - stored)
-    problems += [f"{name} was judged quantized, and is not stored so" for name in lost]
-    notes = [f"{len(stored) - untold} weights are the judged ones, bit for bit"] if len(stored) > untold else []
-    notes += [f"{untold} weights keep too little of their scale to tell"] if untold else []
-    return Checked(problems, "" if problems else "; ".join(notes))

@@ -44,6 +44,8 @@ FORMS: dict[str, dict[str, Any]] = {  # target and form -> grids, settings
     "diffusers int8 weights alone": {"weight": {"bit": 8}, "act": None},
     "diffusers fp8": {"weight": ROWS, "act": {"bit": "e4m3"}},
 }
+FOLLOW = {"against the float model", "floats against the model", "against the judged weights", "input arithmetic",
+          "against the judged tensors", "witness"}  # fmt: skip
 Make = Callable[[str], Exported]
 
 
@@ -98,7 +100,9 @@ def test_what_is_written_passes_every_rule(layered: Make, tmp_path: Path, form: 
     assert {"20 weights are the judged ones, bit for bit", "20 of 24 linears in the blocks are quantized"} <= notes
     assert spoiled(made, tmp_path, lambda tensors, metadata: None) == {}  # recognized without a manifest, too
     alone = verify(made.folder)
-    assert alone.passed and list(not_passed(alone)) == ["against the float model", "against the judged weights"]
+    assert (
+        alone.exit_code == 3 and {"against the float model", "against the judged weights"} <= not_passed(alone).keys()
+    )
 
 
 Change = Callable[[Tensors, dict[str, str]], object]
@@ -182,8 +186,6 @@ FAULTS: dict[str, tuple[str, Change, dict[str, str]]] = {
     "scales as they come": (
         "comfyui nvfp4", lambda t, _: t.update({f"{Q}.weight_scale": unswizzled(t[f"{Q}.weight_scale"])}),
         {"against the float model": "its scales are not swizzled", "against the judged weights": "not swizzled"}),
-    "what a size is told from": (
-        "comfyui fp8", lambda t, _: t.pop("blocks.0.ffn.0.bias"), {"sizes": "ffn_dim of the network cannot be told"}),
     "a name of nobody": (
         "diffusers int8", lambda t, _: t.update(strange=torch.zeros(1)), {"names": "strange is read by nobody"}),
     "a weight turned": (
@@ -221,7 +223,7 @@ def test_a_fault_is_named_by_its_rule(layered: Make, tmp_path: Path, fault: str)
     form, change, expected = FAULTS[fault]
     found = spoiled(layered(form), tmp_path, change)
     assert all(says in found.get(rule, "") for rule, says in expected.items()), found
-    assert found.keys() - expected.keys() <= {"against the float model"}
+    assert found.keys() - expected.keys() <= FOLLOW
 
 
 @pytest.mark.parametrize("form", ["comfyui int8", "diffusers int8"])
