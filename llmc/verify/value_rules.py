@@ -38,7 +38,7 @@ def weights_are_the_models(network: Network) -> Finding:
         found: dict[str, float] = {}
         for each in read:
             found.setdefault(each.fault, _distance(each.weight, weight, columns, rows))
-        problems += distance_problems(linear.tensor, found)
+        problems += distance_problems(entries["weight"].name, found)
         errors.append(found[""])
     return Checked(problems, f"{len(errors)} weights, at most {max(errors):.2g} of their norm away" if errors else "")
 
@@ -147,7 +147,7 @@ def weights_are_the_judged_ones(network: Network) -> Finding:
     for linear, entries in network.sound():
         stored |= set(linear.modules)
         if foreign := [module for module in linear.modules if module not in judged]:
-            problems.append(f"{linear.tensor}: the run judged no {some(foreign)}")
+            problems.append(f"{entries['weight'].name}: the run judged no {some(foreign)}")
         elif not network.tells(linear, entries):
             untold += len(linear.modules)
         else:
@@ -162,7 +162,7 @@ def weights_are_the_judged_ones(network: Network) -> Finding:
 def _weight_problems(
     network: Network, linear: Linear, entries: Mapping[str, Entry], judged: Mapping[str, str]
 ) -> Iterator[str]:
-    rows = [piece.rows for piece in linear.pieces]
+    name, rows = entries["weight"].name, [piece.rows for piece in linear.pieces]
     wanted = [judged[module] for module in linear.modules]
     found = [(each.fault, _digests(each.weight, rows)) for each in network.readings(linear, entries)]
     fault = next((fault for fault, digests in found if digests == wanted), None)
@@ -170,9 +170,9 @@ def _weight_problems(
         right = found[0][1]
         wrong = [module for module, one, other in zip(linear.modules, right, wanted, strict=True) if one != other]
         of = f" of {some(wrong)}" if len(linear.modules) > 1 else ""
-        yield f"{linear.tensor} is not the weight{of} that was judged"
+        yield f"{name} is not the weight{of} that was judged"
     elif fault:
-        yield f"{linear.tensor}: {fault}"
+        yield f"{name}: {fault}"
 
 
 def _digests(weight: Tensor, rows: Sequence[int]) -> list[str]:

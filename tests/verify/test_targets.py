@@ -24,7 +24,8 @@ def test_the_list_names_every_target() -> None:
 def test_the_page_names_every_rule() -> None:
     rules = (
         lightx2v.EXPORT_RULES, lightx2v.FILE_RULES, lightx2v.NETWORK_RULES,
-        plain_rules.NETWORK_RULES, plain_rules.VALUE_RULES, comfyui.OLD_RULES, comfyui.OWN_RULES, comfyui.LAST_RULES, diffusers.OWN_RULES,
+        plain_rules.NETWORK_RULES, plain_rules.VALUE_RULES, comfyui.OLD_RULES,
+        comfyui.OWN_RULES, comfyui.LAST_RULES, diffusers.OWN_RULES,
         diffusers.LAST_RULES, mindie.FILE_RULES, mindie.DESCRIPTION_RULES, mindie.NETWORK_RULES,
     )  # fmt: skip
     first = [line.split("|")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,13 @@ ACTS = {
     "Int8Tensor": TensorSpec(format="int8", granularity="per_token", scale_dtype="of_input",
                              divisor="half_of_all_codes", quotient="times_reciprocal"),
     "Float8Tensor": TensorSpec(format="fp8_e4m3", granularity="per_token", scale_dtype="of_input"),
+}  # fmt: skip
+PER_ROW = {"_type": "PerRow", "_data": {"dim": -1}}
+# what a class is told of how to quantize an input, where another value would be another grid
+ACT_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "Int8Tensor": {"granularity": PER_ROW, "mapping_type": {"_type": "MappingType", "_data": "SYMMETRIC"},
+                   "reduce_range": False},
+    "Float8Tensor": {"granularity": PER_ROW, "hp_value_lb": None, "hp_value_ub": None},
 }  # fmt: skip
 
 
@@ -116,6 +123,10 @@ def _class_problems(network: TorchaoNetwork, linear: Linear, kind: str, about: d
     data = object_in(about, "_data")
     if data.get("block_size") != [1, linear.shape[1]]:
         yield f"block_size is {data.get('block_size')}; a scale is for {[1, linear.shape[1]]}"
+    told = object_in(object_in(data, "act_quant_kwargs"), "_data")
+    for key, wanted in ACT_FIELDS.get(kind, {}).items() if data.get("act_quant_kwargs") is not None else ():
+        if key not in told or told[key] != wanted:
+            yield f"{key} of its activations is {told.get(key)}; it is {wanted}"
     expected = SCHEMES.get(_scheme(network) or "")
     if expected is not None and (kind, data.get("act_quant_kwargs") is not None) != expected:
         acts = "float" if data.get("act_quant_kwargs") is None else "quantized"
