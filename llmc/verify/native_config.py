@@ -56,7 +56,7 @@ def from_native(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 def differences(config: Mapping[str, Any], judged: Mapping[str, Any]) -> Iterator[str]:
     """Every number of a native config.json that is not that of the network in diffusers' words."""
     heads, width = judged.get("num_attention_heads"), judged.get("attention_head_dim")
-    if is_whole(heads) and is_whole(width) and config.get("dim") != heads * width:
+    if isinstance(heads, int) and isinstance(width, int) and config.get("dim") != heads * width:
         yield f"dim is {config.get('dim')}; the network that was judged has {heads * width}"
     if config.get("text_len", TEXT_LEN) != TEXT_LEN:
         yield f"text_len is {config['text_len']}; every Wan reads {TEXT_LEN} tokens of text"

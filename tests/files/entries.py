@@ -225,7 +225,8 @@ ENTRIES: dict[str, Entry] = {
         ("mindie/*.json", "mindie/*.safetensors"), _command("verify", "ROOT/mindie", "--against", "ROOT/mindie-run")
     ),
     "verify against a run": Entry(
-        ("run/weights.json", "run/config.json", "model/transformer/*"), _command("verify", "ROOT/export", *VERIFY)
+        ("run/weights.json", "run/judged.json", "run/witness-*", "run/config.json", "model/transformer/*"),
+        _command("verify", "ROOT/export", *VERIFY),
     ),
     "verify against a model": Entry(
         ("model/transformer/*",), _command("verify", "ROOT/mindie", "--float", "ROOT/model", "--json")

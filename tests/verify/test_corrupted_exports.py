@@ -120,7 +120,8 @@ BY_TENSORS: dict[str, tuple[Callable[[Tensors], object], dict[str, str]]] = {
     ),
     "multipliers of one norm deleted": (
         lambda t: t.pop("blocks.1.affine_norm3.weight"),
-        {"quant_method": "blocks.1.affine_norm3.weight missing", "against the float model": "blocks.1.ffn.0"},
+        {"quant_method": "blocks.1.affine_norm3.weight missing",
+         "against the judged tensors": "blocks.1.ffn.net.0.proj.multiplier was judged, and is not"},
     ),
 }  # fmt: skip
 
