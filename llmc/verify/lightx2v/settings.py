@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -58,20 +58,27 @@ def _wanted(sampling: Mapping[str, Any], networks: int, config: Mapping[str, Any
         "infer_steps": sampling.get("steps"), "target_video_length": sampling.get("num_frames"),
         "target_height": sampling.get("height"), "target_width": sampling.get("width"), "seed": sampling.get("seed"),
         "sample_guide_scale": guidance, "sample_shift": shift, "text_len": TEXT_LEN,
-        "enable_cfg": isinstance(guidance, int | float) and guidance > 1,
+        "enable_cfg": is_number(guidance) and guidance > 1,
     }  # fmt: skip
     steps = sampling.get("denoising_step_list")
-    if steps:
-        found["denoising_step_list"] = list(steps)
+    distilled = isinstance(steps, list) and all(is_number(step) for step in steps) and bool(steps)
+    if distilled:
+        found["denoising_step_list"] = steps
     if networks > 1:
         low = sampling.get("guidance_scale_2")
         found |= {"sample_guide_scale": [guidance, guidance if low is None else low]}
         found |= {"boundary": sampling.get("boundary")}
-        if steps:
-            found["boundary_step_index"] = _steps_of_high_noise(sampling["boundary"], steps, float(shift or 1))
-    if config.get("image_dim") is None and config.get("in_channels", 0) > config.get("out_channels", 0):
+        if distilled and is_number(boundary := sampling.get("boundary")) and is_number(shift):
+            found["boundary_step_index"] = _steps_of_high_noise(boundary, steps, shift)
+    ins, outs = config.get("in_channels"), config.get("out_channels")
+    if config.get("image_dim") is None and is_number(ins) and is_number(outs) and ins > outs:
         found["use_image_encoder"] = False  # the first frame comes with the latents alone
     return found
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of JSON can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _steps_of_high_noise(boundary: float, steps: Sequence[int], shift: float) -> int:
