@@ -131,9 +131,6 @@ def check_command(options: argparse.Namespace) -> None:
         from llmc.checks.explain import explain
 
         print(visible(explain(config, parts)))
-        from llmc.estimate.command import short
-
-        print(visible(f"\nmemory: {short(config)}; `llmc estimate` has it by stage"))
 
 
 def estimate_command(options: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ from llmc.judging.judge import makes_baseline
 from llmc.judging.replay import AT_ONCE, LOOKED_AT
 
 LIBRARIES = 320_000_000  # bytes of the host that torch, diffusers and transformers take once they are imported
+WITNESS = 3.0  # forwards of a few tokens, by which an export can be held to what was judged
+WITNESS_ACTS = 1_000_000  # bytes where the network runs: as good as nothing, but in a model of a few MB
 PIXELS = 4  # float32 copies of a video that are on the host while it becomes bytes
 FLOAT32 = 4  # bytes
 
@@ -129,7 +131,8 @@ def _export(held: Held) -> Stage | None:
     rounded = sum(each.codes + each.stem for each in work)
     disk = sum(floats if exporter.name in ("fake_quant", "transformed") else rounded for exporter in exporters)
     largest = 0 if held.machine.is_cpu else max(max(each.lent) for each in work)  # else written some rows at a time
-    return _stage(held, "export", largest, largest, disk, reads=len(exporters) * sum(each.codes for each in work))
+    reads = len(exporters) * sum(each.codes for each in work)
+    return _stage(held, "export", largest + WITNESS_ACTS, largest, disk, WITNESS * len(work), reads)
 
 
 def _judge(held: Held) -> Stage | None:

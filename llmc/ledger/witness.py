@@ -20,7 +20,9 @@ from llmc.calib.teacher import first_tensor
 from llmc.engine.network import Network
 from llmc.layers.linear import in_mode
 from llmc.layers.steps import at_step
-from llmc.models.base import ModelAdapter, PipelineIndex, Sampling
+from llmc.models.base import ModelAdapter
+from llmc.models.index import PipelineIndex
+from llmc.models.samples import Sampling
 
 SIDES, FRAMES = (64, 48, 32, 16), (5, 1, 9, 17, 33)  # the first that a family takes
 SEED = 20

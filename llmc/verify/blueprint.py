@@ -38,7 +38,7 @@ class Blueprint:
     @cached_property
     def linears(self) -> dict[str, bool]:
         """The linears that a recipe may quantize, and whether something before can absorb a scale of their inputs."""
-        found = {}
+        found: dict[str, bool] = {}
         for name, block in self.part.blocks:
             for group in self.part.groups(block):
                 found |= {f"{name}.{linear}": bool(group.fold) for linear in group.linears}
@@ -47,7 +47,7 @@ class Blueprint:
     @cached_property
     def absorbing(self) -> frozenset[str]:
         """Modules into which a scale of what reads them can be folded: linears, norms, and what modulates norms."""
-        found = set()
+        found: set[str] = set()
         for name, block in self.part.blocks:
             for group in self.part.groups(block):
                 found |= {f"{name}.{fold if isinstance(fold, str) else fold.linear}" for fold in group.fold}
@@ -56,7 +56,7 @@ class Blueprint:
     @cached_property
     def attentions(self) -> dict[str, bool]:
         """What attends in its blocks, and whether to its own tokens."""
-        found = {}
+        found: dict[str, bool] = {}
         for name, block in self.part.blocks:
             found |= {f"{name}.{attention}": own for attention, own in self.part.attentions(block).items()}
         return found

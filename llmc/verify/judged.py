@@ -90,8 +90,8 @@ class JudgedPart:
         if file.problem or not {"float", "judged"} <= file.entries.keys():
             return file.problem or f"{name} does not hold what it should"
         given = {key.removeprefix("inputs."): entry.read() for key, entry in file.entries.items() if "." in key}
-        outputs = (file.entries[key].read().float() for key in ("float", "judged"))
-        return Witness(_nested(given), *outputs, step=step, limit=limit)
+        of_float, judged = file.entries["float"].read().float(), file.entries["judged"].read().float()
+        return Witness(_nested(given), of_float, judged, step, limit)
 
 
 @dataclass(frozen=True)

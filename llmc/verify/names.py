@@ -149,7 +149,8 @@ def divided(expected: Expected, value: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield expected.pieces[0].name, value
         return
     found: dict[str, dict[int, Tensor]] = {}
-    for piece, rows in zip(expected.pieces, value.split([piece.rows for piece in expected.pieces]), strict=True):
+    parted = value.split([piece.rows for piece in expected.pieces])  # type: ignore[no-untyped-call]
+    for piece, rows in zip(expected.pieces, parted, strict=True):
         found.setdefault(piece.name, {})[piece.start] = rows
     for name, parts in found.items():
         yield name, torch.cat([parts[start] for start in sorted(parts)])

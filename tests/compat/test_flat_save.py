@@ -19,7 +19,7 @@ Write = Callable[[dict[str, Any]], Path]
 FLAT = {  # every setting that a flat `save` had, with a value that is not its default
     "lightx2v": {"native_names": True, "layout": "blocks", "runtime": "int8-vllm", "encoder_file": "safetensors"},
     "mindie": {"mindie_version": "2026-07", "soc": "a5", "dtype": "fp16", "part_file_size": 0},
-    "comfyui": {"comfy_format": "scaled_fp8"},
+    "comfyui": {"comfy_format": "scaled_fp8", "codebook": "own"},
     "diffusers": {},
     "fake_quant": {},
     "transformed": {},

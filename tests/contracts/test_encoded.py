@@ -26,7 +26,7 @@ def test_encoders_run_once_for_every_text_and_the_video_is_the_same(family: Fami
     for name, encoder in encoders_of(pipeline).items():
         encoder.register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
     methods = {name: getattr(pipeline, name, None) for name in ("encode_prompt", "encode_image")}
-    model = LoadedModel(family.adapter, pipeline, Encoded())
+    model = LoadedModel(family.adapter, pipeline, encoded=Encoded())
     _, sample, sampling = family.planned[0]
     first = model.generate(sample, sampling)
     once = Counter(ran)

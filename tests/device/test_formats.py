@@ -19,6 +19,8 @@ def specs(format: type[Format]) -> list[TensorSpec]:
     name = format.model_fields["name"].default
     if format.group_size is not None:
         return [TensorSpec(format=name)]
+    if format.steps_every is not None:
+        return [TensorSpec(format=name, granularity="per_channel")]
     plain = [TensorSpec(format=name, granularity=kind) for kind in ("per_token", "per_tensor")]
     plain.append(TensorSpec(format=name, granularity="per_group", group_size=32))
     return plain + [spec.model_copy(update={"symmetric": False}) for spec in plain if format.integer]

@@ -27,7 +27,7 @@ def test_a_second_run_is_refused_and_the_first_ends_when_it_is_asked_to(
     scratch.mkdir()
     process = start(["run", "--config", str(config)], output, {"TMPDIR": str(scratch)})
     wait_for(process, folder, RECORDED)
-    for place, key in ((folder, "base.run_dir"), (tmp_path / "export", "save.save_path")):
+    for place, key in ((folder, "base.run_dir"), (tmp_path / "export", "save.path")):
         elsewhere = [] if key == "base.run_dir" else ["--set", f"base.run_dir={tmp_path / 'other'}"]
         assert main(["run", "--config", str(config), *elsewhere]) == 2
         said = capsys.readouterr().err

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from llmc.compat.load import load_config
-from llmc.engine.device import choose_device
 from llmc.eval.results import read_results
 from llmc.ledger.folder import RunFolder
 from llmc.ledger.resume import calibration_journal, code_files
+from llmc.models.loaded import LoadedModel
 from tests.end_to_end.killed_runs import killed_runs
 from tests.end_to_end.small_run import small_config
 
@@ -97,9 +97,8 @@ def test_only_what_finished_blocks_depend_on_makes_them_others(tmp_path: Path, c
 
     def journal(*changes: str) -> Path:
         config = load_config(path, list(changes))
-        samples = config.calib.samples(config.model.adapter())
-        folder = RunFolder(tmp_path, writes=True)
-        return calibration_journal(config, samples, choose_device("cpu"), folder).folder
+        model = LoadedModel(config.model.adapter())
+        return calibration_journal(config, model, RunFolder(tmp_path, writes=True)).folder
 
     assert (journal() == journal(change)) == goes_on
     sample = next((tmp_path / "run" / "samples").glob("*.png"))

@@ -31,8 +31,8 @@ def shipped_config(folder: Path, name: str, out: Path, **save: Any) -> Path:
     config["calib"] |= {"path": str(folder / "samples"), "sample_steps": 2, "max_rows": 64, "guidance_scale": 1.0,
                         "target_height": 32, "target_width": 32, "num_frames": 5}  # fmt: skip
     del config["eval"]
+    config["save"]["lightx2v"]["native_names"] = save.pop("native_names", True)
     config["save"] |= {"path": str(out / "export"), **save}
-    config["save"]["lightx2v"]["native_names"] = True
     path = out / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -138,16 +138,16 @@ def test_what_a_release_lacks_is_named(name: str, tmp_path: Path, capsys: pytest
     assert "is a release of Wan, but holds no" in message and "download" in message
 
 
-@pytest.mark.parametrize("switch", ["save_fake", "save_diffusers"])
+@pytest.mark.parametrize("target", ["fake_quant", "diffusers"])
 def test_what_writes_a_whole_pipeline_is_refused(
-    switch: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small_config(tmp_path, 1, "WanT2V", eval=None, save={"save_lightx2v": False, switch: True})
+    config = small_config(tmp_path, 1, "WanT2V", eval=None, save={"save_lightx2v": False, target: {}})
     save_release(with_released_sizes("WanT2V", tmp_path / "model"), tmp_path / "model", tmp_path / "release")
     assert main(["check", str(config)]) == 0
     assert main(["check", str(config), "--set", f"model.path={tmp_path / 'release'}"]) == 2
     message = capsys.readouterr().err
-    assert f"save.{switch}: " in message and "it writes a whole pipeline of diffusers" in message
+    assert f"save.{target}: " in message and "it writes a whole pipeline of diffusers" in message
 
 
 @torch.no_grad()

@@ -143,9 +143,9 @@ def network_is_the_judged_one(network: TorchaoNetwork) -> Finding:
 
 
 OWN_RULES: PlainRules = {
-    "config.json": config_names_torchao,  # type: ignore[dict-item]
-    "network settings": network_is_the_judged_one,  # type: ignore[dict-item]
-    "tensor classes": classes_agree,  # type: ignore[dict-item]
+    "config.json": config_names_torchao,
+    "network settings": network_is_the_judged_one,
+    "tensor classes": classes_agree,
 }
 LAST_RULES: PlainRules = {"input arithmetic": acts_are_the_judged_ones, "witness": witness_agrees}
 

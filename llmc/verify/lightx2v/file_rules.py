@@ -43,7 +43,7 @@ def _runtime_problems(export: LightX2VExport, name: str, runtime: Any) -> Proble
     scheme = runtime.get("dit_quant_scheme")
     if runtime.get("dit_quantized") is not True:
         yield "dit_quantized is not true: the quantized weights would be read as float ones"
-    first = export.networks[0]
+    first = export.first
     manifest = export.manifest.said.get("scheme") if export.manifest is not None else None
     found = first.storages.most_common(1)[0][0] if first.storages else None
     storage = storage_of(scheme) if isinstance(scheme, str) else None

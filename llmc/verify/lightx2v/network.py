@@ -35,6 +35,13 @@ class LightX2VExport(Export):
 
     runtimes: Mapping[str, Mapping[str, Any] | None]
 
+    @property
+    def first(self) -> WanNetwork:
+        """The network that the runtime JSON is about, or the first of two experts."""
+        network = self.networks[0]
+        assert isinstance(network, WanNetwork)
+        return network
+
 
 @dataclass(frozen=True)
 class WanNetwork(Network):
@@ -121,7 +128,7 @@ class WanNetwork(Network):
         return self.entries.get(f"{block}.{SMOOTHED[inside]}.weight") if inside in SMOOTHED else None
 
     def act(self, linear: Linear) -> TensorSpec | None:
-        if self.scheme in KERNELS:
+        if self.scheme is not None and self.scheme in KERNELS:
             return act_of(self.scheme)
         return None if self.storage is None else self.storage.act
 

@@ -62,13 +62,14 @@ def _wanted(sampling: Mapping[str, Any], networks: int, config: Mapping[str, Any
     }  # fmt: skip
     steps = sampling.get("denoising_step_list")
     distilled = isinstance(steps, list) and all(is_number(step) for step in steps) and bool(steps)
-    if distilled:
+    if isinstance(steps, list) and distilled:
         found["denoising_step_list"] = steps
     if networks > 1:
         low = sampling.get("guidance_scale_2")
         found |= {"sample_guide_scale": [guidance, guidance if low is None else low]}
-        found |= {"boundary": sampling.get("boundary")}
-        if distilled and is_number(boundary := sampling.get("boundary")) and is_number(shift):
+        boundary = sampling.get("boundary")
+        found |= {"boundary": boundary}
+        if isinstance(steps, list) and distilled and is_number(boundary) and is_number(shift):
             found["boundary_step_index"] = _steps_of_high_noise(boundary, steps, shift)
     ins, outs = config.get("in_channels"), config.get("out_channels")
     if config.get("image_dim") is None and is_number(ins) and is_number(outs) and ins > outs:

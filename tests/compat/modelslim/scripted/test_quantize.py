@@ -122,9 +122,8 @@ def test_a_script_and_a_run_write_the_same_bits(
         "quant": {"video_gen": quant},
         "ignored_layers": {"layer_names": ignored},
         "save": {
-            "save_mindie": True,
-            "save_path": tmp_path / "export",
-            "mindie_version": "2.3" if "fa3" in name else 3,
+            "path": tmp_path / "export",
+            "mindie": {"mindie_version": "2.3" if "fa3" in name else 3},
         },
     }  # fmt: skip
     run(Config.model_validate(config))
@@ -177,7 +176,8 @@ def test_what_a_script_wrote_is_verified_and_says_for_whom_it_is(
     ))  # fmt: skip
     report = verify(tmp_path, float_model=hunyuan)
     found = {v.rule: v.note for v in report.verdicts if v.status != "pass"}
-    assert found == {"against the judged weights": "no run is given: --against RUN"}
+    assert not report.failed and "against the judged weights" in found
+    assert set(found.values()) == {"no run is given"}
     manifest = json.loads((tmp_path / "llmc_manifest.json").read_text())
     assert (manifest["mindie_version"], manifest["soc"]) == ("2026-07", "a3")
     assert all(layer["error"] < 1e-2 for layer in manifest["layers"]["transformer"].values())
