@@ -132,7 +132,8 @@ def _export(held: Held) -> Stage | None:
     disk = sum(floats if exporter.name in ("fake_quant", "transformed") else rounded for exporter in exporters)
     largest = 0 if held.machine.is_cpu else max(max(each.lent) for each in work)  # else written some rows at a time
     reads = len(exporters) * sum(each.codes for each in work)
-    return _stage(held, "export", largest + WITNESS_ACTS, largest, disk, WITNESS * len(work), reads)
+    runs = 0 if held.opens_pipeline else WITNESS_ACTS  # else less than what ran before
+    return _stage(held, "export", largest + runs, largest, disk, WITNESS * len(work), reads)
 
 
 def _judge(held: Held) -> Stage | None:

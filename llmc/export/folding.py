@@ -62,13 +62,16 @@ def transformed_tensors(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
     """Weight and bias of one layer in its new basis, unrounded, in the model's own type."""
     dtype = layer.dtype
     weight = LazyTensor(dtype, (layer.out_features, layer.in_features), lambda: layer.float_weight().to(dtype).cpu())
-    return {f"{name}.weight": weight, **bias_tensor(name, layer)}
+    return {f"{name}.weight": weight, **_in_model_type(f"{name}.bias", layer.float_bias(), layer)}
 
 
 def bias_tensor(name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
-    """The bias with what is folded into it, if there is one, in the model's own type."""
-    bias = layer.float_bias()
-    return {} if bias is None else {f"{name}.bias": kept(bias.to(layer.dtype))}
+    """The bias that goes with the rounded weight, if there is one, in the model's own type."""
+    return _in_model_type(f"{name}.bias", layer.final_bias(), layer)
+
+
+def _in_model_type(name: str, tensor: torch.Tensor | None, layer: QuantLinear) -> dict[str, LazyTensor]:
+    return {} if tensor is None else {name: kept(tensor.to(layer.dtype))}
 
 
 def is_smoothed_at_run_time(tensors: Iterable[str]) -> bool:

@@ -53,7 +53,7 @@ class Learned:
         self.start = codes + self._toward_float(codes, rounded)
         self.moved = _parameter(torch.zeros_like(codes))  # from there, in steps of the grid
         self.log_scale = _parameter(torch.zeros_like(rounded.scale)) if self._may_scale else None
-        bias = layer.float_bias()
+        bias = layer.final_bias()
         self.bias = None if bias is None else _parameter(bias.float())
         self.lowrank = None if layer.state.lowrank is None else tuple(map(_parameter, _balanced(*layer.state.lowrank)))
 

@@ -153,14 +153,16 @@ class QuantLinear(nn.Module):
 
     def float_bias(self) -> Tensor | None:
         """The bias, with what is folded into this layer's outputs."""
-        if self.state.bias is not None:
-            return self.state.bias
         bias: Tensor | None = self.bias
         if bias is not None and self.state.out_transforms:
             bias = bias.float()
             for transform in self.state.out_transforms:
                 bias = transform.input(bias)
         return bias
+
+    def final_bias(self) -> Tensor | None:
+        """The bias that goes with the rounded weight: the learned one, if one was learned."""
+        return self.float_bias() if self.state.bias is None else self.state.bias
 
     def restored_bias(self) -> Tensor | None:
         """The bias in the original basis: that of the float layer, if none was learned."""
@@ -287,11 +289,11 @@ class QuantLinear(nn.Module):
 
     def _outputs(self, parts: Sequence[Tensor]) -> Product:
         """What makes outputs of prepared rows; `parts` are all rows before that."""
-        rounded, dtype, bias = self.rounded, parts[0].dtype, self.float_bias()
+        rounded, dtype, bias = self.rounded, parts[0].dtype, self.final_bias()
         product: Product
         if self.mode == "transformed" or (rounded is None and self.spec.act is None):
             product = partial(linear, weight=self.float_weight().to(dtype))
-            return with_branch_and_bias(product, self.state.lowrank, bias)
+            return with_branch_and_bias(product, self.state.lowrank, self.float_bias())
         act, grid = self.act()
         if self.spec.sums is not None and rounded is not None and act is not None and grid:
             return integer_sums(rounded, act, grid, self.spec.sums, bias, self.mode == "real", dtype)

@@ -87,7 +87,7 @@ def _of_layer(layer: QuantLinear, stored: Collection[str]) -> Iterator[tuple[str
     state = layer.state
     if state.rounded is None:
         yield "weight", layer.float_weight().to(layer.dtype)
-    if (bias := layer.float_bias()) is not None:
+    if (bias := layer.final_bias()) is not None:
         yield "bias", bias
     scales = [each for each in state.transforms if isinstance(each, Scale) and not _is_absorbed(each, stored)]
     if scales:

@@ -33,6 +33,7 @@ from tests.contracts.conftest import W8A8, Family
 from tests.slices import FAMILIES, slow_if
 
 METHODS = discover("llmc.algorithms", Algorithm)
+SHORT: dict[str, dict[str, int]] = {"Tune": {"steps": 10, "calls": 2}}  # what is else learned for long
 CPU = torch.device("cpu")
 ONE = "WanI2V"
 
@@ -47,9 +48,10 @@ STACKS = [("SmoothQuant", "Hadamard", "RTN"), ("SmoothQuant", "LowRank", "GPTQ")
 OTHERS = [*(name for name in sorted(FAMILIES) if name != ONE), *sorted(adapters().keys() - {*FAMILIES})]
 ON_EVERY_FAMILY = [(name, STACKS[index % len(STACKS)]) for index, name in enumerate(OTHERS)]
 # pairs by default, and of those that smooth one alone: what comes before or after a Scale does not see who made it;
-# what no method rounded is rounded as RTN does, and a grid for each step is fixed where one for all steps is
+# what no method rounded is rounded as RTN does, and a grid for each step is fixed where one for all steps is; what
+# learns comes after all others
 SMOOTHS_TOO = {name for name, method in METHODS.items() if issubclass(method, Smoothing)} - {"SmoothQuant"}
-ALIKE = SMOOTHS_TOO | {"RTN", "Timestep"}
+ALIKE = SMOOTHS_TOO | {"RTN", "Timestep", "Tune"}
 ORDERS = [
     pytest.param(ONE, names, id=" ".join(names), marks=slow_if(len(names) > 2 or ALIKE & {*names}))
     for names in [*permutations(METHODS, 2), *permutations(METHODS, 3)]
@@ -57,11 +59,16 @@ ORDERS = [
 ]
 
 
+def method_of(name: str) -> Algorithm:
+    """A method that does what it promises in little time."""
+    return METHODS[name](**SHORT.get(name, {}))
+
+
 def calibrated(
     family: Family, names: tuple[str, ...], streamed: bool = False, samples: int = 1, rows: int = 64
 ) -> list[Network]:
     """The family's networks after the methods."""
-    pipeline, networks = family.load(recipe=[METHODS[name]() for name in names])
+    pipeline, networks = family.load(recipe=[method_of(name) for name in names])
     calibrate(
         LoadedModel(family.adapter, pipeline),
         networks,
@@ -129,7 +136,7 @@ SEEN_TOO_LITTLE = [
 def test_after_one_sample_of_two_steps_no_layer_is_worse_than_plain_rounding_on_another(
     family: Family, names: tuple[str, ...], grid: LayerSpec
 ) -> None:
-    pipeline, networks = family.load(spec=grid, recipe=[METHODS[name]() for name in names])
+    pipeline, networks = family.load(spec=grid, recipe=[method_of(name) for name in names])
     index, sample, how = family.planned[1]
     groups = [group for network in networks for group in network.groups]
     others = Observation(groups, frozenset({"rows"}), calls=1, max_rows=10**6)
@@ -206,7 +213,7 @@ RESUMED_BY_DEFAULT = [
 def test_a_calibration_that_was_cut_off_goes_on_and_gives_the_same(
     family: Family, names: tuple[str, ...], streamed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = [METHODS[name]() for name in names]
+    recipe = [method_of(name) for name in names]
 
     def resumed(journal: Journal | None) -> tuple[list[Network], Coverage]:
         pipeline, networks = family.load(recipe=recipe)

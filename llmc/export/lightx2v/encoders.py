@@ -107,7 +107,7 @@ def _linear(name: str, layer: QuantLinear, dtype: torch.dtype) -> dict[str, Lazy
         f"{name}.weight": LazyTensor(getattr(torch, spec.format.dtype), rounded.shape, lambda: rounded.stored().cpu()),
         f"{name}.weight_scale": kept(rounded.scale),
     }
-    bias = layer.float_bias()
+    bias = layer.final_bias()
     return tensors if bias is None else tensors | {f"{name}.bias": _cast(f"{name}.bias", kept(bias), dtype)}
 
 

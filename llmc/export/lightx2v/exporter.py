@@ -168,7 +168,7 @@ class LightX2V(Exporter):
 
     def _bias(self, name: str, layer: QuantLinear) -> dict[str, LazyTensor]:
         """With lazy_load a kernel is handed the bias as it lies in the file, and takes only the type of its output."""
-        bias = layer.float_bias()
+        bias = layer.final_bias()
         dtype = torch.bfloat16 if self.layout == "blocks" else layer.dtype
         return {} if bias is None else {f"{name}.bias": kept(bias.to(dtype))}
 

@@ -74,7 +74,7 @@ class RuntimeLinear:
 
     def bias(self) -> torch.Tensor | None:
         """(out,) float32."""
-        found = [bias for layer in self.layers if (bias := layer.float_bias()) is not None]
+        found = [bias for layer in self.layers if (bias := layer.final_bias()) is not None]
         return torch.cat([bias.detach().float().cpu() for bias in found]) if found else None
 
     def multiplier(self) -> torch.Tensor | None:
