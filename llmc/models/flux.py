@@ -15,6 +15,24 @@ from llmc.models.parts import Layout
 from llmc.models.samples import Sample, Sampling
 from llmc.renames import Fused, Original, Renames, Swapped
 
+
+def double_block_rows(first: str, last: str) -> Original:
+    """Attention and feed-forward of both streams of a double block; `first` and `last` of its linears, as diffusers
+    calls them."""
+    rows: list[Any] = []
+    for ours, theirs in ((IMAGE, "img"), (TEXT, "txt")):
+        block, attention = "transformer_blocks.{}.", f"double_blocks.{{}}.{theirs}_attn"
+        rows += [
+            Fused(tuple(block + name for name in ours.qkv), f"{attention}.qkv"),
+            (f"{block}{ours.norm_q}.weight", f"{attention}.norm.query_norm.scale"),
+            (f"{block}{ours.norm_k}.weight", f"{attention}.norm.key_norm.scale"),
+            (block + ours.out, f"{attention}.proj"),
+            (f"{block}{ours.ff}.{first}", f"double_blocks.{{}}.{theirs}_mlp.0"),
+            (f"{block}{ours.ff}.{last}", f"double_blocks.{{}}.{theirs}_mlp.2"),
+        ]
+    return tuple(rows)
+
+
 # The names of the repository that FLUX.1 comes from, which ComfyUI reads too
 ORIGINAL: Original = (
     ("x_embedder", "img_in"),
@@ -26,21 +44,9 @@ ORIGINAL: Original = (
         )
         for number, side in ((1, "in"), (2, "out"))
     ),
-    *(
-        row
-        for ours, theirs in ((IMAGE, "img"), (TEXT, "txt"))
-        for row in (
-            (f"transformer_blocks.{{}}.{ours.norm}.linear", f"double_blocks.{{}}.{theirs}_mod.lin"),
-            Fused(tuple(f"transformer_blocks.{{}}.{name}" for name in ours.qkv),
-                  f"double_blocks.{{}}.{theirs}_attn.qkv"),
-            (f"transformer_blocks.{{}}.{ours.norm_q}.weight",
-             f"double_blocks.{{}}.{theirs}_attn.norm.query_norm.scale"),
-            (f"transformer_blocks.{{}}.{ours.norm_k}.weight", f"double_blocks.{{}}.{theirs}_attn.norm.key_norm.scale"),
-            (f"transformer_blocks.{{}}.{ours.out}", f"double_blocks.{{}}.{theirs}_attn.proj"),
-            (f"transformer_blocks.{{}}.{ours.ff}.net.0.proj", f"double_blocks.{{}}.{theirs}_mlp.0"),
-            (f"transformer_blocks.{{}}.{ours.ff}.net.2", f"double_blocks.{{}}.{theirs}_mlp.2"),
-        )
-    ),
+    ("transformer_blocks.{}.norm1.linear", "double_blocks.{}.img_mod.lin"),
+    ("transformer_blocks.{}.norm1_context.linear", "double_blocks.{}.txt_mod.lin"),
+    *double_block_rows("net.0.proj", "net.2"),
     ("single_transformer_blocks.{}.norm.linear", "single_blocks.{}.modulation.lin"),
     Fused(
         tuple(f"single_transformer_blocks.{{}}.{name}" for name in SINGLE_STREAM[0].linears),

@@ -8,12 +8,13 @@ import torch
 
 from llmc.errors import AdapterError
 from llmc.models.base import like
+from llmc.models.flux import double_block_rows
 from llmc.models.index import PipelineIndex
 from llmc.models.mmdit import IMAGE, TEXT
 from llmc.models.one_transformer import OneTransformer, image_compression, text_tokens
 from llmc.models.parts import Layout, LinearGroup, Rows
 from llmc.models.samples import Sample, Sampling
-from llmc.renames import Fused, Original, Swapped
+from llmc.renames import Original, Swapped
 
 # The names of the repository that FLUX.2 comes from, which ComfyUI reads too
 ORIGINAL: Original = (
@@ -28,20 +29,7 @@ ORIGINAL: Original = (
         (f"{modulation}.linear", f"{modulation}.lin")
         for modulation in ("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")
     ),
-    *(
-        row
-        for ours, theirs in ((IMAGE, "img"), (TEXT, "txt"))
-        for row in (
-            Fused(tuple(f"transformer_blocks.{{}}.{name}" for name in ours.qkv),
-                  f"double_blocks.{{}}.{theirs}_attn.qkv"),
-            (f"transformer_blocks.{{}}.{ours.norm_q}.weight",
-             f"double_blocks.{{}}.{theirs}_attn.norm.query_norm.scale"),
-            (f"transformer_blocks.{{}}.{ours.norm_k}.weight", f"double_blocks.{{}}.{theirs}_attn.norm.key_norm.scale"),
-            (f"transformer_blocks.{{}}.{ours.out}", f"double_blocks.{{}}.{theirs}_attn.proj"),
-            (f"transformer_blocks.{{}}.{ours.ff}.linear_in", f"double_blocks.{{}}.{theirs}_mlp.0"),
-            (f"transformer_blocks.{{}}.{ours.ff}.linear_out", f"double_blocks.{{}}.{theirs}_mlp.2"),
-        )
-    ),
+    *double_block_rows("linear_in", "linear_out"),
     ("single_transformer_blocks.{}.attn.to_qkv_mlp_proj", "single_blocks.{}.linear1"),
     ("single_transformer_blocks.{}.attn.to_out", "single_blocks.{}.linear2"),
     ("single_transformer_blocks.{}.attn.norm_q.weight", "single_blocks.{}.norm.query_norm.scale"),
